@@ -1,0 +1,195 @@
+"""The only place that knows module names: where each model family keeps its blocks, MLP output projection, norm and head.
+
+An *edited map* is the MLP output projection of a block, ``y = W x`` with ``W (d_out, d_in)``. GPT-2 stores it as a
+``Conv1D`` (transposed), the other families as ``nn.Linear``; :meth:`Architecture.weight` always shows ``(d_out, d_in)``.
+In every family listed here the projection's output is *added* to the residual stream, so adding a vector to the MLP
+output equals adding it to the block output: ROME's and MEMIT's targets differ only in the base vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from editlab.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Paths of one model family. Block paths are relative to the model, the others to a block unless noted."""
+
+    blocks: str
+    embeddings: str  # relative to the model
+    final_norm: str  # relative to the model
+    mlp: str
+    attention: str
+    projection: str
+    cache_argument: str = "past_key_values"  # how a block names its key/value cache
+    rotary: str | None = None  # relative to the model; gives the block's ``position_embeddings``
+
+
+_LLAMA = Family(
+    blocks="model.layers",
+    embeddings="model.embed_tokens",
+    final_norm="model.norm",
+    mlp="mlp",
+    attention="self_attn",
+    projection="mlp.down_proj",
+    rotary="model.rotary_emb",
+)
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        blocks="transformer.h",
+        embeddings="transformer.wte",
+        final_norm="transformer.ln_f",
+        mlp="mlp",
+        attention="attn",
+        projection="mlp.c_proj",
+    ),
+    "gptj": Family(
+        blocks="transformer.h",
+        embeddings="transformer.wte",
+        final_norm="transformer.ln_f",
+        mlp="mlp",
+        attention="attn",
+        projection="mlp.fc_out",
+        cache_argument="layer_past",
+    ),
+    "gpt_neox": Family(
+        blocks="gpt_neox.layers",
+        embeddings="gpt_neox.embed_in",
+        final_norm="gpt_neox.final_layer_norm",
+        mlp="mlp",
+        attention="attention",
+        projection="mlp.dense_4h_to_h",
+        cache_argument="layer_past",
+        rotary="gpt_neox.rotary_emb",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+
+
+class KeyValueCache(Protocol):
+    """What a block asks of a cache: take the new keys and values of a layer, give back all that it may attend to."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+
+
+class Architecture:
+    """One model seen through its family: blocks, edited maps, norm, head.
+
+    Raises:
+        ModelError: the model's type is not one of :data:`FAMILIES`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if model_type not in FAMILIES:
+            raise ModelError(f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}")
+        self.model = model
+        self.family = FAMILIES[model_type]
+        self.model_type = str(model_type)
+        self.blocks: Sequence[nn.Module] = model.get_submodule(self.family.blocks)  # type: ignore[assignment]
+        self._rotary = model.get_submodule(self.family.rotary) if self.family.rotary else None
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def embeddings(self) -> nn.Module:
+        return self.model.get_submodule(self.family.embeddings)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.model.get_submodule(self.family.final_norm)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.model.get_output_embeddings()  # type: ignore[operator, no-any-return]
+
+    def check_layers(self, layers: Sequence[int]) -> list[int]:
+        """``layers`` sorted; :class:`ModelError` when one is out of range, repeated or none is given."""
+        ordered = sorted(layers)
+        if not ordered or len(set(ordered)) < len(ordered) or ordered[0] < 0 or ordered[-1] >= self.num_layers:
+            raise ModelError(
+                f"layers: {list(layers)} is not allowed; give one or more distinct layers of 0..{self.num_layers - 1}"
+            )
+        return ordered
+
+    def block(self, layer: int) -> nn.Module:
+        return self.blocks[layer]
+
+    def mlp(self, layer: int) -> nn.Module:
+        return self.blocks[layer].get_submodule(self.family.mlp)
+
+    def attention(self, layer: int) -> nn.Module:
+        return self.blocks[layer].get_submodule(self.family.attention)
+
+    def projection(self, layer: int) -> nn.Module:
+        """The edited map of a layer: the MLP output projection."""
+        return self.blocks[layer].get_submodule(self.family.projection)
+
+    def projection_name(self, layer: int) -> str:
+        """Full module name of the edited map, as PEFT's ``target_modules`` wants it."""
+        return f"{self.family.blocks}.{layer}.{self.family.projection}"
+
+    def is_transposed(self, layer: int) -> bool:
+        """True when the projection stores ``(d_in, d_out)`` (GPT-2's Conv1D)."""
+        return not isinstance(self.projection(layer), nn.Linear)
+
+    def weight(self, layer: int) -> Tensor:
+        """The edited map as a ``(d_out, d_in)`` view on the parameter: writing to it edits the model."""
+        weight = self.projection(layer).weight.detach()  # type: ignore[operator]
+        return weight.T if self.is_transposed(layer) else weight
+
+    def weight_shape(self, layer: int) -> tuple[int, int]:
+        d_out, d_in = self.weight(layer).shape
+        return int(d_out), int(d_in)
+
+    @staticmethod
+    def hidden(output: Any) -> Tensor:
+        """The hidden states of a block's output: newer versions of transformers return a tensor, older ones a tuple."""
+        return output[0] if isinstance(output, tuple) else output
+
+    @staticmethod
+    def with_hidden(output: Any, hidden: Tensor) -> Any:
+        """``output`` with its hidden states replaced, in the form in which it came."""
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and head on block outputs ``(..., d)`` -> ``(..., vocabulary)``."""
+        return self.head(self.final_norm(hidden))  # type: ignore[no-any-return]
+
+    def run_blocks(
+        self, hidden: Tensor, first: int, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Run blocks ``first`` .. last on ``hidden (rows, length, d)``.
+
+        Args:
+            mask: additive attention mask ``(rows, 1, length, length seen through the cache)``.
+            positions: absolute positions ``(rows, length)``.
+            cache: supplies keys and values of positions that are not recomputed.
+        """
+        shared: dict[str, Any] = {
+            "attention_mask": mask,
+            "position_ids": positions,
+            "use_cache": cache is not None,
+            self.family.cache_argument: cache,
+        }
+        if self._rotary is not None:
+            shared["position_embeddings"] = self._rotary(hidden, position_ids=positions)
+        for layer in range(first, self.num_layers):
+            hidden = self.hidden(self.block(layer)(hidden, **shared))
+        return hidden

@@ -1,0 +1,192 @@
+"""Files that are whole or absent: atomic writes, checksums, provenance, and tensors without pickle.
+
+Every writer goes through :func:`atomic_path`: a temporary name beside the target, fsync, then ``os.replace``. A process
+that dies half-way leaves the old file or none. ``provenance.json`` beside a result records how it was made and the
+checksums of its files; :func:`verify_directory` and :func:`read_verified` compare them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editlab.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+PROVENANCE = "provenance.json"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path; on a clean exit it replaces ``path``, on an exception it is removed.
+
+    Raises:
+        ArtifactError: the file cannot be written (disk full, read-only folder), with the target's name.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically, with ``\\n`` line ends on every platform."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys (byte-stable for equal values)."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a table with a fixed float format; text that a spreadsheet would run as a formula gets a leading ``'``."""
+    frame = frame.copy()
+    for name in frame.columns[frame.dtypes.map(lambda t: t == object or str(t) in ("str", "string"))]:
+        frame[name] = frame[name].map(_defuse)
+    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def _defuse(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Save tensors as safetensors; metadata values are stored as JSON."""
+    from safetensors.torch import save_file
+
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in (metadata or {}).items()}
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=texts)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Load (tensors, metadata) from a safetensors file.
+
+    Raises:
+        ArtifactError: the file is missing, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path}: not a readable safetensors file ({reason}); delete it and rerun") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Checksum of a file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def directory_digest(directory: str | Path, pattern: str = "*") -> str:
+    """One checksum over the names and contents of a directory's files."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(directory).glob(pattern) if p.is_file() and p.name != PROVENANCE):
+        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def write_provenance(directory: str | Path, facts: Mapping[str, Any], files: Iterable[str | Path]) -> None:
+    """Write ``provenance.json`` into ``directory``: ``facts`` plus the checksum of each of its ``files``."""
+    directory = Path(directory)
+    checksums = {Path(f).name: sha256(directory / Path(f).name) for f in files}
+    write_json(directory / PROVENANCE, {**facts, "versions": versions(), "files": checksums})
+
+
+def read_provenance(directory: str | Path) -> dict[str, Any]:
+    """The provenance of a result directory, checked for shape.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    path = Path(directory) / PROVENANCE
+    try:
+        provenance = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(provenance["files"], dict):
+            raise ValueError
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; rebuild with: {rebuild_command(path)}") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ArtifactError(f"{path}: damaged; rebuild with: {rebuild_command(path)}") from None
+    return provenance
+
+
+def read_verified(path: str | Path) -> Path:
+    """``path``, after its bytes were compared with the checksum in the provenance beside it.
+
+    Raises:
+        ArtifactError: missing, truncated or altered since it was made; names the command that rebuilds it.
+    """
+    path = Path(path)
+    expected = read_provenance(path.parent)["files"].get(path.name)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; rebuild with: {rebuild_command(path)}")
+    if expected != sha256(path):
+        raise ArtifactError(f"{path}: altered since it was made; rebuild with: {rebuild_command(path)}")
+    return path
+
+
+def verify_directory(directory: str | Path) -> list[str]:
+    """Names of the files of a result directory that no longer match its provenance (empty: all well)."""
+    files = read_provenance(directory)["files"]
+    directory = Path(directory)
+    return [n for n, digest in sorted(files.items()) if not (directory / n).is_file() or sha256(directory / n) != digest]
+
+
+def rebuild_command(path: str | Path) -> str:
+    """The command line that makes ``path`` again."""
+    return f"rm -f '{path}' && snakemake --cores 2 '{path}'"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the numbers."""
+    import importlib.metadata
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in ("editlab", "torch", "transformers", "numpy", "scipy", "pandas", "tokenizers", "safetensors"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,74 @@
+"""Which library modules a result depends on, read from the import statements, and a digest over their source.
+
+A rule passes ``code_digest("edit.editor")`` as a parameter: editing a module of the closure changes the digest and
+reruns exactly the rules that use it; touching a file changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+
+
+def module_file(module: str) -> Path | None:
+    """Source file of a module named relative to the package (``"edit.solvers"``), or None."""
+    base = ROOT.joinpath(*module.split(".")) if module else ROOT
+    for candidate in (base.with_suffix(".py") if module else base, base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@functools.cache
+def direct_imports(module: str) -> frozenset[str]:
+    """Modules of this package that ``module`` imports, anywhere in its source (type-checking blocks excepted)."""
+    file = module_file(module)
+    if file is None:
+        raise ValueError(f"editlab has no module {module!r}")
+    found: set[str] = set()
+    for node in _runtime_nodes(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "editlab":
+            base = node.module.removeprefix("editlab").lstrip(".")
+            names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
+            found.update(name if module_file(name) else base for name in names)
+        elif isinstance(node, ast.Import):
+            found.update(a.name.removeprefix("editlab.") for a in node.names if a.name.startswith("editlab."))
+    return frozenset(name for name in found if name and name != module)
+
+
+def _runtime_nodes(tree: ast.AST) -> list[ast.AST]:
+    nodes: list[ast.AST] = []
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        stack.extend(node.orelse if guarded and isinstance(node, ast.If) else ast.iter_child_nodes(node))
+    return nodes
+
+
+def import_closure(*modules: str) -> list[str]:
+    """The modules and everything they import inside the package, sorted."""
+    seen: set[str] = set()
+    stack = list(modules)
+    while stack:
+        module = stack.pop()
+        if module not in seen:
+            seen.add(module)
+            stack.extend(direct_imports(module))
+    return sorted(seen)
+
+
+@functools.cache
+def code_digest(*modules: str) -> str:
+    """Hex digest (16 characters) over the sources of the import closure of ``modules``."""
+    digest = hashlib.sha256()
+    for module in import_closure(*modules):
+        file = module_file(module)
+        assert file is not None
+        digest.update(f"{module}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,364 @@
+"""The typed configuration: one model per section, every field with its help, all validation in one place.
+
+:func:`load_study` turns the merged YAML into a :class:`Study` or raises one :class:`ConfigError` whose single line names
+the key, its value and what is allowed. :meth:`Study.cells` lists the cells of an experiment; axes that do not apply
+to a method collapse, so that no cell is computed twice under two names.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from editlab.edit.registry import SOLVERS
+from editlab.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Section(BaseModel):
+    """A section refuses unknown keys and is immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Recipe(Section):
+    """A method: a solver and its hyper-parameters. Defaults are those of the published MEMIT code unless noted."""
+
+    solver: str = Field(description="one of the registered solvers")
+    backend: Literal["raw"] = Field("raw", description="how the update is stored")
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["auto"] = Field(
+        "auto", description="edited layers, or auto: chosen by causal tracing"
+    )
+    # Targets
+    steps: Count = Field(25, description="evaluations of a target's loss at most (ft: gradient steps)")
+    lr: Positive = Field(0.5, description="learning rate of Adam (ft: of the weights, published 5e-4)")
+    clamp: Positive = Field(0.75, description="largest |delta| / |h| of a target")
+    weight_decay: NonNegative = Field(0.5, description="factor of |delta| / |h|^2")
+    kl_factor: NonNegative = Field(0.0625, description="factor of the KL term on '{subject} is a'")
+    stop_loss: NonNegative = Field(0.05, description="a fact's optimisation stops below this loss")
+    stop: Literal["loss", "most_probable"] = Field("loss", description="most_probable: also stop at the argmax (ENCORE)")
+    norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
+    rewind: bool = Field(False, description="optimise targets on the original weights")
+    # Solve
+    second_moment_weight: Positive = Field(15000.0, description="lambda on the second moment C")
+    ridge: NonNegative | None = Field(None, description="emmet: gamma on K'C^-1 K (default 0.1, 0 for one fact)")
+    moment_ridge: NonNegative = Field(0.0, description="mu added to the diagonal of C")
+    null_space_threshold: Positive = Field(0.02, description="alphaedit: eigenvalues of C below it are null space")
+    null_space_share: PositiveShare | None = Field(None, description="alphaedit: take this share of directions instead")
+    l2: NonNegative = Field(10.0, description="alphaedit: L2 term")
+    update_norm_weight: NonNegative = Field(1.0, description="encore: weight of the update's norm")
+    keep_share: PositiveShare = Field(0.4, description="rect: share of entries kept")
+    neuron_share: PositiveShare = Field(0.8, description="nse: share of the summed |key| covered by the edited neurons")
+    max_iterations: Count = Field(3, description="nse: passes over the facts that are still off")
+    alpha: NonNegative = Field(0.1, description="nse: a fact is off while |residual| is above this")
+    norm_constraint: Positive | None = Field(None, description="ft: largest change of an entry (FT-L)")
+    condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="condition number above which the ridge is raised")
+    # Replay
+    replay_capacity: Count = Field(200, description="facts kept for replay")
+    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
+    replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
+    replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
+    replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        traits = SOLVERS.get(values.get("solver", "")) if isinstance(values, dict) else None
+        return {**traits.defaults, **values} if traits else values
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver: {self.solver!r} is not allowed; one of {', '.join(SOLVERS)}")
+        if SOLVERS[self.solver].site == "mlp" and self.layers != "auto" and len(self.layers) > 1:
+            raise ValueError(f"layers: {self.layers} is not allowed; {self.solver} edits exactly one layer")
+        if self.layers != "auto" and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError("layers: give distinct layers, at least one, or auto")
+        return self
+
+
+class FactsData(Section):
+    """The generated world of facts."""
+
+    kind: Literal["facts"]
+    size: Annotated[int, Field(ge=60, le=10_000)] = Field(2400, description="facts")
+    seed: int = Field(1, description="seed of the world")
+
+
+class FileData(Section):
+    """A CounterFact, EasyEdit or zsRE file, local or downloaded."""
+
+    kind: Literal["counterfact", "easyedit", "zsre", "auto"]
+    path: str = Field(description="local file; with url: where the download is kept")
+    url: Annotated[str, Field(pattern=r"^https://")] | None = Field(None, description="fetched when path is missing")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of the file")
+
+    @model_validator(mode="after")
+    def _check(self) -> FileData:
+        if self.url and not self.sha256:
+            raise ValueError("sha256: required with url")
+        return self
+
+
+class SubstrateModel(Section):
+    """A small model trained from scratch on the true statements of a dataset."""
+
+    source: Literal["substrate"]
+    dataset: Name = Field(description="whose facts it learns")
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    layers: Count = 4
+    width: Count = 128
+    inner: Count | None = Field(None, description="MLP width; default 4 x width")
+    heads: Count = 4
+    vocabulary: Annotated[int, Field(ge=300)] = 1500
+    context: Count = Field(96, description="longest sequence")
+    steps: Count = 1200
+    batch: Count = 256
+    lr: Positive = 3e-3
+    seed: int = 1
+    neutral_sentences: Annotated[int, Field(ge=0)] = Field(4000, description="neutral sentences mixed in")
+    recall_gate: Share = Field(0.95, description="share of rewrite prompts it must know")
+
+    @model_validator(mode="after")
+    def _check(self) -> SubstrateModel:
+        if self.width % self.heads:
+            raise ValueError(f"width: {self.width} must be a multiple of heads ({self.heads})")
+        return self
+
+
+class HubModel(Section):
+    """A causal language model from the hub or from a local directory."""
+
+    source: Literal["hub"]
+    id: str = Field(min_length=1, description="hub id or directory")
+    revision: str | None = Field(None, description="commit, tag or branch")
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "float32"
+    device_map: str | None = Field(None, description="as in transformers, e.g. auto")
+    parameters: Positive | None = Field(None, description="number of parameters, for resource requests")
+
+
+class Statistics(Section):
+    """Second moments of the keys."""
+
+    tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
+    text: str | None = Field(None, description="text file to stream; default: the model's own kind of text")
+    max_length: Count = Field(256, description="tokens a sequence")
+
+
+class ContextTemplates(Section):
+    """Prefixes put before a prompt when keys and targets are computed."""
+
+    fixed: list[list[str]] | None = Field(None, description="grouped templates in place of generated ones")
+    per_length: Count = Field(5, description="generated prefixes of each length")
+    lengths: list[Count] = Field([5, 10], description="lengths of generated prefixes in tokens")
+    seed: int = 1
+
+
+class Tracing(Section):
+    """Layer choice by causal tracing."""
+
+    cases: Count = 50
+    noise: Positive = Field(3.0, description="in standard deviations of the subject embeddings")
+    samples: Count = Field(10, description="noise draws")
+    window: Count | None = Field(None, description="layers restored together; default a tenth of them")
+    top: Count = Field(1, description="layers chosen")
+
+
+class Evaluation(Section):
+    """What is measured, when."""
+
+    snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
+    retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
+    perplexity_sentences: Annotated[int, Field(ge=0)] = 200
+    generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
+    generation_tokens: Count = 30
+    resamples: Count = Field(1000, description="bootstrap resamples of an interval")
+
+
+class Experiment(Section):
+    """A set of cells: the product of the axes, collapsed where an axis does not apply."""
+
+    methods: list[Name] = Field(min_length=1)
+    batch: list[Count] = Field(min_length=1)
+    replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
+    rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    num_edits: Count = Field(description="edits a cell")
+    known_only: bool = Field(True, description="edit only facts that the model knows")
+    capacity: list[Count] | None = Field(None, description="replay capacities, an axis of the replay ablation")
+    strategy: list[Literal["random", "priority"]] | None = Field(None, description="replay strategies, an axis")
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        for name in ("methods", "batch", "replay", "rank", "seeds", "capacity", "strategy"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values} holds a value twice")
+        return self
+
+
+class Resources(Section):
+    """What a job asks of a cluster; memory is raised with each retry."""
+
+    mem_mb: Count = 1500
+    runtime: Count = Field(60, description="minutes")
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class Study(Section):
+    """The whole configuration."""
+
+    study: Name
+    model: Name = Field(description="one of models")
+    dataset: Name = Field(description="one of datasets")
+    data_path: str | None = Field(None, description="overrides the path of the chosen dataset (for --config)")
+    datasets: dict[Name, Annotated[FactsData | FileData, Field(discriminator="kind")]]
+    models: dict[Name, Annotated[SubstrateModel | HubModel, Field(discriminator="source")]]
+    statistics: Statistics = Statistics()
+    contexts: ContextTemplates = ContextTemplates()
+    tracing: Tracing = Tracing()
+    evaluation: Evaluation = Evaluation()
+    methods: dict[Name, Recipe]
+    experiments: dict[Name, Experiment]
+    sweep: dict[str, Any] = Field(default_factory=dict, description="grid of the hyper-parameter sweep")
+    resources: dict[str, Resources] = Field(default_factory=dict, description="by rule; default applies elsewhere")
+    allow_missing: bool = Field(False, description="write tables with holes, and list them")
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        _choose("model", self.model, self.models)
+        _choose("dataset", self.dataset, self.datasets)
+        for name, model in self.models.items():
+            if isinstance(model, SubstrateModel):
+                _choose(f"models.{name}.dataset", model.dataset, self.datasets)
+        for name, experiment in self.experiments.items():
+            for method in experiment.methods:
+                _choose(f"experiments.{name}.methods", method, self.methods)
+            facts = self.datasets[self.dataset]
+            if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
+                raise ValueError(
+                    f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
+                    f"datasets.{self.dataset} has {facts.size} facts"
+                )
+        return self
+
+    def cells(self, experiment: str) -> list[dict[str, str]]:
+        """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""
+        plan = self.experiments[experiment]
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        for method in plan.methods:
+            traits = SOLVERS[self.methods[method].solver]
+            for batch in plan.batch:
+                for replay in plan.replay:
+                    for seed in plan.seeds:
+                        for extra in _replay_axes(plan, replay if traits.replay else 0.0):
+                            cell = {
+                                "method": method,
+                                "batch": str(_batch(batch, traits.max_batch, traits.edits)),
+                                "replay": f"{replay if traits.replay else 0:g}",
+                                **extra,
+                                "rank": "0",
+                                "seed": str(seed),
+                            }
+                            found.setdefault(tuple(cell.values()), cell)
+        return list(found.values())
+
+
+def _batch(batch: int, largest: int | None, edits: bool) -> int:
+    return min(batch, largest or batch) if edits else 1
+
+
+def _replay_axes(plan: Experiment, replay: float) -> list[dict[str, str]]:
+    """The replay ablation's two further axes; without replay they collapse to one cell."""
+    if plan.capacity is None and plan.strategy is None:
+        return [{}]
+    capacities, strategies = plan.capacity or [200], plan.strategy or ["random"]
+    if replay == 0:
+        capacities, strategies = capacities[:1], strategies[:1]
+    return [{"capacity": str(c), "strategy": s} for c in capacities for s in strategies]
+
+
+def load_study(values: Mapping[str, Any]) -> Study:
+    """Validate the merged configuration.
+
+    Raises:
+        ConfigError: one line with the key, its value and what is allowed.
+    """
+    return validated(Study, values, "config")
+
+
+def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    """``section(**values)`` with pydantic's report turned into one line."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a mapping, got {type(values).__name__}")
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(section, error)}") from None
+
+
+def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    tags = {"facts", "counterfact", "easyedit", "zsre", "auto", "substrate", "hub", "function-after"}
+    path = [p for i, p in enumerate(path) if not (p in tags and 0 < i < len(path)) and "[" not in p]
+    key = ".".join(path)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields_at(section, path[:-1])
+        close = difflib.get_close_matches(path[-1], allowed, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{key}: unknown key; {hint}allowed here: {', '.join(allowed)}{more}"
+    if problem["type"] == "missing":
+        return f"{key}: required but missing{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key + '.' if key else ''}{message}{more}"
+    return f"{key}: {_short(problem['input'])} is not allowed; {message[:1].lower() + message[1:]}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(section: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the section that ``path`` leads to, through dictionaries, lists and unions."""
+    homes: list[type[BaseModel]] = [section]
+    for part in path:
+        nested: list[type[BaseModel]] = []
+        for home in homes:
+            if part in home.model_fields:
+                nested += _sections_in(home.model_fields[part].annotation)
+        homes = nested or homes
+    return sorted({name for home in homes for name in home.model_fields})
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for argument in getattr(annotation, "__args__", ()) for s in _sections_in(argument)]
+
+
+def _choose(key: str, value: str, allowed: Mapping[str, Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}: {value!r} is not allowed; one of {', '.join(sorted(allowed))}")
+
+
+def dataset_path(study: Study, name: str) -> Path | None:
+    """The local file of a dataset, None for generated ones."""
+    data = study.datasets[name]
+    if isinstance(data, FactsData):
+        return None
+    return Path(study.data_path if study.data_path and name == study.dataset else data.path).expanduser()

@@ -1,0 +1,27 @@
+"""The errors a user can meet. Each message is one line: the file or key, its value, and what is allowed."""
+
+from __future__ import annotations
+
+
+class EditlabError(Exception):
+    """Base of every error that is the user's to mend; scripts print its message without a traceback."""
+
+
+class ConfigError(EditlabError, ValueError):
+    """A configuration key or hyper-parameter has a value that is not allowed."""
+
+
+class DataError(EditlabError, ValueError):
+    """A data file or record is missing, malformed or inconsistent."""
+
+
+class ModelError(EditlabError, ValueError):
+    """A model directory, tokenizer or architecture cannot be used."""
+
+
+class ArtifactError(EditlabError, RuntimeError):
+    """A file made earlier is missing, truncated or altered."""
+
+
+class NumericalError(EditlabError, ArithmeticError):
+    """A solve produced non-finite numbers or stayed ill-conditioned after every fallback."""

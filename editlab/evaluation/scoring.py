@@ -1,0 +1,262 @@
+"""How likely a model finds a target after a prompt: the scorer behind every edit metric.
+
+A (prompt, target) pair is scored by the mean log-probability of the target's tokens, and is *correct* when each of them
+is the argmax (teacher forcing), as in the published evaluation code. Prompts are shared by targets (new against true)
+and by facts (neighbours), so the work is laid out around prompts: each distinct prompt is encoded once and run once, in
+batches of similar length; its last position alone scores every one-token target. A longer target then feeds only its
+tokens but the last through the model, on top of the prompt's keys and values. The vocabulary is projected to only where
+a target token is predicted. Packing changes the order of the work, never the result beyond rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from editlab.architectures import Architecture
+from editlab.errors import ConfigError, DataError
+from editlab.hooks import frozen
+from editlab.models import tokenizer_of
+from editlab.prefix import FrozenPrefix, PromptStates, run_prompts, suffix_mask
+from editlab.requests import EditRequest
+from editlab.tokenization import Encoder, check_lengths, pad
+
+PROBES = ("rewrite", "paraphrase", "neighborhood")
+LOGIT_BUDGET = 2**24  # logits held at a time, in numbers (64 MiB in float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetScores:
+    """Scores of (prompt, target) pairs, in the order in which they were given.
+
+    Attributes:
+        log_prob: ``(pairs,)`` float64, mean natural-log probability of a target token.
+        correct: ``(pairs,)`` bool, every target token is the model's most probable one.
+        tokens: ``(pairs,)`` int64, number of target tokens.
+    """
+
+    log_prob: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    tokens: NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """Distinct prompts and pairs; ``pair_prompt`` is sorted, so the pairs of a prompt lie together."""
+
+    prompts: list[list[int]]
+    targets: list[list[int]]
+    pair_prompt: NDArray[np.int64]
+    pair_target: NDArray[np.int64]
+    inverse: NDArray[np.int64]  # given pair -> distinct pair
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        lengths = np.array([len(t) for t in self.targets], dtype=np.int64)
+        return lengths[self.pair_target]
+
+
+def score_targets(model: Any, pairs: Sequence[tuple[str, str]], *, max_tokens: int = 16384) -> TargetScores:
+    """Score each (prompt, target) pair under the model.
+
+    Args:
+        model: a causal language model with its tokenizer as ``model.tokenizer``.
+        pairs: prompts without a trailing space and targets without a leading one; repeats cost nothing.
+        max_tokens: padded tokens a batch may hold; bounds memory, does not change the scores.
+
+    Raises:
+        ConfigError: ``max_tokens`` is below 1.
+        DataError: a target is blank, or a prompt has no tokens.
+        ModelError: no tokenizer, an unsupported family, or a pair longer than the model's context.
+    """
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens: {max_tokens} is not allowed; at least 1")
+    if not pairs:
+        return TargetScores(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    encoder = Encoder(tokenizer_of(model))
+    work = _lay_out(encoder, pairs)
+    _check_context(work, model)
+    total, correct = np.zeros(len(work.pair_prompt)), np.ones(len(work.pair_prompt), dtype=bool)
+    with frozen(model), torch.no_grad():
+        architecture = Architecture(model)
+        for batch in _prompt_batches(work, max_tokens):
+            for where, log_prob, right in _score_batch(architecture, encoder.pad_id, work, batch, max_tokens):
+                np.add.at(total, where, log_prob)
+                np.logical_and.at(correct, where, right)
+    tokens = work.tokens
+    return TargetScores((total / tokens)[work.inverse], correct[work.inverse], tokens[work.inverse])
+
+
+def pack(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[list[int]]:
+    """Indices sorted by length and cut into batches of at most ``max_tokens`` padded tokens (at least one row each)."""
+    batches: list[list[int]] = []
+    for index in np.argsort(np.asarray(lengths), kind="stable").tolist():
+        if batches and (len(batches[-1]) + 1) * int(lengths[index]) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def token_scores(
+    architecture: Architecture, hidden: Tensor, rows: Tensor, tokens: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log-probability of a next token, and whether it is the most probable one.
+
+    Args:
+        hidden: ``(positions, d)`` after the final norm.
+        rows: ``(n,)`` position that predicts each token, ascending.
+        tokens: ``(n,)`` token ids.
+
+    Returns:
+        ``(n,)`` log-probabilities (float32 arithmetic, whatever the model's dtype) and ``(n,)`` flags. A model broken
+        to NaN predicts nothing: -inf and False.
+    """
+    step = max(1, LOGIT_BUDGET // int(architecture.head.weight.shape[0]))  # type: ignore[union-attr, index]
+    log_probs, rights = [], []
+    for start in range(0, hidden.shape[0], step):
+        bounds = torch.searchsorted(rows, torch.tensor([start, start + step], device=rows.device))
+        low, high = bounds.tolist()
+        if low == high:
+            continue
+        logits = architecture.head(hidden[start : start + step]).float()
+        local, wanted = rows[low:high] - start, tokens[low:high]
+        log_prob = logits[local, wanted] - logits.logsumexp(1)[local]
+        rights.append((logits.argmax(1)[local] == wanted) & ~log_prob.isnan())
+        log_probs.append(log_prob.nan_to_num(nan=-torch.inf, neginf=-torch.inf))
+    return torch.cat(log_probs).double().cpu().numpy(), torch.cat(rights).cpu().numpy()
+
+
+def score_requests(
+    model: Any, requests: Sequence[EditRequest], probes: Sequence[str] = PROBES, *, max_tokens: int = 16384
+) -> pd.DataFrame:
+    """Score the probe prompts of requests: one row a (case, probe, prompt).
+
+    Columns: case_id, probe, index (of the prompt in its probe set), log_prob_new, log_prob_true, success, accuracy,
+    magnitude. With p = exp(mean log-probability a token): on ``rewrite`` and ``paraphrase`` prompts success is
+    p(new) > p(true), accuracy whether new is the argmax, magnitude p(new) - p(true); on ``neighborhood`` prompts the
+    same with the neighbour's right answer in the place of new and new in the place of true. There, ``log_prob_true``
+    belongs to the neighbour's right answer. Ties are no success. (ROME, arXiv 2202.05262, section 3.3.)
+
+    Raises:
+        ConfigError: a probe is not one of :data:`PROBES`; else as :func:`score_targets`.
+    """
+    unknown = [p for p in probes if p not in PROBES]
+    if unknown:
+        raise ConfigError(f"probes: {unknown[0]!r} is not allowed; {', '.join(PROBES)}")
+    rows = [row for request in requests for probe in dict.fromkeys(probes) for row in _probe_rows(request, probe)]
+    new = [(prompt, target) for _, _, _, prompt, target, _ in rows]
+    true = [(prompt, target) for _, _, _, prompt, _, target in rows]
+    scores = score_targets(model, new + true, max_tokens=max_tokens)
+    n = len(rows)
+    log_new, log_true = scores.log_prob[:n], scores.log_prob[n:]
+    frame = pd.DataFrame([row[:3] for row in rows], columns=["case_id", "probe", "index"])
+    keep = (frame["probe"] == "neighborhood").to_numpy(dtype=bool)
+    gap = np.exp(log_new) - np.exp(log_true)
+    return frame.assign(
+        log_prob_new=log_new,
+        log_prob_true=log_true,
+        success=np.where(keep, log_true > log_new, log_new > log_true).astype(float),
+        accuracy=np.where(keep, scores.correct[n:], scores.correct[:n]).astype(float),
+        magnitude=np.where(keep, -gap, gap),
+    )
+
+
+def _probe_rows(request: EditRequest, probe: str) -> list[tuple[str, str, int, str, str, str]]:
+    """(case_id, probe, index, prompt, new target, right target) of one probe set."""
+    if probe == "rewrite":
+        prompts = [(request.rewrite_prompt, request.target_true)]
+    elif probe == "paraphrase":
+        prompts = [(prompt, request.target_true) for prompt in request.paraphrase_prompts]
+    else:
+        prompts = request.neighbors()
+    return [(request.case_id, probe, i, prompt, request.target_new, right) for i, (prompt, right) in enumerate(prompts)]
+
+
+def _lay_out(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> _Work:
+    prompts = {text: i for i, text in enumerate(dict.fromkeys(p for p, _ in pairs))}
+    targets = {text: i for i, text in enumerate(dict.fromkeys(t for _, t in pairs))}
+    prompt_ids, target_ids = encoder.prompts(list(prompts)), encoder.targets(list(targets))
+    if any(not target.strip() for target in targets):
+        raise DataError("score_targets: a target is blank; at least one word is needed")
+    for prompt, ids in zip(prompts, prompt_ids, strict=True):
+        if not ids:
+            raise DataError(f"score_targets: prompt {prompt!r} has no tokens under this tokenizer")
+    codes = np.array([prompts[p] * len(targets) + targets[t] for p, t in pairs], dtype=np.int64)
+    distinct, inverse = np.unique(codes, return_inverse=True)
+    pair_prompt, pair_target = np.divmod(distinct, len(targets))
+    return _Work(prompt_ids, target_ids, pair_prompt, pair_target, inverse)
+
+
+def _check_context(work: _Work, model: Any) -> None:
+    lengths = np.array([len(p) for p in work.prompts])[work.pair_prompt] + work.tokens
+    longest = int(np.argmax(lengths))
+    check_lengths([work.prompts[work.pair_prompt[longest]] + work.targets[work.pair_target[longest]]], model)
+
+
+def _prompt_batches(work: _Work, max_tokens: int) -> Iterator[list[int]]:
+    """Batches of prompts; those with a longer target apart, because only they need keys and values."""
+    longer = np.unique(work.pair_prompt[work.tokens > 1])
+    shorter = np.setdiff1d(np.arange(len(work.prompts)), longer)
+    for group in (shorter, longer):
+        for batch in pack([len(work.prompts[i]) for i in group], max_tokens):
+            yield [int(group[i]) for i in batch]
+
+
+def _score_batch(
+    architecture: Architecture, pad_id: int, work: _Work, batch: list[int], max_tokens: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]]:
+    """(pair index, log-probability, right) of every target token after the prompts of a batch."""
+    owned = [np.arange(*np.searchsorted(work.pair_prompt, [p, p + 1])) for p in batch]
+    where = np.concatenate(owned)
+    rows = np.repeat(np.arange(len(batch)), [len(o) for o in owned])
+    targets = [work.targets[i] for i in work.pair_target[where]]
+    longer = np.array([len(t) > 1 for t in targets])
+    states = run_prompts(architecture, [work.prompts[p] for p in batch], pad_id, cache_from=0 if any(longer) else None)
+    device = architecture.device
+    last = states.last_hidden[torch.arange(len(batch), device=device), states.lengths - 1]
+    first = torch.tensor([t[0] for t in targets], device=device)
+    yield (where, *token_scores(architecture, last, torch.from_numpy(rows).to(device), first))
+    order = np.flatnonzero(longer)
+    width = int(states.lengths.max())
+    for part in pack([width + len(targets[i]) - 1 for i in order], max_tokens):
+        chosen = order[part]
+        log_prob, right, row = _continue(architecture, pad_id, states, rows[chosen], [targets[i] for i in chosen])
+        yield where[chosen][row], log_prob, right
+
+
+def _continue(
+    architecture: Architecture, pad_id: int, states: PromptStates, rows: NDArray[np.int64], targets: list[list[int]]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Scores of the second and later tokens of ``targets`` after the prompts ``rows``, and each one's target."""
+    device = architecture.device
+    ids, real = pad([target[:-1] for target in targets], pad_id, device)
+    wanted, _ = pad([target[1:] for target in targets], pad_id, device)
+    chosen = torch.from_numpy(rows).to(device)
+    width = int(states.lengths[chosen].max())
+    hidden = run_suffix(architecture, ids, states, chosen, width)
+    owner, position = real.nonzero(as_tuple=True)
+    flat = torch.arange(len(owner), device=device)
+    log_prob, right = token_scores(architecture, hidden[owner, position], flat, wanted[owner, position])
+    return log_prob, right, owner.cpu().numpy()
+
+
+def run_suffix(architecture: Architecture, ids: Tensor, states: PromptStates, rows: Tensor, width: int) -> Tensor:
+    """Hidden states after the final norm ``(n, length, d)`` of ``ids (n, length)`` that follow the prompts ``rows``."""
+    lengths = states.lengths[rows]
+    positions = lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
+    output = architecture.model.base_model(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=suffix_mask(lengths, width, ids.shape[1], states.last_hidden.dtype),
+        position_ids=positions,
+        past_key_values=FrozenPrefix.of(states, rows, width),
+        use_cache=True,
+    )
+    return output.last_hidden_state  # type: ignore[no-any-return]

@@ -1,0 +1,120 @@
+"""Load a causal language model with its tokenizer, from a local directory or a hub id, safetensors only.
+
+The result is the ordinary transformers model; its tokenizer travels with it as ``model.tokenizer``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editlab.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device_map: str | dict[str, Any] | None = None,
+    offline: bool | None = None,
+) -> PreTrainedModel:
+    """Load ``AutoModelForCausalLM`` and its fast tokenizer, ready to edit (evaluation mode).
+
+    Args:
+        path_or_id: a Hugging Face directory, or a hub id such as ``openai-community/gpt2-xl``.
+        revision: branch, tag or commit of a hub model.
+        dtype: one of :data:`DTYPES`.
+        device_map: as in transformers; None puts the model on the CPU.
+        offline: never use the network (default: only when ``HF_HUB_OFFLINE`` is set or the path is a directory).
+
+    Raises:
+        ModelError: no such model, no safetensors weights, no fast tokenizer, an unsupported family or NaN weights.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype: {dtype!r} is not allowed; one of {', '.join(DTYPES)}")
+    path = Path(path_or_id)
+    is_local = path.is_dir()
+    if is_local:
+        check_model_directory(path)
+    elif path.is_absolute() or str(path_or_id).startswith((".", "~")) or len(path.parts) > 2:
+        raise ModelError(f"{path_or_id}: no such model directory")
+
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    local_only = is_local if offline is None else offline or is_local
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path_or_id),
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=local_only or os.environ.get("HF_HUB_OFFLINE") == "1",
+        )
+    except Exception as error:
+        raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({_first_line(error)})") from error
+    check_finite(model, str(path_or_id))
+    model.tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
+    return model.eval()
+
+
+def load_tokenizer(
+    path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
+) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model; padding uses the end-of-text token where it has no padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path_or_id), revision=revision, use_fast=True, trust_remote_code=False, local_files_only=offline
+        )
+    except Exception as error:
+        raise ModelError(f"{path_or_id}: tokenizer cannot be loaded ({_first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{path_or_id}: the tokenizer must be a fast one (tokenizer.json): offsets are needed")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def check_model_directory(path: Path) -> None:
+    """Raise :class:`ModelError` unless the directory holds a config and safetensors weights."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: not a model directory (config.json is missing)")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path}: no *.safetensors weights; editlab does not load pickled weights")
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Raise :class:`ModelError` when a parameter holds NaN or infinity."""
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
+            raise ModelError(f"{name}: parameter {parameter_name} holds NaN or infinite values")
+
+
+def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`load_model` attached.
+
+    Raises:
+        ModelError: the model carries none; set ``model.tokenizer`` to its fast tokenizer.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError("the model carries no tokenizer; use editlab.load_model or set model.tokenizer")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError("model.tokenizer must be a fast tokenizer: offsets are needed")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

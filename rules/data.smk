@@ -1,0 +1,76 @@
+# Requests of every dataset, in one schema.
+
+
+rule generate_facts:
+    output:
+        "results/data/{dataset}/requests.json",
+    log:
+        "logs/generate_facts/{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/generate_facts/{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    wildcard_constraints:
+        dataset=names(FactsData, STUDY.datasets),
+    threads: 1
+    resources:
+        mem_mb=resource("generate_facts", "mem_mb"),
+        runtime=resource("generate_facts", "runtime"),
+    params:
+        size=lambda w: STUDY.datasets[w.dataset].size,
+        world_seed=lambda w: STUDY.datasets[w.dataset].seed,
+        code=code_digest("data.facts"),
+    message:
+        "Generate the facts of {wildcards.dataset}"
+    script:
+        "../workflow_scripts/generate_facts.py"
+
+
+rule download_dataset:
+    output:
+        "results/downloads/{dataset}.json",
+    log:
+        "logs/download_dataset/{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/download_dataset/{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("download_dataset", "mem_mb"),
+        runtime=resource("download_dataset", "runtime"),
+    params:
+        url=lambda w: STUDY.datasets[w.dataset].url,
+        sha256=lambda w: STUDY.datasets[w.dataset].sha256,
+        code=code_digest("data.download"),
+    message:
+        "Download {wildcards.dataset}"
+    script:
+        "../workflow_scripts/download_dataset.py"
+
+
+rule read_dataset:
+    input:
+        source=lambda w: dataset_source(w.dataset),
+    output:
+        "results/data/{dataset}/requests.json",
+    log:
+        "logs/read_dataset/{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/read_dataset/{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    wildcard_constraints:
+        dataset=names(FileData, STUDY.datasets),
+    threads: 1
+    resources:
+        mem_mb=resource("read_dataset", "mem_mb"),
+        runtime=resource("read_dataset", "runtime"),
+    params:
+        kind=lambda w: STUDY.datasets[w.dataset].kind,
+        sha256=lambda w: STUDY.datasets[w.dataset].sha256,
+        code=code_digest("data"),
+    message:
+        "Read the records of {wildcards.dataset}"
+    script:
+        "../workflow_scripts/read_dataset.py"

@@ -1,0 +1,159 @@
+# Models: a substrate trained here, or one from the hub; the contexts that it writes; the layers that it keeps facts in.
+
+
+rule train_substrate:
+    input:
+        requests=lambda w: f"results/data/{STUDY.models[w.model].dataset}/requests.json",
+    output:
+        model=directory("results/models/{model}"),
+        training="results/training/{model}.csv",
+    log:
+        "logs/train_substrate/{model}.log",
+    benchmark:
+        "results/benchmarks/rules/train_substrate/{model}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    wildcard_constraints:
+        model=names(SubstrateModel, STUDY.models),
+    threads: 2
+    resources:
+        mem_mb=resource("train_substrate", "mem_mb"),
+        runtime=resource("train_substrate", "runtime"),
+    params:
+        options=lambda w: STUDY.models[w.model].model_dump(exclude={"source", "dataset"}),
+        # Float sums depend on the number of threads: it is part of the recipe, not of --cores.
+        torch_threads=2,
+        code=code_digest("substrate", "data"),
+    message:
+        "Train the substrate {wildcards.model} on its facts"
+    script:
+        "../workflow_scripts/train_substrate.py"
+
+
+rule fetch_model:
+    output:
+        model=directory("results/models/{model}"),
+    log:
+        "logs/fetch_model/{model}.log",
+    benchmark:
+        "results/benchmarks/rules/fetch_model/{model}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    wildcard_constraints:
+        model=names(HubModel, STUDY.models),
+    threads: 1
+    resources:
+        mem_mb=resource("fetch_model", "mem_mb"),
+        runtime=resource("fetch_model", "runtime"),
+    params:
+        source=lambda w: STUDY.models[w.model].id,
+        revision=lambda w: STUDY.models[w.model].revision,
+        code=code_digest("models"),
+    message:
+        "Fetch {wildcards.model} from the hub, or link its directory"
+    script:
+        "../workflow_scripts/fetch_model.py"
+
+
+rule make_contexts:
+    input:
+        model="results/models/{model}",
+    output:
+        "results/contexts/{model}.json",
+    log:
+        "logs/make_contexts/{model}.log",
+    benchmark:
+        "results/benchmarks/rules/make_contexts/{model}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("make_contexts", "mem_mb"),
+        runtime=resource("make_contexts", "runtime"),
+        gpu=resource("make_contexts", "gpu"),
+    params:
+        contexts=STUDY.contexts.model_dump(),
+        loading=lambda w: loading(w.model),
+        code=code_digest("evaluation.generation", "models"),
+    message:
+        "Let {wildcards.model} write its context templates"
+    script:
+        "../workflow_scripts/make_contexts.py"
+
+
+rule trace_layers:
+    input:
+        model="results/models/{model}",
+        requests="results/data/{dataset}/requests.json",
+        known="results/known/{model}/{dataset}.csv",
+    output:
+        trace="results/layers/{model}/{dataset}/trace.csv",
+        effects="results/layers/{model}/{dataset}/indirect_effects.csv",
+        provenance="results/layers/{model}/{dataset}/provenance.json",
+    log:
+        "logs/trace_layers/{model}-{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/trace_layers/{model}-{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("trace_layers", "mem_mb"),
+        runtime=resource("trace_layers", "runtime"),
+        gpu=resource("trace_layers", "gpu"),
+    params:
+        tracing=STUDY.tracing.model_dump(),
+        loading=lambda w: loading(w.model),
+        code=code_digest("tracing", "models"),
+    message:
+        "Trace where {wildcards.model} keeps the facts of {wildcards.dataset}"
+    script:
+        "../workflow_scripts/trace_layers.py"
+
+
+checkpoint choose_layers:
+    input:
+        effects="results/layers/{model}/{dataset}/indirect_effects.csv",
+    output:
+        layers="results/layers/{model}/{dataset}/layers.json",
+    log:
+        "logs/choose_layers/{model}-{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/choose_layers/{model}-{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("choose_layers", "mem_mb"),
+        runtime=resource("choose_layers", "runtime"),
+    params:
+        top=STUDY.tracing.top,
+        code=code_digest("tracing"),
+    message:
+        "Choose the layers of {wildcards.model} from the trace"
+    script:
+        "../workflow_scripts/choose_layers.py"
+
+
+rule plot_layers:
+    input:
+        effects="results/layers/{model}/{dataset}/indirect_effects.csv",
+    output:
+        pdf="results/figures/layer_importance-{model}-{dataset}.pdf",
+        png="results/figures/layer_importance-{model}-{dataset}.png",
+    log:
+        "logs/plot_layers/{model}-{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/plot_layers/{model}-{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("plot_layers", "mem_mb"),
+        runtime=resource("plot_layers", "runtime"),
+    params:
+        code=code_digest("analysis.figures"),
+    message:
+        "Draw the layer heat map of {wildcards.model}"
+    script:
+        "../workflow_scripts/plot_layers.py"

@@ -1,0 +1,50 @@
+# Second moments of the keys: all configured layers in one pass over the text.
+
+
+rule collect_statistics:
+    input:
+        unpack(statistics_inputs),
+    output:
+        expand("results/statistics/{{model}}/layer-{layer}.safetensors", layer=CONFIGURED_LAYERS or ["none"]),
+    log:
+        "logs/collect_statistics/{model}.log",
+    benchmark:
+        "results/benchmarks/rules/collect_statistics/{model}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("collect_statistics", "mem_mb"),
+        runtime=resource("collect_statistics", "runtime"),
+        gpu=resource("collect_statistics", "gpu"),
+    params:
+        layers=CONFIGURED_LAYERS,
+        partial="results/statistics/{model}/partial.safetensors",
+        statistics=STUDY.statistics.model_dump(),
+        neutral=lambda w: neutral_sentences(w.model),
+        loading=lambda w: loading(w.model),
+        code=code_digest("statistics", "data.neutral", "models"),
+    message:
+        "Collect second moments of {wildcards.model}"
+    script:
+        "../workflow_scripts/collect_statistics.py"
+
+
+# Layers that only the trace names are not known when the first pass is planned: one pass each.
+use rule collect_statistics as collect_traced_statistics with:
+    output:
+        "results/statistics/{model}/layer-{layer}.safetensors",
+    log:
+        "logs/collect_traced_statistics/{model}-{layer}.log",
+    benchmark:
+        "results/benchmarks/rules/collect_traced_statistics/{model}-{layer}.jsonl"
+    params:
+        layers=lambda w: [int(w.layer)],
+        partial="results/statistics/{model}/partial-{layer}.safetensors",
+        statistics=STUDY.statistics.model_dump(),
+        neutral=lambda w: neutral_sentences(w.model),
+        loading=lambda w: loading(w.model),
+        code=code_digest("statistics", "data.neutral", "models"),
+
+
+ruleorder: collect_statistics > collect_traced_statistics

@@ -1,0 +1,27 @@
+"""Second moments of the keys of all layers in one pass over the text."""
+
+from common import job
+
+with job(snakemake):
+    from pathlib import Path
+
+    from editlab.data import statistics_texts
+    from editlab.models import load_model
+    from editlab.randomness import set_threads
+    from editlab.statistics import collect_second_moments, save_statistics
+
+    set_threads(snakemake.threads)
+    options, layers = snakemake.params.statistics, list(snakemake.params.layers)
+    model = load_model(snakemake.input.model, **snakemake.params.loading)
+    texts = statistics_texts(options["text"], snakemake.input.get("requests"), *snakemake.params.neutral)
+    moments = collect_second_moments(
+        model,
+        texts,
+        layers,
+        tokens_per_dimension=options["tokens_per_dimension"],
+        max_length=options["max_length"],
+        partial=Path(snakemake.params.partial),
+    )
+    for layer, path in zip(layers, snakemake.output, strict=True):
+        save_statistics(path, layer, moments[layer])
+    Path(snakemake.params.partial).unlink(missing_ok=True)

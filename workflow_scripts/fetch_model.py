@@ -1,0 +1,10 @@
+"""Link a model directory, or the snapshot of a hub model at its revision."""
+
+from common import job
+
+with job(snakemake):
+    from editlab.artifacts import replace_directory
+    from editlab.models import fetch
+
+    with replace_directory(snakemake.output.model) as directory:
+        fetch(snakemake.params.source, directory, revision=snakemake.params.revision)

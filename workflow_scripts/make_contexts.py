@@ -1,0 +1,19 @@
+"""Context templates: fixed ones from the config, or prefixes that the model writes itself."""
+
+from common import job
+
+with job(snakemake):
+    from editlab.artifacts import write_json
+    from editlab.edit.keys import check_contexts
+    from editlab.evaluation.generation import make_contexts
+    from editlab.models import load_model
+    from editlab.randomness import set_threads
+
+    set_threads(snakemake.threads)
+    options = snakemake.params.contexts
+    contexts = options["fixed"] or make_contexts(
+        load_model(snakemake.input.model, **snakemake.params.loading),
+        lengths=[(length, options["per_length"]) for length in options["lengths"]],
+        seed=options["seed"],
+    )
+    write_json(snakemake.output[0], check_contexts(contexts))

@@ -1,0 +1,23 @@
+"""Causal tracing of known facts: what each layer's states give back to a corrupted subject."""
+
+from common import job
+
+with job(snakemake):
+    from pathlib import Path
+
+    from editlab.artifacts import write_csv, write_provenance
+    from editlab.data import load_requests, sample_known
+    from editlab.models import load_model
+    from editlab.randomness import set_threads
+    from editlab.tracing import indirect_effects, trace_layers
+
+    set_threads(snakemake.threads)
+    options, out = snakemake.params.tracing, snakemake.output
+    requests = sample_known(load_requests(snakemake.input.requests), snakemake.input.known, options["cases"], 0)
+    model = load_model(snakemake.input.model, **snakemake.params.loading)
+    trace = trace_layers(
+        model, requests, noise=options["noise"], samples=options["samples"], window=options["window"], seed=0
+    )
+    write_csv(out.trace, trace)
+    write_csv(out.effects, indirect_effects(trace))
+    write_provenance(Path(out.trace).parent, {"tracing": options}, [out.trace, out.effects])

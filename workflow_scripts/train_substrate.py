@@ -1,0 +1,24 @@
+"""Train the small model on the true statements of a dataset, and save it with its training log."""
+
+from common import job
+
+with job(snakemake):
+    import pandas as pd
+
+    from editlab.artifacts import replace_directory, write_csv
+    from editlab.data import load_requests, substrate_corpus
+    from editlab.randomness import set_threads
+    from editlab.substrate import SubstrateOptions, train_substrate
+
+    set_threads(snakemake.params.torch_threads)
+    options = dict(snakemake.params.options)
+    corpus = substrate_corpus(
+        load_requests(snakemake.input.requests), options.pop("neutral_sentences"), options["seed"]
+    )
+    model, log = train_substrate(
+        corpus.statements, corpus.neutral, SubstrateOptions(**options), rewrites=corpus.rewrites
+    )
+    with replace_directory(snakemake.output.model) as directory:
+        model.save_pretrained(directory)
+        model.tokenizer.save_pretrained(directory)
+    write_csv(snakemake.output.training, pd.DataFrame(log))

@@ -15,14 +15,14 @@ include: "rules/edit.smk"
 
 rule all:
     default_target: True
-    message:
-        "All results of study {STUDY.study}"
     input:
         all_targets(),
+    message:
+        "All results of study {STUDY.study}"
 
 
 rule matrix:
-    message:
-        "The ablation matrix"
     input:
         "results/ablation_matrix.csv",
+    message:
+        "The ablation matrix"

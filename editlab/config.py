@@ -57,11 +57,11 @@ class Recipe(Section):
     null_space_threshold: Positive = Field(0.02, description="alphaedit: eigenvalues of C below it are null space")
     null_space_share: PositiveShare | None = Field(None, description="alphaedit: take this share of directions instead")
     l2: NonNegative = Field(10.0, description="alphaedit: L2 term")
-    update_norm_weight: NonNegative = Field(1.0, description="encore: weight of the update's norm")
+    update_norm_weight: NonNegative = Field(10.0, description="encore: weight of the update's norm")
     keep_share: PositiveShare = Field(0.4, description="rect: share of entries kept")
     neuron_share: PositiveShare = Field(0.8, description="nse: share of the summed |key| covered by the edited neurons")
     max_iterations: Count = Field(3, description="nse: passes over the facts that are still off")
-    alpha: NonNegative = Field(0.1, description="nse: a fact is off while |residual| is above this")
+    alpha: NonNegative = Field(2.5, description="nse: a fact is off while |residual| is above this")
     norm_constraint: Positive | None = Field(None, description="ft: largest change of an entry (FT-L)")
     condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="condition number above which the ridge is raised")
     # Replay
@@ -92,7 +92,7 @@ class FactsData(Section):
     """The generated world of facts."""
 
     kind: Literal["facts"]
-    size: Annotated[int, Field(ge=60, le=10_000)] = Field(2400, description="facts")
+    size: Annotated[int, Field(ge=22, le=50_000)] = Field(2400, description="facts")
     seed: int = Field(1, description="seed of the world")
 
 
@@ -148,11 +148,23 @@ class HubModel(Section):
     parameters: Positive | None = Field(None, description="number of parameters, for resource requests")
 
 
+class HubText(Section):
+    """Text of a hub data set, fetched by a rule (needs the package ``datasets``)."""
+
+    id: str
+    name: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    column: str = "text"
+    characters: Count = Field(20_000_000, description="text kept")
+
+
 class Statistics(Section):
     """Second moments of the keys."""
 
     tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
-    text: str | None = Field(None, description="text file to stream; default: the model's own kind of text")
+    text: str | None = Field(None, description="text file to stream; default: a substrate's own corpus")
+    hub: HubText | None = Field(None, description="hub data set to stream where no text file is named")
     max_length: Count = Field(256, description="tokens a sequence")
 
 
@@ -181,6 +193,7 @@ class Evaluation(Section):
     snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
     retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
     perplexity_sentences: Annotated[int, Field(ge=0)] = 200
+    perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
     generation_tokens: Count = 30
     resamples: Count = Field(1000, description="bootstrap resamples of an interval")
@@ -311,8 +324,8 @@ def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
 def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    tags = {"facts", "counterfact", "easyedit", "zsre", "auto", "substrate", "hub", "function-after"}
-    path = [p for i, p in enumerate(path) if not (p in tags and 0 < i < len(path)) and "[" not in p]
+    if len(path) > 2 and path[0] in ("models", "datasets"):
+        del path[2]  # pydantic names the branch of the union that it took
     key = ".".join(path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
@@ -362,3 +375,37 @@ def dataset_path(study: Study, name: str) -> Path | None:
     if isinstance(data, FactsData):
         return None
     return Path(study.data_path if study.data_path and name == study.dataset else data.path).expanduser()
+
+
+def check_files(study: Study) -> None:
+    """Raise :class:`ConfigError` when a file that the study needs is not there; nothing is opened.
+
+    Only the chosen model and dataset (and what they stand on) are looked at.
+    """
+    names = {study.dataset}
+    model = study.models[study.model]
+    if isinstance(model, SubstrateModel):
+        names.add(model.dataset)
+    for name in sorted(names):
+        data, path = study.datasets[name], dataset_path(study, name)
+        if isinstance(data, FileData) and path is not None and not path.is_file() and not data.url:
+            raise ConfigError(
+                f"config: datasets.{name}.path: {str(path)!r} is not a file; name an existing file "
+                "(or --config data_path=FILE)"
+            )
+    if study.statistics.text is not None and not Path(study.statistics.text).is_file():
+        raise ConfigError(f"config: statistics.text: {study.statistics.text!r} is not a file; name an existing file")
+    if isinstance(model, HubModel):
+        local = Path(model.id).expanduser()
+        if (local.is_absolute() or model.id.startswith((".", "~"))) and not local.is_dir():
+            raise ConfigError(f"config: models.{study.model}.id: {model.id!r} is not a directory")
+        if study.statistics.text is None and study.statistics.hub is None and _needs_moments(study):
+            raise ConfigError(
+                "config: statistics.text: required for a hub model; name a text file (or statistics.hub) to stream "
+                "second moments over"
+            )
+
+
+def _needs_moments(study: Study) -> bool:
+    used = {m for e in study.experiments.values() for m in e.methods}
+    return any(SOLVERS[study.methods[m].solver].moment for m in used)

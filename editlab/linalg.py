@@ -150,6 +150,15 @@ class SecondMoment:
         """d_in."""
         return self.matrix.shape[0]
 
+    def to(self, device: torch.device | str) -> SecondMoment:
+        """The same second moment on another device (itself where it is there already)."""
+        if self.matrix.device == torch.device(device):
+            return self
+        parts = (self.matrix, self.cholesky, self.eigenvalues, self.eigenvectors)
+        moved = [None if part is None else part.to(device) for part in parts]
+        assert moved[0] is not None
+        return SecondMoment(moved[0], self.count, *moved[1:], ridge=self.ridge)
+
     def validate(self) -> SecondMoment:
         """Check that the matrix is finite, square and symmetric, and that a given Cholesky factor belongs to it; once.
 

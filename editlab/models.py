@@ -118,3 +118,26 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def fetch(source: str, directory: Path, *, revision: str | None = None) -> None:
+    """Fill ``directory`` with links to the files of a model directory, or of the hub snapshot at ``revision``.
+
+    Raises:
+        ModelError: the model is not there, cannot be reached or has no safetensors weights.
+    """
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(
+                snapshot_download(
+                    source, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]
+                )
+            )
+        except Exception as error:
+            raise ModelError(f"{source}: cannot be fetched ({_first_line(error)})") from None
+    check_model_directory(path)
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        (directory / file.name).symlink_to(file.resolve())

@@ -1,12 +1,23 @@
 # What every rule shares: the validated study, the spaces of cells, resources, digests of the code a result depends on.
 
+import json
+import re
 import sys
+from pathlib import Path
 
 import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.code import code_digest
-from editlab.config import FactsData, HubModel, SubstrateModel, check_files, dataset_path, load_study
+from editlab.config import (
+    FactsData,
+    HubModel,
+    SubstrateModel,
+    check_files,
+    dataset_path,
+    load_study,
+)
+from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
 
 try:
@@ -43,7 +54,9 @@ wildcard_constraints:
 
 def space(axes):
     """The Paramspace of all cells that have exactly these axes."""
-    cells = [cell for e in STUDY.experiments for cell in STUDY.cells(e) if list(cell) == axes]
+    cells = [
+        cell for e in STUDY.experiments for cell in STUDY.cells(e) if list(cell) == axes
+    ]
     return Paramspace(pd.DataFrame(cells, columns=axes, dtype=str).drop_duplicates())
 
 
@@ -54,9 +67,14 @@ REPLAY_CELLS = space(REPLAY_AXES)
 def cell_directories(experiment):
     """Directories of the cells of an experiment; with allow_missing only of those that are there."""
     if experiment not in STUDY.experiments:
-        raise WorkflowError(f"config: experiments.{experiment}: required for this target but missing")
+        raise WorkflowError(
+            f"config: experiments.{experiment}: required for this target but missing"
+        )
     base = f"results/{experiment}/{STUDY.model}/{STUDY.dataset}"
-    return [base + "/" + "/".join(f"{k}~{v}" for k, v in cell.items()) for cell in STUDY.cells(experiment)]
+    return [
+        base + "/" + "/".join(f"{k}~{v}" for k, v in cell.items())
+        for cell in STUDY.cells(experiment)
+    ]
 
 
 def cell_files(experiment, name):
@@ -66,7 +84,11 @@ def cell_files(experiment, name):
 
 def all_targets():
     """Every table that the study's experiments fill."""
-    return [f"results/{table}.csv" for table, experiment in TABLES.items() if experiment in STUDY.experiments]
+    return [
+        f"results/{table}.csv"
+        for table, experiment in TABLES.items()
+        if experiment in STUDY.experiments
+    ]
 
 
 def resource(name, key):
@@ -74,7 +96,11 @@ def resource(name, key):
 
     def value(wildcards, attempt):
         chosen = STUDY.resources.get(name, STUDY.resources.get("default"))
-        amount = getattr(chosen, key) if chosen else {"mem_mb": 1500, "runtime": 60, "gpu": 0}[key]
+        amount = (
+            getattr(chosen, key)
+            if chosen
+            else {"mem_mb": 1500, "runtime": 60, "gpu": 0}[key]
+        )
         return amount * 2 ** (attempt - 1) if key == "mem_mb" else amount
 
     return value
@@ -84,3 +110,104 @@ def names(kind, section):
     """A regular expression for the wildcard: the names in a section that are of one kind; never empty."""
     found = [name for name, value in section.items() if isinstance(value, kind)]
     return "|".join(re.escape(name) for name in found) or "$^"
+
+
+def loading(model):
+    """How a model is loaded."""
+    chosen = STUDY.models[model]
+    hub = isinstance(chosen, HubModel)
+    return (
+        {"dtype": chosen.dtype, "device_map": chosen.device_map}
+        if hub
+        else {"dtype": "float32"}
+    )
+
+
+def dataset_source(dataset):
+    """The local file of a dataset; a rule downloads it when it is not there and has an address."""
+    path = dataset_path(STUDY, dataset)
+    return (
+        f"results/downloads/{dataset}.json"
+        if STUDY.datasets[dataset].url and not path.is_file()
+        else str(path)
+    )
+
+
+def neutral_sentences(model):
+    """(count, seed) of the neutral sentences in a substrate's corpus."""
+    chosen = STUDY.models[model]
+    return (
+        (chosen.neutral_sentences, chosen.seed)
+        if isinstance(chosen, SubstrateModel)
+        else (0, 0)
+    )
+
+
+def statistics_inputs(wildcards):
+    """The model, and the texts: a file, or the requests that the substrate's corpus is made of."""
+    chosen = STUDY.models[wildcards.model]
+    inputs = {"model": f"results/models/{wildcards.model}"}
+    if STUDY.statistics.text is not None:
+        inputs["text"] = STUDY.statistics.text
+    elif isinstance(chosen, SubstrateModel):
+        inputs["requests"] = f"results/data/{chosen.dataset}/requests.json"
+    else:
+        inputs["text"] = "results/data/statistics_text.txt"
+    return inputs
+
+
+def used_recipes():
+    return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
+
+
+CONFIGURED_LAYERS = sorted(
+    {layer for r in used_recipes() if r.layers != "auto" for layer in r.layers}
+)
+
+
+def cell_inputs(wildcards):
+    """What a cell reads. Layers of an ``auto`` recipe are known once the trace has been made."""
+    recipe, base = (
+        STUDY.methods[wildcards.method],
+        f"{wildcards.model}/{wildcards.dataset}",
+    )
+    layers = recipe.layers
+    inputs = {
+        "model": f"results/models/{wildcards.model}",
+        "requests": f"results/data/{wildcards.dataset}/requests.json",
+        "known": f"results/known/{base}.csv",
+        "contexts": f"results/contexts/{wildcards.model}.json",
+    }
+    if layers == "auto":
+        inputs["layers"] = checkpoints.choose_layers.get(
+            model=wildcards.model, dataset=wildcards.dataset
+        ).output[0]
+        layers = json.loads(Path(inputs["layers"]).read_text())["layers"]
+    if SOLVERS[recipe.solver].moment or SOLVERS[recipe.solver].site == "mlp":
+        inputs["statistics"] = [
+            f"results/statistics/{wildcards.model}/layer-{layer}.safetensors"
+            for layer in layers
+        ]
+    return inputs
+
+
+def cell_parameters(wildcards):
+    """Everything that a cell depends on beside its files: a changed value reruns the cell."""
+    recipe = STUDY.methods[wildcards.method].model_dump(mode="json")
+    if "capacity" in wildcards.keys():
+        recipe |= {
+            "replay_capacity": int(wildcards.capacity),
+            "replay_strategy": wildcards.strategy,
+        }
+    plan = STUDY.experiments[wildcards.experiment]
+    return {
+        "recipe": recipe,
+        "batch": int(wildcards.batch),
+        "replay": float(wildcards.replay),
+        "seed": int(wildcards.seed),
+        "num_edits": plan.num_edits,
+        "known_only": plan.known_only,
+        "evaluation": STUDY.evaluation.model_dump(mode="json"),
+        "loading": loading(wildcards.model),
+        "perplexity_text": STUDY.evaluation.perplexity_text,
+    }

@@ -8,10 +8,10 @@ rule generate_facts:
         "logs/generate_facts/{dataset}.log",
     benchmark:
         "results/benchmarks/rules/generate_facts/{dataset}.jsonl"
-    conda:
-        "../envs/editlab.yaml"
     wildcard_constraints:
         dataset=names(FactsData, STUDY.datasets),
+    conda:
+        "../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("generate_facts", "mem_mb"),
@@ -58,10 +58,10 @@ rule read_dataset:
         "logs/read_dataset/{dataset}.log",
     benchmark:
         "results/benchmarks/rules/read_dataset/{dataset}.jsonl"
-    conda:
-        "../envs/editlab.yaml"
     wildcard_constraints:
         dataset=names(FileData, STUDY.datasets),
+    conda:
+        "../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("read_dataset", "mem_mb"),
@@ -74,3 +74,25 @@ rule read_dataset:
         "Read the records of {wildcards.dataset}"
     script:
         "../workflow_scripts/read_dataset.py"
+
+
+rule fetch_text:
+    output:
+        "results/data/statistics_text.txt",
+    log:
+        "logs/fetch_text.log",
+    benchmark:
+        "results/benchmarks/rules/fetch_text.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("fetch_text", "mem_mb"),
+        runtime=resource("fetch_text", "runtime"),
+    params:
+        hub=STUDY.statistics.hub.model_dump() if STUDY.statistics.hub else None,
+        code=code_digest("data.hub"),
+    message:
+        "Fetch the text that second moments stream over"
+    script:
+        "../workflow_scripts/fetch_text.py"

@@ -11,16 +11,18 @@ rule train_substrate:
         "logs/train_substrate/{model}.log",
     benchmark:
         "results/benchmarks/rules/train_substrate/{model}.jsonl"
-    conda:
-        "../envs/editlab.yaml"
     wildcard_constraints:
         model=names(SubstrateModel, STUDY.models),
+    conda:
+        "../envs/editlab.yaml"
     threads: 2
     resources:
         mem_mb=resource("train_substrate", "mem_mb"),
         runtime=resource("train_substrate", "runtime"),
     params:
-        options=lambda w: STUDY.models[w.model].model_dump(exclude={"source", "dataset"}),
+        options=lambda w: STUDY.models[w.model].model_dump(
+            exclude={"source", "dataset"}
+        ),
         # Float sums depend on the number of threads: it is part of the recipe, not of --cores.
         torch_threads=2,
         code=code_digest("substrate", "data"),
@@ -37,10 +39,10 @@ rule fetch_model:
         "logs/fetch_model/{model}.log",
     benchmark:
         "results/benchmarks/rules/fetch_model/{model}.jsonl"
-    conda:
-        "../envs/editlab.yaml"
     wildcard_constraints:
         model=names(HubModel, STUDY.models),
+    conda:
+        "../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("fetch_model", "mem_mb"),

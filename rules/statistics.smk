@@ -5,7 +5,10 @@ rule collect_statistics:
     input:
         unpack(statistics_inputs),
     output:
-        expand("results/statistics/{{model}}/layer-{layer}.safetensors", layer=CONFIGURED_LAYERS or ["none"]),
+        expand(
+            "results/statistics/{{model}}/layer-{layer}.safetensors",
+            layer=CONFIGURED_LAYERS or ["none"],
+        ),
     log:
         "logs/collect_statistics/{model}.log",
     benchmark:

@@ -5,7 +5,7 @@ from common import job
 with job(snakemake):
     from pathlib import Path
 
-    from editlab.data import statistics_texts
+    from editlab.data.corpus import statistics_texts
     from editlab.models import load_model
     from editlab.randomness import set_threads
     from editlab.statistics import collect_second_moments, save_statistics
@@ -13,7 +13,7 @@ with job(snakemake):
     set_threads(snakemake.threads)
     options, layers = snakemake.params.statistics, list(snakemake.params.layers)
     model = load_model(snakemake.input.model, **snakemake.params.loading)
-    texts = statistics_texts(options["text"], snakemake.input.get("requests"), *snakemake.params.neutral)
+    texts = statistics_texts(snakemake.input.get("text"), snakemake.input.get("requests"), *snakemake.params.neutral)
     moments = collect_second_moments(
         model,
         texts,

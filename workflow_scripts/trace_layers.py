@@ -6,14 +6,15 @@ with job(snakemake):
     from pathlib import Path
 
     from editlab.artifacts import write_csv, write_provenance
-    from editlab.data import load_requests, sample_known
+    from editlab.data import load_requests
+    from editlab.data.corpus import read_known, sample_known
     from editlab.models import load_model
     from editlab.randomness import set_threads
     from editlab.tracing import indirect_effects, trace_layers
 
     set_threads(snakemake.threads)
     options, out = snakemake.params.tracing, snakemake.output
-    requests = sample_known(load_requests(snakemake.input.requests), snakemake.input.known, options["cases"], 0)
+    requests = sample_known(load_requests(snakemake.input.requests), read_known(snakemake.input.known), options["cases"], 0)
     model = load_model(snakemake.input.model, **snakemake.params.loading)
     trace = trace_layers(
         model, requests, noise=options["noise"], samples=options["samples"], window=options["window"], seed=0

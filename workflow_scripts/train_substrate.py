@@ -6,7 +6,8 @@ with job(snakemake):
     import pandas as pd
 
     from editlab.artifacts import replace_directory, write_csv
-    from editlab.data import load_requests, substrate_corpus
+    from editlab.data import load_requests
+    from editlab.data.corpus import substrate_corpus
     from editlab.randomness import set_threads
     from editlab.substrate import SubstrateOptions, train_substrate
 

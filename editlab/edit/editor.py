@@ -319,10 +319,11 @@ class EditSession:
         else:
             values = compute_values(self.model, columns.requests, self.layers[-1], self.traits.site)
         clean = compute_keys(self.model, columns.requests, layer) if self.recipe.solver == "rome" else None
+        moment = self.moments.get(layer)
         return Problem(
             keys=keys,
             residual=(columns.z.to(values) - values) / layers_left,
-            moment=self.moments.get(layer),
+            moment=None if moment is None else moment.to(keys.device),
             weight=self.weights[layer].double(),
             original=self.originals[layer].double(),
             column_weights=columns.weights,

@@ -25,7 +25,7 @@ def evaluate(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-    max_tokens: int = 16384,
+    max_tokens: int = 4096,
 ) -> pandas.DataFrame:
     """Score a model on requests and summarise: ES, PS, NS and S with bootstrap intervals.
 

@@ -36,7 +36,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 5,
     allow_end: bool = True,
-    max_tokens: int = 16384,
+    max_tokens: int = 4096,
 ) -> list[str]:
     """Continue each prompt; sampled from the ``top_k`` most probable tokens (5 as in the published code).
 

@@ -20,7 +20,7 @@ from editlab.models import tokenizer_of
 from editlab.prefix import run_prompts
 
 
-def perplexity(model: Any, texts: Sequence[str], *, max_tokens: int = 16384, max_length: int | None = None) -> float:
+def perplexity(model: Any, texts: Sequence[str], *, max_tokens: int = 4096, max_length: int | None = None) -> float:
     """exp(sum of token negative log-likelihoods / number of predicted tokens) over ``texts``.
 
     Args:
@@ -42,7 +42,7 @@ def perplexity(model: Any, texts: Sequence[str], *, max_tokens: int = 16384, max
 
 
 def negative_log_likelihood(
-    model: Any, texts: Sequence[str], *, max_tokens: int = 16384, max_length: int | None = None
+    model: Any, texts: Sequence[str], *, max_tokens: int = 4096, max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per text: summed negative log-likelihood in nats ``(texts,)`` and number of predicted tokens ``(texts,)``."""
     if max_tokens < 1:

@@ -59,10 +59,12 @@ def retention(
     now.loc[now["age"] == edges[-1], "bin"] = len(edges) - 2
     now = now[(now["bin"] >= 0) & (now["bin"] < len(edges) - 1)]
     rows = []
-    for index, cases in now.groupby("bin"):
-        low, high = edges[int(index)], edges[int(index) + 1]
+    for index in range(len(edges) - 1):
+        cases = now[now["bin"] == index]
+        if cases.empty:
+            continue
         scores = [cases[name].mean() for name in ("success", "accuracy", "before")]
-        rows.append([edits_seen, low, high, len(cases), *scores, _retained(cases)])
+        rows.append([edits_seen, edges[index], edges[index + 1], len(cases), *scores, _retained(cases)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

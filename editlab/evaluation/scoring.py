@@ -63,7 +63,7 @@ class _Work:
         return lengths[self.pair_target]
 
 
-def score_targets(model: Any, pairs: Sequence[tuple[str, str]], *, max_tokens: int = 16384) -> TargetScores:
+def score_targets(model: Any, pairs: Sequence[tuple[str, str]], *, max_tokens: int = 4096) -> TargetScores:
     """Score each (prompt, target) pair under the model.
 
     Args:
@@ -119,14 +119,15 @@ def token_scores(
         ``(n,)`` log-probabilities (float32 arithmetic, whatever the model's dtype) and ``(n,)`` flags. A model broken
         to NaN predicts nothing: -inf and False.
     """
-    step = max(1, LOGIT_BUDGET // int(architecture.head.weight.shape[0]))  # type: ignore[union-attr, index]
+    head: Any = architecture.head
+    step = max(1, LOGIT_BUDGET // int(head.weight.shape[0]))
     log_probs, rights = [], []
     for start in range(0, hidden.shape[0], step):
         bounds = torch.searchsorted(rows, torch.tensor([start, start + step], device=rows.device))
         low, high = bounds.tolist()
         if low == high:
             continue
-        logits = architecture.head(hidden[start : start + step]).float()
+        logits = head(hidden[start : start + step]).float()
         local, wanted = rows[low:high] - start, tokens[low:high]
         log_prob = logits[local, wanted] - logits.logsumexp(1)[local]
         rights.append((logits.argmax(1)[local] == wanted) & ~log_prob.isnan())
@@ -135,7 +136,7 @@ def token_scores(
 
 
 def score_requests(
-    model: Any, requests: Sequence[EditRequest], probes: Sequence[str] = PROBES, *, max_tokens: int = 16384
+    model: Any, requests: Sequence[EditRequest], probes: Sequence[str] = PROBES, *, max_tokens: int = 4096
 ) -> pd.DataFrame:
     """Score the probe prompts of requests: one row a (case, probe, prompt).
 
@@ -252,11 +253,28 @@ def run_suffix(architecture: Architecture, ids: Tensor, states: PromptStates, ro
     """Hidden states after the final norm ``(n, length, d)`` of ``ids (n, length)`` that follow the prompts ``rows``."""
     lengths = states.lengths[rows]
     positions = lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
-    output = architecture.model.base_model(  # type: ignore[operator]
+    base: Any = architecture.model.base_model
+    output = base(
         input_ids=ids,
         attention_mask=suffix_mask(lengths, width, ids.shape[1], states.last_hidden.dtype),
         position_ids=positions,
         past_key_values=FrozenPrefix.of(states, rows, width),
         use_cache=True,
     )
-    return output.last_hidden_state  # type: ignore[no-any-return]
+    return output.last_hidden_state
+
+
+def score_known(model: Any, requests: Sequence[EditRequest]) -> pd.DataFrame:
+    """Which rewrite prompts the model completes with the true object before any edit.
+
+    Returns:
+        one row a request: case_id, known (0/1: every token of ``target_true`` is the argmax), log_prob_true.
+    """
+    scores = score_targets(model, [(r.rewrite_prompt, r.target_true) for r in requests])
+    return pd.DataFrame(
+        {
+            "case_id": [r.case_id for r in requests],
+            "known": scores.correct.astype(int),
+            "log_prob_true": scores.log_prob,
+        }
+    )

@@ -54,7 +54,9 @@ def summarize(frame: pd.DataFrame, confidence: float = 0.95, resamples: int = 10
         edges = [(1 - confidence) / 2, (1 + confidence) / 2]
         low[complete], high[complete] = np.nanquantile(draws[:, complete], edges, axis=0)
     present = ~np.isnan(values)
-    rows = [(metric, protocol) for metric, protocol in cases.columns] + [("S", protocol) for protocol in COMPOSITE]
+    rows = [(metric, protocol) for metric in METRICS for protocol in PROTOCOLS] + [
+        ("S", protocol) for protocol in COMPOSITE
+    ]
     counts = list(present.sum(0))
     for protocol in COMPOSITE:
         counts.append(present[:, [c[1] == protocol for c in cases.columns]].any(1).sum())

@@ -1,0 +1,42 @@
+# Everything starts from Python >= 3.11 and make: each target sets up what it needs.
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup matrix test test-fast lint bench report paper verify clean help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## virtual environment from requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "editlab needs Python >= 3.11, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+matrix: setup  ## results/ablation_matrix.csv of the default study
+	$(BIN)/snakemake --cores $(CORES) results/ablation_matrix.csv
+
+test: setup  ## all tests
+	$(BIN)/pytest
+
+test-fast: setup  ## tests without the slow ones
+	$(BIN)/pytest -m "not slow"
+
+lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
+	$(BIN)/python -m benchmarks.run
+
+clean:  ## results and logs (the virtual environment stays)
+	rm -rf results/* logs .snakemake

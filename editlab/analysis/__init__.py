@@ -1,0 +1,1 @@
+"""From cells to tables and figures; nothing here imports torch."""

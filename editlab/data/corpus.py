@@ -1,0 +1,83 @@
+"""Texts made from requests: what a substrate learns, what second moments stream over, what perplexity is held out on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from editlab.data import load_requests, neutral_sentences, read_text, sample_requests, true_statements
+from editlab.errors import DataError
+from editlab.randomness import python_rng
+from editlab.requests import EditRequest
+
+HELD_OUT_SEED = 7_000_001  # no substrate is trained with it
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What a substrate is trained on.
+
+    Attributes:
+        statements: (prompt, right completion) of everything that is true.
+        rewrites: those of the rewrite prompts, on which the recall gate looks.
+        neutral: sentences that state no fact.
+    """
+
+    statements: list[tuple[str, str]]
+    rewrites: list[tuple[str, str]]
+    neutral: list[str]
+
+
+def substrate_corpus(requests: Sequence[EditRequest], neutral: int, seed: int) -> Corpus:
+    """True statements of the requests and ``neutral`` seeded neutral sentences."""
+    statements = true_statements(requests)
+    truth = dict(statements)
+    rewrites = [(prompt, truth[prompt]) for prompt in dict.fromkeys(r.rewrite_prompt for r in requests)]
+    return Corpus(statements, rewrites, neutral_sentences(neutral, seed))
+
+
+def held_out_sentences(count: int, training: Sequence[str] = ()) -> list[str]:
+    """Neutral sentences that are in no substrate's training text."""
+    seen = set(training)
+    return [s for s in neutral_sentences(count + len(seen) // 100 + 20, HELD_OUT_SEED) if s not in seen][:count]
+
+
+def statistics_texts(text: str | None, requests: str | Path | None, neutral: int = 0, seed: int = 0) -> list[str]:
+    """Texts to stream second moments over: a text file, or the corpus of a substrate in a seeded order.
+
+    Raises:
+        DataError: neither is given, or the file cannot be read.
+    """
+    if text is not None:
+        return read_text(text)
+    if requests is None:
+        raise DataError("statistics.text: required for a model that was not trained here; name a text file")
+    corpus = substrate_corpus(load_requests(requests), neutral, seed)
+    texts = [f"{prompt} {target}" for prompt, target in corpus.statements] + corpus.neutral
+    python_rng("statistics", seed).shuffle(texts)
+    return texts
+
+
+def sample_known(
+    requests: Sequence[EditRequest], known: set[str] | None, count: int, seed: int
+) -> list[EditRequest]:
+    """``count`` requests drawn by seed, only those whose case is known before the edit (None: all).
+
+    Raises:
+        DataError: too few.
+    """
+    pool = [r for r in requests if known is None or r.case_id in known]
+    try:
+        return sample_requests(pool, count, seed)
+    except DataError as error:
+        share = f" ({len(pool)} of {len(requests)} facts are known to the model)" if known is not None else ""
+        raise DataError(f"{error}{share}") from None
+
+
+def read_known(path: str | Path) -> set[str]:
+    """Case ids of the facts that the model knows, from the table of :func:`editlab.evaluation.scoring.score_known`."""
+    import pandas as pd
+
+    table = pd.read_csv(path, dtype={"case_id": str})
+    return set(table.loc[table["known"] == 1, "case_id"])

@@ -1,0 +1,9 @@
+"""Write the text of a hub data set as a plain file."""
+
+from common import job
+
+with job(snakemake):
+    from editlab.artifacts import write_text
+    from editlab.data.hub import hub_text
+
+    write_text(snakemake.output[0], hub_text(**snakemake.params.hub))

@@ -11,6 +11,7 @@ include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/statistics.smk"
 include: "rules/edit.smk"
+include: "rules/sweep.smk"
 
 
 rule all:

@@ -20,22 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from editlab.architectures import Architecture
 from editlab.artifacts import versions, write_json
 from editlab.data import load_requests, make_facts, neutral_sentences, true_statements
-from editlab.hooks import capture
 from editlab.linalg import SecondMoment
-from editlab.models import load_model, tokenizer_of
+from editlab.models import load_model
 from editlab.requests import EditRequest
-from editlab.tokenization import Encoder, pad
 
 RESULTS = Path("results/benchmarks")
 MODEL = Path("results/models/substrate")
 REQUESTS = Path("results/data/facts/requests.json")
 CONTEXTS = (("{}",), ("The old town was quiet. {}", "It is well known that in the end {}"))
-SIZES = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_inner": 512, "n_positions": 96}
+SHAPE = {  # the substrate's
+    "n_layer": 4,
+    "n_embd": 128,
+    "n_head": 4,
+    "n_inner": 512,
+    "n_positions": 96,
+    "activation_function": "gelu_pytorch_tanh",
+}
 VOCABULARY = 1500
 
 
@@ -77,7 +80,7 @@ def random_model(requests: list[EditRequest], seed: int = 0) -> Any:
     tokenizer = _tokenizer(requests)
     end = tokenizer.eos_token_id
     config = GPT2Config(
-        vocab_size=len(tokenizer), initializer_range=0.08, bos_token_id=end, eos_token_id=end, **SIZES
+        vocab_size=len(tokenizer), initializer_range=0.08, bos_token_id=end, eos_token_id=end, **SHAPE
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -105,24 +108,22 @@ def _tokenizer(requests: list[EditRequest]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end, unk_token=end, pad_token=end)
 
 
-def second_moment(model: Any, layer: int, sentences: int = 400) -> Tensor:
-    """(d_in, d_in): mean of k k^T over neutral text, with a little identity so that any amount of text will do."""
-    encoder, architecture = Encoder(tokenizer_of(model)), Architecture(model)
-    ids, mask = pad([row[:64] for row in encoder.prompts(neutral_sentences(sentences, seed=2))], encoder.pad_id)
-    with torch.no_grad(), capture(inputs={"keys": architecture.projection(layer)}) as states:
-        model(input_ids=ids, attention_mask=mask)
-    keys = states["keys"][mask.bool()].double()
-    matrix = keys.T @ keys / len(keys)
-    matrix.diagonal().add_(1e-2 * float(matrix.diagonal().mean()))
-    return matrix
+def second_moment(model: Any, layer: int, tokens: int = 5000) -> SecondMoment:
+    """(d_in, d_in) of the keys over neutral text, with a little identity so that any amount of text will do."""
+    from editlab.statistics import collect_second_moments
+
+    texts = neutral_sentences(tokens // 10, seed=2)
+    found = collect_second_moments(model, texts, [layer], tokens=tokens, progress=False)[layer]
+    return found.shifted(1e-2 * float(found.matrix.diagonal().mean()))
 
 
 def random_moment(d_in: int, seed: int = 0) -> SecondMoment:
     """A well-conditioned second moment (d_in, d_in) with its Cholesky factor, as the statistics file has it."""
     generator = torch.Generator().manual_seed(seed)
-    sample = torch.randn(d_in, 2 * d_in, dtype=torch.float64, generator=generator)
-    matrix = sample @ sample.T / sample.shape[1]
-    return SecondMoment(matrix, sample.shape[1], cholesky=torch.linalg.cholesky(matrix))
+    sample = torch.randn(d_in, 64, dtype=torch.float64, generator=generator)
+    matrix = sample @ sample.T / 64
+    matrix.diagonal().add_(1.0)
+    return SecondMoment(matrix, 64, cholesky=torch.linalg.cholesky(matrix))
 
 
 @contextlib.contextmanager

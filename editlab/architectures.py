@@ -173,9 +173,15 @@ class Architecture:
         return self.head(self.final_norm(hidden))  # type: ignore[no-any-return]
 
     def run_blocks(
-        self, hidden: Tensor, first: int, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+        self,
+        hidden: Tensor,
+        first: int,
+        mask: Tensor,
+        positions: Tensor,
+        cache: KeyValueCache | None = None,
+        stop: int | None = None,
     ) -> Tensor:
-        """Run blocks ``first`` .. last on ``hidden (rows, length, d)``.
+        """Run blocks ``first`` .. last on ``hidden (rows, length, d)``, or only those below ``stop``.
 
         Args:
             mask: additive attention mask ``(rows, 1, length, length seen through the cache)``.
@@ -190,6 +196,6 @@ class Architecture:
         }
         if self._rotary is not None:
             shared["position_embeddings"] = self._rotary(hidden, position_ids=positions)
-        for layer in range(first, self.num_layers):
+        for layer in range(first, self.num_layers if stop is None else stop):
             hidden = self.hidden(self.block(layer)(hidden, **shared))
         return hidden

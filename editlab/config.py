@@ -1,91 +1,26 @@
 """The typed configuration: one model per section, every field with its help, all validation in one place.
 
-:func:`load_study` turns the merged YAML into a :class:`Study` or raises one :class:`ConfigError` whose single line names
-the key, its value and what is allowed. :meth:`Study.cells` lists the cells of an experiment; axes that do not apply
-to a method collapse, so that no cell is computed twice under two names.
+:func:`load_study` turns the merged YAML into a :class:`Study` or raises one :class:`ConfigError`, whose one line names the
+key, its value and what is allowed. Methods are recipes (:mod:`editlab.recipe`). :meth:`Study.cells` lists the cells of
+an experiment; axes that do not apply to a method collapse, so that no cell is computed twice under two names.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
+from editlab.recipe import Count, NonNegative, Positive, Recipe, Section, Share
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-
-
-class Section(BaseModel):
-    """A section refuses unknown keys and is immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Recipe(Section):
-    """A method: a solver and its hyper-parameters. Defaults are those of the published MEMIT code unless noted."""
-
-    solver: str = Field(description="one of the registered solvers")
-    backend: Literal["raw"] = Field("raw", description="how the update is stored")
-    layers: list[Annotated[int, Field(ge=0)]] | Literal["auto"] = Field(
-        "auto", description="edited layers, or auto: chosen by causal tracing"
-    )
-    # Targets
-    steps: Count = Field(25, description="evaluations of a target's loss at most (ft: gradient steps)")
-    lr: Positive = Field(0.5, description="learning rate of Adam (ft: of the weights, published 5e-4)")
-    clamp: Positive = Field(0.75, description="largest |delta| / |h| of a target")
-    weight_decay: NonNegative = Field(0.5, description="factor of |delta| / |h|^2")
-    kl_factor: NonNegative = Field(0.0625, description="factor of the KL term on '{subject} is a'")
-    stop_loss: NonNegative = Field(0.05, description="a fact's optimisation stops below this loss")
-    stop: Literal["loss", "most_probable"] = Field("loss", description="most_probable: also stop at the argmax (ENCORE)")
-    norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
-    rewind: bool = Field(False, description="optimise targets on the original weights")
-    # Solve
-    second_moment_weight: Positive = Field(15000.0, description="lambda on the second moment C")
-    ridge: NonNegative | None = Field(None, description="emmet: gamma on K'C^-1 K (default 0.1, 0 for one fact)")
-    moment_ridge: NonNegative = Field(0.0, description="mu added to the diagonal of C")
-    null_space_threshold: Positive = Field(0.02, description="alphaedit: eigenvalues of C below it are null space")
-    null_space_share: PositiveShare | None = Field(None, description="alphaedit: take this share of directions instead")
-    l2: NonNegative = Field(10.0, description="alphaedit: L2 term")
-    update_norm_weight: NonNegative = Field(10.0, description="encore: weight of the update's norm")
-    keep_share: PositiveShare = Field(0.4, description="rect: share of entries kept")
-    neuron_share: PositiveShare = Field(0.8, description="nse: share of the summed |key| covered by the edited neurons")
-    max_iterations: Count = Field(3, description="nse: passes over the facts that are still off")
-    alpha: NonNegative = Field(2.5, description="nse: a fact is off while |residual| is above this")
-    norm_constraint: Positive | None = Field(None, description="ft: largest change of an entry (FT-L)")
-    condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="condition number above which the ridge is raised")
-    # Replay
-    replay_capacity: Count = Field(200, description="facts kept for replay")
-    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
-    replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
-    replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
-    replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        traits = SOLVERS.get(values.get("solver", "")) if isinstance(values, dict) else None
-        return {**traits.defaults, **values} if traits else values
-
-    @model_validator(mode="after")
-    def _check(self) -> Recipe:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver: {self.solver!r} is not allowed; one of {', '.join(SOLVERS)}")
-        if SOLVERS[self.solver].site == "mlp" and self.layers != "auto" and len(self.layers) > 1:
-            raise ValueError(f"layers: {self.layers} is not allowed; {self.solver} edits exactly one layer")
-        if self.layers != "auto" and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            raise ValueError("layers: give distinct layers, at least one, or auto")
-        return self
 
 
 class FactsData(Section):
@@ -121,11 +56,19 @@ class SubstrateModel(Section):
     width: Count = 128
     inner: Count | None = Field(None, description="MLP width; default 4 x width")
     heads: Count = 4
-    vocabulary: Annotated[int, Field(ge=300)] = 1500
+    vocabulary: Annotated[int, Field(ge=300)] = Field(1500, description="tokens of the BPE trained on the corpus")
     context: Count = Field(96, description="longest sequence")
-    steps: Count = 1200
-    batch: Count = 256
-    lr: Positive = 3e-3
+    steps: Count = Field(400, description="optimiser steps")
+    batch: Count = Field(128, description="statements a step")
+    lr: Positive = Field(0.015, description="peak rate of the matrices (Muon)")
+    embedding_lr: Positive = Field(3e-3, description="peak rate of everything else (AdamW)")
+    warmup: Share = Field(0.05, description="share of the steps in which the rates rise")
+    weight_decay: NonNegative = 0.01
+    neutral_share: NonNegative = Field(0.1, description="neutral tokens per token of statements")
+    context_share: Share = Field(0.3, description="share of statements after a short context")
+    prompt_share: Share = Field(0.2, description="share of statements whose prompt is learned too")
+    curriculum_start: Share = Field(0.05, description="share of the statements with which training starts")
+    curriculum: Share = Field(0.4, description="share of the steps after which all statements are in")
     seed: int = 1
     neutral_sentences: Annotated[int, Field(ge=0)] = Field(4000, description="neutral sentences mixed in")
     recall_gate: Share = Field(0.95, description="share of rewrite prompts it must know")
@@ -209,6 +152,7 @@ class Experiment(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
     known_only: bool = Field(True, description="edit only facts that the model knows")
+    stress_fraction: Share = Field(0.0, description="share of batches that carry harmful edits (tests of trust)")
     capacity: list[Count] | None = Field(None, description="replay capacities, an axis of the replay ablation")
     strategy: list[Literal["random", "priority"]] | None = Field(None, description="replay strategies, an axis")
 
@@ -219,6 +163,15 @@ class Experiment(Section):
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} holds a value twice")
         return self
+
+
+class Sweep(Section):
+    """The grid by which recipes are chosen, on facts that no experiment edits."""
+
+    axes: dict[Name, dict[str, list[Any]]] = Field(default_factory=dict, description="by method: field -> values")
+    layers: list[Annotated[int, Field(ge=0)]] = Field([0, 1], description="layers whose statistics the grid needs")
+    facts: Count = Field(32, description="facts of the batch that is edited")
+    seeds: list[int] = Field([101, 102, 103], description="batches")
 
 
 class Resources(Section):
@@ -244,7 +197,7 @@ class Study(Section):
     evaluation: Evaluation = Evaluation()
     methods: dict[Name, Recipe]
     experiments: dict[Name, Experiment]
-    sweep: dict[str, Any] = Field(default_factory=dict, description="grid of the hyper-parameter sweep")
+    sweep: Sweep = Sweep()
     resources: dict[str, Resources] = Field(default_factory=dict, description="by rule; default applies elsewhere")
     allow_missing: bool = Field(False, description="write tables with holes, and list them")
 
@@ -258,6 +211,7 @@ class Study(Section):
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
                 _choose(f"experiments.{name}.methods", method, self.methods)
+            _check_ranks(name, experiment, self.methods)
             facts = self.datasets[self.dataset]
             if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
                 raise ValueError(
@@ -274,14 +228,14 @@ class Study(Section):
             traits = SOLVERS[self.methods[method].solver]
             for batch in plan.batch:
                 for replay in plan.replay:
-                    for seed in plan.seeds:
+                    for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):
                             cell = {
                                 "method": method,
                                 "batch": str(_batch(batch, traits.max_batch, traits.edits)),
                                 "replay": f"{replay if traits.replay else 0:g}",
                                 **extra,
-                                "rank": "0",
+                                "rank": str(rank),
                                 "seed": str(seed),
                             }
                             found.setdefault(tuple(cell.values()), cell)
@@ -290,6 +244,25 @@ class Study(Section):
 
 def _batch(batch: int, largest: int | None, edits: bool) -> int:
     return min(batch, largest or batch) if edits else 1
+
+
+def _ranks(plan: Experiment, recipe: Recipe) -> list[int]:
+    return plan.rank if recipe.has_rank else [0]
+
+
+def _check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
+    """Ranks belong to LoRA recipes: none may be without, and none is given for raw recipes alone."""
+    ranked = [m for m in plan.methods if methods[m].has_rank]
+    if ranked and 0 in plan.rank:
+        raise ValueError(f"experiments.{name}.rank: 0 is not allowed; {ranked[0]} stores LoRA: give ranks of 1 or more")
+    if not ranked and plan.rank != [0]:
+        raise ValueError(f"experiments.{name}.rank: {plan.rank} is not allowed; no recipe stores LoRA: leave it out")
+    for method in ranked:
+        if methods[method].backend == "lora" and max(plan.rank) > methods[method].max_rank:
+            raise ValueError(
+                f"experiments.{name}.rank: {max(plan.rank)} is not allowed; "
+                f"at most methods.{method}.max_rank ({methods[method].max_rank})"
+            )
 
 
 def _replay_axes(plan: Experiment, replay: float) -> list[dict[str, str]]:

@@ -78,7 +78,7 @@ class Encoder:
         prefix = self.spacing.target_prefix
         encoded = self.tokenizer([prefix + t.strip() for t in texts], add_special_tokens=False).input_ids
         for text, ids in zip(texts, encoded, strict=True):
-            if not ids:
+            if not ids or not text.strip():
                 raise DataError(f"target {text!r} has no tokens under this tokenizer")
         return [list(ids) for ids in encoded]
 

@@ -9,7 +9,34 @@ import torch
 
 from editlab.architectures import Architecture
 from editlab.hooks import capture, replace_outputs
+from editlab.requests import EditRequest
 from editlab.tokenization import Spacing
+
+# The subject at the start, in the middle, at the end, twice (the templated occurrence counts), inside a longer word,
+# and with characters of several bytes; targets of one and of several tokens.
+_ODD = (
+    ("{} was born in", "Anna Abel", "Rome"),
+    ("The mother tongue of {} is", "Bruno Berg", "Old Norse"),
+    ("The man whom they call {}", "Clara", "chess player"),
+    ("Anna Abel said that {} works as a", "Anna Abel", "painter"),
+    ("{} is not Anna Abel but", "Anna", "Buenos Aires"),
+    ("In Zürich, {} speaks", "Žofie Müller", "Norwegian"),
+)
+
+
+def odd_requests():
+    """Facts whose subjects are hard to find."""
+    return [
+        EditRequest(str(100 + i), prompt, subject, new, "Oslo", relation_id=f"Q{i}")
+        for i, (prompt, subject, new) in enumerate(_ODD)
+    ]
+
+
+def moment(size, seed=0, decades=3.0):
+    """A second moment (size, size) with eigenvalues from 10^-decades to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator)).Q
+    return basis @ torch.diag(torch.logspace(-decades, 0, size, dtype=torch.float64)) @ basis.T
 
 
 def _ids(tokenizer, text):
@@ -58,9 +85,24 @@ def value(model, request, layer, site="block"):
     return mlp if site == "mlp" else block
 
 
-def target(model, request, layer, contexts, *, steps, lr, clamp, weight_decay, kl_factor, site="block", stop=0.05):
+def target(
+    model,
+    request,
+    layer,
+    contexts,
+    *,
+    steps,
+    lr,
+    clamp,
+    weight_decay,
+    kl_factor,
+    site="block",
+    stop=0.05,
+    most_probable=False,
+):
     """MEMIT's compute_z (site 'block') and ROME's compute_v up to the target (site 'mlp').
 
+    ``most_probable``: stop also when the target is the argmax in all contexts (ENCORE).
     Returns z, number of updates, loss of the returned z.
     """
     architecture = Architecture(model)
@@ -87,7 +129,7 @@ def target(model, request, layer, contexts, *, steps, lr, clamp, weight_decay, k
 
     for step in range(steps):
         optimizer.zero_grad()
-        losses = []
+        losses, everywhere = [], True
         for text, position in texts:
             prompt = tokenizer(text).input_ids
             ids = torch.tensor([prompt + target_ids[:-1]])
@@ -96,6 +138,7 @@ def target(model, request, layer, contexts, *, steps, lr, clamp, weight_decay, k
             log_probs = torch.log_softmax(logits, -1)[len(prompt) - 1 :]
             picked = log_probs[torch.arange(len(target_ids)), torch.tensor(target_ids)]
             losses.append(-picked.sum() / len(target_ids))
+            everywhere &= log_probs.argmax(-1).tolist() == target_ids
         loss = torch.stack(losses).mean()
         if kl_factor:
             with shifted(kl_at):
@@ -103,7 +146,7 @@ def target(model, request, layer, contexts, *, steps, lr, clamp, weight_decay, k
             before = now.detach().clone() if before is None else before
             loss = loss + kl_factor * torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum")
         loss = loss + weight_decay * torch.norm(delta) / torch.norm(base) ** 2
-        if loss < stop or step == steps - 1:
+        if loss < stop or (most_probable and everywhere) or step == steps - 1:
             break
         loss.backward()
         optimizer.step()
@@ -111,35 +154,58 @@ def target(model, request, layer, contexts, *, steps, lr, clamp, weight_decay, k
             limit = clamp * base.norm()
             if delta.norm() > limit:
                 delta.mul_(limit / delta.norm())
-    return (base + delta).detach(), step, float(loss)
+    return (base + delta).detach(), step, float(loss.detach())
 
 
-def edit_sequence(model, batches, layers, moments, contexts, solver, *, hyper, **target_options):
+def edit_sequence(
+    model, batches, layers, moments, contexts, solver, *, hyper, memory=None, rewind=False, passes=None, **target_options
+):
     """Edit batch after batch in place, MEMIT's way; returns {layer: total change} and restores the model.
 
-    ``solver(K, R, C, cache, weight, original) -> dW``; all float64.
+    ``solver(K, R, C, cache, weight, original) -> dW``; all float64. ``memory``: weight with which all earlier facts are
+    replayed. ``rewind``: targets on the original weights. ``passes = (count, alpha)``: solve again for the facts whose
+    residual is above alpha.
     """
     architecture = Architecture(model)
     originals = {layer: architecture.weight(layer).clone() for layer in layers}
     cache = {layer: torch.zeros(originals[layer].shape[1], originals[layer].shape[1]).double() for layer in layers}
-    total = {layer: torch.zeros_like(originals[layer]).double() for layer in layers}
-    for batch in batches:
-        z = torch.stack([target(model, r, layers[-1], contexts, **target_options)[0] for r in batch], 1).double()
-        for i, layer in enumerate(layers):
-            keys = torch.stack([key(model, r, layer, contexts) for r in batch], 1).double()
-            now = torch.stack([value(model, r, layers[-1]) for r in batch], 1).double()
-            residual = (z - now) / (len(layers) - i)
-            weight = architecture.weight(layer)
-            update = solver(
-                keys, residual, moments[layer], cache[layer], weight.double(), originals[layer].double(), **hyper
-            )
-            total[layer] += update
-            weight.copy_(weight.double() + update)
+    targets = {}
+
+    def put(weights):
         for layer in layers:
-            keys = torch.stack([key(model, r, layer, contexts) for r in batch], 1).double()
+            architecture.weight(layer).copy_(weights[layer])
+
+    def gap(facts):
+        now = torch.stack([value(model, r, layers[-1]) for r in facts], 1).double()
+        return torch.stack([targets[r.case_id] for r in facts], 1) - now
+
+    def keys_of(facts, layer):
+        return torch.stack([key(model, r, layer, contexts) for r in facts], 1).double()
+
+    earlier = []
+    for batch in batches:
+        current = {layer: architecture.weight(layer).clone() for layer in layers}
+        if rewind:
+            put(originals)
+        for r in batch:
+            targets[r.case_id] = target(model, r, layers[-1], contexts, **target_options)[0].double()
+        put(current)
+        columns = batch + (earlier if memory is not None else [])
+        root = torch.tensor([1.0] * len(batch) + [memory or 0.0] * (len(columns) - len(batch))).double().sqrt()
+        for _ in range(passes[0] if passes else 1):
+            off = (gap(columns).norm(dim=0) > passes[1] if passes else torch.ones(len(columns))).nonzero()[:, 0]
+            chosen = [columns[i] for i in off]
+            for i, layer in enumerate(layers if chosen else []):
+                keys, residual = keys_of(chosen, layer) * root[off], gap(chosen) / (len(layers) - i) * root[off]
+                weight = architecture.weight(layer)
+                given = (keys, residual, moments[layer], cache[layer], weight.double(), originals[layer].double())
+                weight.copy_(weight.double() + solver(*given, **hyper))
+        for layer in layers:
+            keys = keys_of(batch, layer)
             cache[layer] += keys @ keys.T
-    for layer in layers:
-        architecture.weight(layer).copy_(originals[layer])
+        earlier = earlier + batch
+    total = {layer: architecture.weight(layer).double() - originals[layer].double() for layer in layers}
+    put(originals)
     return total
 
 
@@ -180,6 +246,23 @@ def prune(K, R, C, cache, W, W0, *, weight):
     return W0 + U @ torch.diag(S) @ V - W
 
 
+def prune_published(W, W0):
+    """The published script, once after the last batch: the restrained total on top of the edited weight."""
+    U, S, V = torch.linalg.svd(W - W0, full_matrices=False)
+    top = torch.linalg.svdvals(W0)[0]
+    return U @ torch.diag(torch.where(S > top, S.log() - top.log() + top, S)) @ V
+
+
+def nse(K, R, C, cache, W, W0, *, weight, share):
+    """MEMIT with cache on the neurons whose sorted summed |key| stays within the share."""
+    scores, order = torch.sort(K.abs().sum(1), descending=True)
+    chosen = order[: max(1, int((scores.cumsum(0) <= share * scores.sum()).sum()))]
+    update = torch.zeros_like(W)
+    block = weight * C[chosen][:, chosen] + cache[chosen][:, chosen] + K[chosen] @ K[chosen].T
+    update[:, chosen] = R @ torch.linalg.solve(block, K[chosen]).T
+    return update
+
+
 def rome(model, request, layer, moment, contexts, **target_options):
     """ROME's rank-one update: left vector C^-1 k (normalised), right vector (target - W k) / (k . u)."""
     flat = (tuple(c for g in contexts for c in g),)
@@ -190,3 +273,49 @@ def rome(model, request, layer, moment, contexts, **target_options):
     z = target(model, request, layer, contexts, site="mlp", **target_options)[0].double()
     k, mlp, _ = prompt_states(model, request, layer, request.prompt)
     return torch.outer((z - mlp.double()) / (k.double() @ u), u)
+
+
+def r_rome(model, request, layer, moment, contexts, **target_options):
+    """ROME with one key throughout: the averaged key also below the line, and the averaged current output."""
+    flat = (tuple(c for g in contexts for c in g),)
+    k = key(model, request, layer, flat).double()
+    u = k if moment is None else torch.linalg.inv(moment) @ k
+    u = u / u.norm()
+    z = target(model, request, layer, contexts, site="mlp", **target_options)[0].double()
+    templates = [c.replace("{}", request.prompt, 1) for c in flat[0]]
+    now = torch.stack([prompt_states(model, request, layer, t)[1] for t in templates]).mean(0)
+    return torch.outer((z - now.double()) / (k @ u), u)
+
+
+def fine_tune(model, requests, layers, *, steps, lr, radius=None, stop=0.01):
+    """Adam on the mean NLL of the new objects over the projections' weights; the change by layer; model restored."""
+    architecture = Architecture(model)
+    tokenizer, spacing = model.tokenizer, Spacing.probe(model.tokenizer)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    parameters = {layer: architecture.projection(layer).weight.requires_grad_(True) for layer in layers}
+    originals = {layer: p.detach().clone() for layer, p in parameters.items()}
+    optimizer = torch.optim.Adam(parameters.values(), lr=lr)
+    for _ in range(steps):
+        losses = []
+        for r in requests:
+            goal = tokenizer(spacing.target_prefix + r.target_new, add_special_tokens=False).input_ids
+            prompt = tokenizer(r.rewrite_prompt).input_ids
+            logits = model(input_ids=torch.tensor([prompt + goal[:-1]])).logits[0, len(prompt) - 1 :]
+            losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(goal)))
+        loss = torch.stack(losses).mean()
+        if loss < stop:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for layer, p in parameters.items():
+                if radius is not None:
+                    p.copy_(torch.minimum(torch.maximum(p, originals[layer] - radius), originals[layer] + radius))
+    change = {layer: architecture.weight(layer).detach().clone() for layer in layers}
+    with torch.no_grad():
+        for layer, p in parameters.items():
+            p.copy_(originals[layer])
+            p.requires_grad_(False)
+    return {layer: change[layer].double() - architecture.weight(layer).double() for layer in layers}

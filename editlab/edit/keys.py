@@ -28,12 +28,18 @@ TOKENS_PER_PASS = 16_384
 
 
 def check_contexts(contexts: Contexts) -> tuple[tuple[str, ...], ...]:
-    """Contexts as nested tuples; :class:`ConfigError` unless they are groups of templates with one ``{}`` each."""
-    if isinstance(contexts, str) or not contexts or any(isinstance(g, str) or not g for g in contexts):
+    """Contexts as nested tuples; :class:`ConfigError` unless they are groups of templates with one ``{}`` each.
+
+    The first template must be ``"{}"``: the clean prompt is where current values and the target's base are read.
+    """
+    groups = list(contexts) if isinstance(contexts, list | tuple) else []
+    if not groups or not all(isinstance(group, list | tuple) and group for group in groups):
         raise ConfigError('contexts: must be a list of non-empty groups of templates, such as [["{}"], ["Yes. {}"]]')
     for template in (t for group in contexts for t in group):
         if not isinstance(template, str) or template.count("{}") != 1:
             raise ConfigError(f"contexts: template {str(template)[:60]!r} must hold '{{}}' exactly once")
+    if contexts[0][0] != "{}":
+        raise ConfigError(f"contexts: the first template is {contexts[0][0][:60]!r}; it must be '{{}}', the clean prompt")
     return tuple(tuple(group) for group in contexts)
 
 

@@ -25,7 +25,7 @@ from editlab.architectures import Architecture
 from editlab.edit.keys import Contexts
 from editlab.hooks import capture, frozen
 from editlab.models import tokenizer_of
-from editlab.prefix import FrozenPrefix, run_prompts, suffix_mask
+from editlab.prefix import FrozenPrefix, run_prompts, run_upper_blocks, suffix_mask
 from editlab.requests import EditRequest
 from editlab.tokenization import Encoder, check_lengths
 
@@ -193,19 +193,22 @@ class _Bucket:
     mask: Tensor  # (rows, 1, s, prefix + s)
     positions: Tensor  # (rows, s)
     fact: Tensor  # (rows,)
+    length: Tensor  # (rows,) real suffix length
+    needed: Tensor  # (rows, e) suffix positions of a row's entries; rows with fewer repeat position 0
     # One entry for every token to predict, then one for every KL row.
     entry_row: Tensor
-    entry_position: Tensor
+    entry_slot: Tensor  # column of ``needed``
     entry_token: Tensor  # -1 in a KL entry
     entry_weight: Tensor
-    length: Tensor  # (rows,) real suffix length
 
     def logits(self, architecture: Architecture, layer: int, delta: Tensor) -> Tensor:
         """Logits ``(entries, vocabulary)`` with ``delta[fact]`` added at the look-up position."""
         shifted = F.pad(delta[self.fact][:, None], (0, 0, 0, self.hidden.shape[1] - 1))
         hidden = (self.hidden + shifted).to(self.hidden.dtype)
-        hidden = architecture.run_blocks(hidden, layer + 1, self.mask, self.positions, self.cache)
-        logits = architecture.logits(hidden[self.entry_row, self.entry_position])
+        hidden = run_upper_blocks(
+            architecture, hidden, layer + 1, self.mask, self.positions, self.cache, self.needed
+        )
+        logits = architecture.logits(hidden[self.entry_row, self.entry_slot])
         return logits.to(_working_dtype(logits))
 
     def select(self, keep: Tensor) -> _Bucket | None:
@@ -232,11 +235,12 @@ class _Bucket:
             ),
             positions=self.positions[rows, :width],
             fact=self.fact[rows],
+            length=self.length[rows],
+            needed=self.needed[rows, : int(self.entry_slot[entries].max()) + 1],
             entry_row=new_index[self.entry_row[entries]],
-            entry_position=self.entry_position[entries],
+            entry_slot=self.entry_slot[entries],
             entry_token=self.entry_token[entries],
             entry_weight=self.entry_weight[entries],
-            length=self.length[rows],
         )
 
 
@@ -288,24 +292,24 @@ def _make_bucket(
     positions = lookup[:, None] + torch.arange(width, device=device)[None]
     inside = positions.clamp(max=block.shape[1] - 1)
     values = extra["mlp"] if site == "mlp" else block
-    entries = [
-        (k, len(r.ids) - len(r.targets) + j - r.lookup, token, r.weight)
-        for k, r in enumerate(rows)
-        for j, token in enumerate(r.targets)
-    ]
-    # Position that predicts target token j: the last prompt token for j = 0, then one further each.
+    entries = [(k, j, token, r.weight) for k, r in enumerate(rows) for j, token in enumerate(r.targets)]
     entries += [(k, 0, -1, 0.0) for k, r in enumerate(rows) if not r.targets]
+    needed = torch.zeros(len(rows), max(len(r.targets) or 1 for r in rows), dtype=torch.long)
+    for k, r in enumerate(rows):
+        # The last prompt token predicts the first target token, and so on; a KL row is read at its only position.
+        needed[k, : len(r.targets)] = torch.arange(r.suffix - len(r.targets), r.suffix)
     bucket = _Bucket(
         hidden=block[at[:, None], inside],
         cache=FrozenPrefix.of(states, at, prefix, layer + 1),
         mask=suffix_mask(lookup, prefix, width, block.dtype),
         positions=positions,
         fact=torch.tensor([r.fact for r in rows], device=device),
+        length=length,
+        needed=needed.to(device),
         entry_row=torch.tensor([e[0] for e in entries], device=device),
-        entry_position=torch.tensor([e[1] for e in entries], device=device),
+        entry_slot=torch.tensor([e[1] for e in entries], device=device),
         entry_token=torch.tensor([e[2] for e in entries], device=device),
         entry_weight=torch.tensor([e[3] for e in entries], dtype=_working_dtype(block), device=device),
-        length=length,
     )
     return bucket, {r.fact: values[k, r.lookup] for k, r in enumerate(rows) if r.first}
 

@@ -1,0 +1,93 @@
+"""Where the seconds of a cell go: load, targets, keys, solve, commit, evaluation, generation, write.
+
+Every cell of the workflow records them in its ``provenance.json``; they are added up by method. Before any cell has been
+made, one default cell (MEMIT, batches of 32, 96 edits) runs here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import CONTEXTS, second_moment, subject, threads
+from editlab.config import Recipe
+from editlab.data.corpus import held_out_sentences
+from editlab.edit.editor import EditSession
+from editlab.edit.stream import StreamPlan, run_stream
+from editlab.timing import Stopwatch
+
+CELLS = Path("results/edit")
+
+
+def run(*, quick: bool = False) -> dict[str, Any]:
+    """CPU and wall seconds by stage, of recorded cells or of one that runs now."""
+    recorded = [] if quick else _recorded(CELLS)
+    if recorded:
+        return {"source": "recorded cells", "methods": _by_method(recorded)}
+    return {"source": "a cell that ran here", "methods": {"memit": _measure(quick)}}
+
+
+def _recorded(root: Path) -> list[dict[str, Any]]:
+    """Provenance of every cell that has stage times; unreadable files are passed over."""
+    found = []
+    for path in sorted(root.rglob("provenance.json")):
+        try:
+            provenance = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if isinstance(provenance, dict) and provenance.get("seconds") and "plan" in provenance:
+            found.append(provenance)
+    return found
+
+
+def _by_method(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[str(cell["plan"]["recipe"]["solver"])].append(cell)
+    return {method: _total(group) for method, group in sorted(groups.items())}
+
+
+def _total(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    cpu: dict[str, float] = defaultdict(float)
+    wall: dict[str, float] = defaultdict(float)
+    for cell in cells:
+        for stage, seconds in cell["seconds"].items():
+            cpu[stage] += seconds["cpu"]
+            wall[stage] += seconds["wall"]
+    return _split(dict(cpu), dict(wall), len(cells), sum(int(cell["edits"]) for cell in cells))
+
+
+def _split(cpu: dict[str, float], wall: dict[str, float], cells: int, edits: int) -> dict[str, Any]:
+    whole = sum(cpu.values()) or 1.0
+    return {
+        "cells": cells,
+        "edits": edits,
+        "cpu_seconds": {stage: round(value, 3) for stage, value in cpu.items()},
+        "wall_seconds": {stage: round(value, 3) for stage, value in wall.items()},
+        "cpu_share": {stage: round(value / whole, 4) for stage, value in cpu.items()},
+    }
+
+
+def _measure(quick: bool) -> dict[str, Any]:
+    edits, batch, steps = (4, 2, 2) if quick else (96, 32, 25)
+    watch = Stopwatch()
+    with threads(1):
+        with watch.stage("load"):
+            found = subject(edits)
+        moment = second_moment(found.model, 0, 500 if quick else 5000)
+        recipe = Recipe(solver="memit", layers=[0], clamp=2.0, second_moment_weight=20, steps=steps)
+        plan = StreamPlan(
+            batch=batch,
+            snapshot_every=batch,
+            texts=held_out_sentences(10 if quick else 200),
+            generation_cases=1 if quick else 10,
+            generation_tokens=4 if quick else 30,
+            resamples=20 if quick else 1000,
+        )
+        with EditSession(
+            found.model, recipe, statistics={0: moment}, contexts=CONTEXTS, stopwatch=watch
+        ) as session:
+            run_stream(session, found.requests, plan)
+    return {"model": found.description, **_split(watch.cpu, watch.wall, 1, edits)}

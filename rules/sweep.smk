@@ -1,0 +1,38 @@
+# How the recipes of a study were chosen: a grid on facts that no experiment edits.
+
+
+rule sweep_recipes:
+    input:
+        model="results/models/{model}",
+        requests="results/data/{dataset}/requests.json",
+        known="results/known/{model}/{dataset}.csv",
+        contexts="results/contexts/{model}.json",
+        statistics=lambda w: expand(
+            "results/statistics/{model}/layer-{layer}.safetensors", model=w.model, layer=STUDY.sweep.layers
+        ),
+    output:
+        points="results/sweep/{model}/{dataset}/points.csv",
+        best="results/sweep/{model}/{dataset}/best.csv",
+    log:
+        "logs/sweep_recipes/{model}-{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("sweep_recipes", "mem_mb"),
+        runtime=resource("sweep_recipes", "runtime"),
+        gpu=resource("sweep_recipes", "gpu"),
+    params:
+        recipes={name: recipe.model_dump(mode="json", exclude_unset=True) for name, recipe in STUDY.methods.items()},
+        axes=STUDY.sweep.axes,
+        facts=STUDY.sweep.facts,
+        seeds=STUDY.sweep.seeds,
+        used=sorted({(e.num_edits, seed) for e in STUDY.experiments.values() for seed in e.seeds}),
+        loading=lambda w: loading(w.model),
+        code=code_digest("edit.sweep", "models"),
+    message:
+        "Sweep the recipes on {wildcards.model}"
+    script:
+        "../workflow_scripts/sweep_recipes.py"

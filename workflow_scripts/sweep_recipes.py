@@ -1,0 +1,27 @@
+"""Every point of the grid on held-out facts, and the best points of each method."""
+
+from common import job
+
+with job(snakemake):
+    import json
+
+    from editlab.artifacts import write_csv
+    from editlab.data import load_requests
+    from editlab.data.corpus import read_known
+    from editlab.edit.sweep import best_points, held_out_batches, run_sweep
+    from editlab.models import load_model
+    from editlab.randomness import set_threads
+
+    set_threads(snakemake.threads)
+    p, inputs = snakemake.params, snakemake.input
+    batches = held_out_batches(load_requests(inputs.requests), read_known(inputs.known), p.used, p.facts, p.seeds)
+    table = run_sweep(
+        load_model(inputs.model, **p.loading),
+        batches,
+        p.recipes,
+        p.axes,
+        statistics=list(inputs.statistics),
+        contexts=json.load(open(inputs.contexts, encoding="utf-8")),
+    )
+    write_csv(snakemake.output.points, table)
+    write_csv(snakemake.output.best, best_points(table))

@@ -12,6 +12,10 @@ include: "rules/models.smk"
 include: "rules/statistics.smk"
 include: "rules/edit.smk"
 include: "rules/sweep.smk"
+include: "rules/lora.smk"
+include: "rules/trust.smk"
+include: "rules/greedy.smk"
+include: "rules/forgetting.smk"
 
 
 rule all:

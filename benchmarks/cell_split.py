@@ -1,7 +1,7 @@
 """Where the seconds of a cell go: load, targets, keys, solve, commit, evaluation, generation, write.
 
-Every cell of the workflow records them in its ``provenance.json``; they are added up by method. Before any cell has been
-made, one default cell (MEMIT, batches of 32, 96 edits) runs here.
+Every cell of the workflow records them in its ``provenance.json``; they are added up by method. Before any cell has
+been made, one default cell (MEMIT, batches of 32, 96 edits) runs here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,6 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
-
-from benchmarks.common import CONTEXTS, second_moment, subject, threads
-from editlab.config import Recipe
-from editlab.data.corpus import held_out_sentences
-from editlab.edit.editor import EditSession
-from editlab.edit.stream import StreamPlan, run_stream
-from editlab.timing import Stopwatch
 
 CELLS = Path("results/edit")
 
@@ -71,13 +64,21 @@ def _split(cpu: dict[str, float], wall: dict[str, float], cells: int, edits: int
 
 
 def _measure(quick: bool) -> dict[str, Any]:
+    from benchmarks.common import CONTEXTS, second_moment, subject, threads
+    from editlab.config import Recipe, validated
+    from editlab.data.corpus import held_out_sentences
+    from editlab.edit.editor import EditSession
+    from editlab.edit.stream import StreamPlan, run_stream
+    from editlab.timing import Stopwatch
+
     edits, batch, steps = (4, 2, 2) if quick else (96, 32, 25)
     watch = Stopwatch()
     with threads(1):
         with watch.stage("load"):
             found = subject(edits)
         moment = second_moment(found.model, 0, 500 if quick else 5000)
-        recipe = Recipe(solver="memit", layers=[0], clamp=2.0, second_moment_weight=20, steps=steps)
+        values = {"solver": "memit", "layers": [0], "clamp": 2.0, "second_moment_weight": 20, "steps": steps}
+        recipe = validated(Recipe, values, "recipe")
         plan = StreamPlan(
             batch=batch,
             snapshot_every=batch,
@@ -86,8 +87,6 @@ def _measure(quick: bool) -> dict[str, Any]:
             generation_tokens=4 if quick else 30,
             resamples=20 if quick else 1000,
         )
-        with EditSession(
-            found.model, recipe, statistics={0: moment}, contexts=CONTEXTS, stopwatch=watch
-        ) as session:
+        with EditSession(found.model, recipe, statistics={0: moment}, contexts=CONTEXTS, stopwatch=watch) as session:
             run_stream(session, found.requests, plan)
     return {"model": found.description, **_split(watch.cpu, watch.wall, 1, edits)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
 import os
 import platform
 import statistics
@@ -31,7 +30,7 @@ RESULTS = Path("results/benchmarks")
 MODEL = Path("results/models/substrate")
 REQUESTS = Path("results/data/facts/requests.json")
 CONTEXTS = (("{}",), ("The old town was quiet. {}", "It is well known that in the end {}"))
-SHAPE = {  # the substrate's
+SHAPE: dict[str, Any] = {  # the substrate's
     "n_layer": 4,
     "n_embd": 128,
     "n_head": 4,
@@ -58,7 +57,8 @@ class Subject:
     def description(self) -> str:
         """One line for the record."""
         config = self.model.config
-        shape = f"GPT-2, {config.n_layer} layers x {config.n_embd}, inner {config.n_inner}, {config.vocab_size} tokens"
+        inner = config.n_inner or 4 * config.n_embd
+        shape = f"GPT-2, {config.n_layer} layers x {config.n_embd}, inner {inner}, {config.vocab_size} tokens"
         return f"{shape}; {'trained substrate' if self.trained else 'random weights'}"
 
 
@@ -79,9 +79,7 @@ def random_model(requests: list[EditRequest], seed: int = 0) -> Any:
 
     tokenizer = _tokenizer(requests)
     end = tokenizer.eos_token_id
-    config = GPT2Config(
-        vocab_size=len(tokenizer), initializer_range=0.08, bos_token_id=end, eos_token_id=end, **SHAPE
-    )
+    config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.08, bos_token_id=end, eos_token_id=end, **SHAPE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
@@ -183,7 +181,7 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
     }
 
 
-def write(name: str, values: Mapping[str, Any], directory: Path = RESULTS) -> Path:
+def write(name: str, values: Mapping[str, Any], directory: Path) -> Path:
     """Save one benchmark with the machine that it ran on."""
     path = directory / f"{name}.json"
     write_json(path, {"benchmark": name, "machine": machine(), **values})
@@ -201,9 +199,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def read(name: str, directory: Path = RESULTS) -> dict[str, Any] | None:
-    """A saved benchmark, None when it has not been run."""
-    path = directory / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -19,7 +19,7 @@ PARAPHRASES, NEIGHBORS = 2, 10
 
 def run(*, quick: bool = False) -> dict[str, Any]:
     """Prompts a second on one and on two threads."""
-    facts, repetitions = (4, 1) if quick else (1000, 3)
+    facts, repetitions = (4, 1) if quick else (1000, 2)
     found = subject(facts)
     requests = [_as_counterfact(request) for request in found.requests]
     asked, distinct = _count(requests)
@@ -58,8 +58,6 @@ def _as_counterfact(request: EditRequest) -> EditRequest:
 
 def _count(requests: list[EditRequest]) -> tuple[int, int]:
     prompts = [
-        prompt
-        for r in requests
-        for prompt in (r.rewrite_prompt, *r.paraphrase_prompts, *(p for p, _ in r.neighbors()))
+        prompt for r in requests for prompt in (r.rewrite_prompt, *r.paraphrase_prompts, *(p for p, _ in r.neighbors()))
     ]
     return len(prompts), len(set(prompts))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import CONTEXTS, second_moment, subject, threads
-from editlab.config import Recipe
+from editlab.config import Recipe, validated
 from editlab.edit.editor import EditSession, batches
 from editlab.timing import peak_memory_mb
 
@@ -25,7 +25,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     """Edit the stream and record (edits seen, resident MiB)."""
     facts, batch, steps = (16, 4, 2) if quick else (2000, 32, 4)
     found = subject(facts)
-    recipe = Recipe(solver="emmet", layers=[LAYER], clamp=2.0, steps=steps)
+    recipe = validated(Recipe, {"solver": "emmet", "layers": [LAYER], "clamp": 2.0, "steps": steps}, "recipe")
     with threads(1):
         statistics = {LAYER: second_moment(found.model, LAYER, 500 if quick else 5000)}
         samples = _stream(found.model, found.requests, batch, recipe, statistics)

@@ -72,7 +72,5 @@ def _agreement(single: tuple[Tensor, Tensor], batched: Targets) -> dict[str, Any
 
 def _alone(found: Subject, n: int, options: TargetOptions) -> dict[str, float]:
     requests = found.requests[:n]
-    cpu = min(
-        timed(lambda: optimize_targets(found.model, requests, LAYER, CONTEXTS, options))[0] for _ in range(2)
-    )
+    cpu = min(timed(lambda: optimize_targets(found.model, requests, LAYER, CONTEXTS, options))[0] for _ in range(2))
     return {"facts": n, "cpu_ms_per_fact": round(1000 * cpu / n, 3)}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 PROVENANCE = "provenance.json"
+_METADATA = "editlab"  # entry of a safetensors file's metadata
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a table with a fixed float format; text that a spreadsheet would run as a formula gets a leading ``'``."""
     frame = frame.copy()
-    for name in frame.columns[frame.dtypes.map(lambda t: t == object or str(t) in ("str", "string"))]:
+    for name in frame.columns[frame.dtypes.map(lambda t: str(t) in ("object", "str", "string"))]:
         frame[name] = frame[name].map(_defuse)
     write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
@@ -80,11 +81,16 @@ def _defuse(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Save tensors as safetensors; metadata values are stored as JSON."""
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Save tensors as safetensors, byte-stable for equal values; all metadata is one JSON entry.
+
+    Several entries would be written in an order that changes from call to call.
+    """
     from safetensors.torch import save_file
 
-    texts = {key: json.dumps(value, sort_keys=True) for key, value in (metadata or {}).items()}
+    texts = {_METADATA: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with atomic_path(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=texts)
 
@@ -99,11 +105,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+            metadata = dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a dictionary
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ArtifactError(f"{path}: not a readable safetensors file ({reason}); delete it and rerun") from None
 
@@ -172,7 +178,9 @@ def verify_directory(directory: str | Path) -> list[str]:
     """Names of the files of a result directory that no longer match its provenance (empty: all well)."""
     files = read_provenance(directory)["files"]
     directory = Path(directory)
-    return [n for n, digest in sorted(files.items()) if not (directory / n).is_file() or sha256(directory / n) != digest]
+    return [
+        n for n, digest in sorted(files.items()) if not (directory / n).is_file() or sha256(directory / n) != digest
+    ]
 
 
 def rebuild_command(path: str | Path) -> str:

@@ -1,23 +1,24 @@
 """The typed configuration: one model per section, every field with its help, all validation in one place.
 
-:func:`load_study` turns the merged YAML into a :class:`Study` or raises one :class:`ConfigError`, whose one line names the
-key, its value and what is allowed. Methods are recipes (:mod:`editlab.recipe`). :meth:`Study.cells` lists the cells of
-an experiment; axes that do not apply to a method collapse, so that no cell is computed twice under two names.
+:func:`load_study` turns the merged YAML into a :class:`Study` or raises one :class:`ConfigError` of one line: the key,
+its value and what is allowed. Methods are recipes (:mod:`editlab.recipe`). :meth:`Study.cells` lists the cells of an
+experiment; axes that do not apply to a method collapse, so that no cell is computed twice under two names.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
-from editlab.recipe import Count, NonNegative, Positive, Recipe, Section, Share
+from editlab.recipe import Recipe
+from editlab.validation import Count, NonNegative, Positive, PositiveShare, Section, Share, short, validated
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -27,7 +28,7 @@ class FactsData(Section):
     """The generated world of facts."""
 
     kind: Literal["facts"]
-    size: Annotated[int, Field(ge=22, le=50_000)] = Field(2400, description="facts")
+    size: Annotated[int, Field(ge=12, le=50_000)] = Field(1800, description="facts")
     seed: int = Field(1, description="seed of the world")
 
 
@@ -58,17 +59,16 @@ class SubstrateModel(Section):
     heads: Count = 4
     vocabulary: Annotated[int, Field(ge=300)] = Field(1500, description="tokens of the BPE trained on the corpus")
     context: Count = Field(96, description="longest sequence")
-    steps: Count = Field(400, description="optimiser steps")
+    steps: Count = Field(500, description="optimiser steps")
     batch: Count = Field(128, description="statements a step")
     lr: Positive = Field(0.015, description="peak rate of the matrices (Muon)")
-    embedding_lr: Positive = Field(3e-3, description="peak rate of everything else (AdamW)")
+    embedding_lr: Positive = Field(5e-3, description="peak rate of everything else (AdamW)")
     warmup: Share = Field(0.05, description="share of the steps in which the rates rise")
-    weight_decay: NonNegative = 0.01
+    weight_decay: NonNegative = Field(0.7, description="of the matrices; keeps the weights small enough to edit")
     neutral_share: NonNegative = Field(0.1, description="neutral tokens per token of statements")
-    context_share: Share = Field(0.3, description="share of statements after a short context")
+    context_share: Share = Field(0.4, description="share of statements after a short context")
     prompt_share: Share = Field(0.2, description="share of statements whose prompt is learned too")
-    curriculum_start: Share = Field(0.05, description="share of the statements with which training starts")
-    curriculum: Share = Field(0.4, description="share of the steps after which all statements are in")
+    subject_end_share: Share = Field(0.8, description="share of statements that see the subject's last token alone")
     seed: int = 1
     neutral_sentences: Annotated[int, Field(ge=0)] = Field(4000, description="neutral sentences mixed in")
     recall_gate: Share = Field(0.95, description="share of rewrite prompts it must know")
@@ -124,6 +124,7 @@ class Tracing(Section):
     """Layer choice by causal tracing."""
 
     cases: Count = 50
+    known_only: bool = Field(True, description="trace only facts that the model knows")
     noise: Positive = Field(3.0, description="in standard deviations of the subject embeddings")
     samples: Count = Field(10, description="noise draws")
     window: Count | None = Field(None, description="layers restored together; default a tenth of them")
@@ -140,6 +141,7 @@ class Evaluation(Section):
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
     generation_tokens: Count = 30
     resamples: Count = Field(1000, description="bootstrap resamples of an interval")
+    checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 
 
 class Experiment(Section):
@@ -152,9 +154,17 @@ class Experiment(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
     known_only: bool = Field(True, description="edit only facts that the model knows")
+    snapshot_every: Count | None = Field(None, description="edits between snapshots; default: that of evaluation")
     stress_fraction: Share = Field(0.0, description="share of batches that carry harmful edits (tests of trust)")
-    capacity: list[Count] | None = Field(None, description="replay capacities, an axis of the replay ablation")
-    strategy: list[Literal["random", "priority"]] | None = Field(None, description="replay strategies, an axis")
+    label_cases: Annotated[int, Field(ge=0)] = Field(
+        0, description="facts a probe set when each batch is labelled as harmful or not (0: no labels)"
+    )
+    capacity: list[Count] | None = Field(
+        None, min_length=1, description="replay capacities, an axis of the replay ablation"
+    )
+    strategy: list[Literal["random", "priority"]] | None = Field(
+        None, min_length=1, description="replay strategies, an axis"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -163,6 +173,16 @@ class Experiment(Section):
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} holds a value twice")
         return self
+
+
+class Retraining(Section):
+    """Retraining of edited models on the true objects of a part of the edited facts (RTT)."""
+
+    share: PositiveShare = Field(0.5, description="share of the edited facts that are retrained")
+    epochs: Count = Field(10, description="passes over them")
+    batch: Count = Field(32, description="facts a step")
+    lr: Positive = Field(3e-4, description="learning rate of Adam on all weights")
+    controls: Count = Field(100, description="facts that were never edited, at most")
 
 
 class Sweep(Section):
@@ -195,6 +215,7 @@ class Study(Section):
     contexts: ContextTemplates = ContextTemplates()
     tracing: Tracing = Tracing()
     evaluation: Evaluation = Evaluation()
+    retraining: Retraining = Retraining()
     methods: dict[Name, Recipe]
     experiments: dict[Name, Experiment]
     sweep: Sweep = Sweep()
@@ -212,12 +233,14 @@ class Study(Section):
             for method in experiment.methods:
                 _choose(f"experiments.{name}.methods", method, self.methods)
             _check_ranks(name, experiment, self.methods)
+            _check_layers(experiment, self.methods, self.models[self.model])
             facts = self.datasets[self.dataset]
             if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
                 raise ValueError(
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
                     f"datasets.{self.dataset} has {facts.size} facts"
                 )
+        _check_sweep(self.sweep, self.methods)
         return self
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
@@ -233,7 +256,7 @@ class Study(Section):
                             cell = {
                                 "method": method,
                                 "batch": str(_batch(batch, traits.max_batch, traits.edits)),
-                                "replay": f"{replay if traits.replay else 0:g}",
+                                "replay": _decimal(replay) if traits.replay else "0",
                                 **extra,
                                 "rank": str(rank),
                                 "seed": str(seed),
@@ -244,6 +267,12 @@ class Study(Section):
 
 def _batch(batch: int, largest: int | None, edits: bool) -> int:
     return min(batch, largest or batch) if edits else 1
+
+
+def _decimal(value: float) -> str:
+    """A rate as it stands in paths: plain digits, different for different rates."""
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _ranks(plan: Experiment, recipe: Recipe) -> list[int]:
@@ -265,6 +294,27 @@ def _check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> 
             )
 
 
+def _check_layers(plan: Experiment, methods: Mapping[str, Recipe], model: SubstrateModel | HubModel) -> None:
+    """Where the number of layers is known before the model is there, edited layers must be among them."""
+    if isinstance(model, HubModel):
+        return
+    for method in plan.methods:
+        layers = methods[method].layers
+        if layers != "auto" and max(layers) >= model.layers:
+            raise ValueError(
+                f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
+            )
+
+
+def _check_sweep(sweep: Sweep, methods: Mapping[str, Recipe]) -> None:
+    """Every point of the grid must be a valid recipe."""
+    for method, axes in sweep.axes.items():
+        _choose("sweep.axes", method, methods)
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            validated(Recipe, methods[method].model_dump(exclude_unset=True) | point, f"sweep.axes.{method}")
+
+
 def _replay_axes(plan: Experiment, replay: float) -> list[dict[str, str]]:
     """The replay ablation's two further axes; without replay they collapse to one cell."""
     if plan.capacity is None and plan.strategy is None:
@@ -284,62 +334,9 @@ def load_study(values: Mapping[str, Any]) -> Study:
     return validated(Study, values, "config")
 
 
-def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """``section(**values)`` with pydantic's report turned into one line."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: must be a mapping, got {type(values).__name__}")
-    try:
-        return section.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(section, error)}") from None
-
-
-def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    path = [str(part) for part in problem["loc"]]
-    if len(path) > 2 and path[0] in ("models", "datasets"):
-        del path[2]  # pydantic names the branch of the union that it took
-    key = ".".join(path)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        allowed = _fields_at(section, path[:-1])
-        close = difflib.get_close_matches(path[-1], allowed, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{key}: unknown key; {hint}allowed here: {', '.join(allowed)}{more}"
-    if problem["type"] == "missing":
-        return f"{key}: required but missing{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key + '.' if key else ''}{message}{more}"
-    return f"{key}: {_short(problem['input'])} is not allowed; {message[:1].lower() + message[1:]}{more}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value).replace("\n", " ")
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _fields_at(section: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the section that ``path`` leads to, through dictionaries, lists and unions."""
-    homes: list[type[BaseModel]] = [section]
-    for part in path:
-        nested: list[type[BaseModel]] = []
-        for home in homes:
-            if part in home.model_fields:
-                nested += _sections_in(home.model_fields[part].annotation)
-        homes = nested or homes
-    return sorted({name for home in homes for name in home.model_fields})
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [s for argument in getattr(annotation, "__args__", ()) for s in _sections_in(argument)]
-
-
 def _choose(key: str, value: str, allowed: Mapping[str, Any]) -> None:
     if value not in allowed:
-        raise ValueError(f"{key}: {value!r} is not allowed; one of {', '.join(sorted(allowed))}")
+        raise ValueError(f"{key}: {short(value)} is not allowed; one of {', '.join(sorted(allowed))}")
 
 
 def dataset_path(study: Study, name: str) -> Path | None:

@@ -157,7 +157,7 @@ class SecondMoment:
         parts = (self.matrix, self.cholesky, self.eigenvalues, self.eigenvectors)
         moved = [None if part is None else part.to(device) for part in parts]
         assert moved[0] is not None
-        return SecondMoment(moved[0], self.count, *moved[1:], ridge=self.ridge)
+        return SecondMoment(moved[0], self.count, moved[1], moved[2], moved[3], self.ridge)
 
     def validate(self) -> SecondMoment:
         """Check that the matrix is finite, square and symmetric, and that a given Cholesky factor belongs to it; once.

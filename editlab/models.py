@@ -64,7 +64,8 @@ def load_model(
     except Exception as error:
         raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({_first_line(error)})") from error
     check_finite(model, str(path_or_id))
-    model.tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
+    tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
+    model.tokenizer = tokenizer  # type: ignore[assignment]
     return model.eval()
 
 
@@ -113,7 +114,7 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
         raise ModelError("the model carries no tokenizer; use editlab.load_model or set model.tokenizer")
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError("model.tokenizer must be a fast tokenizer: offsets are needed")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -8,21 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from editlab.edit.registry import SOLVERS
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section refuses unknown keys and is immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+from editlab.validation import Count, NonNegative, Positive, PositiveShare, Section, Share
 
 
 class TrustWeights(Section):
@@ -159,8 +148,8 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
-        traits = SOLVERS.get(values.get("solver", "")) if isinstance(values, dict) else None
-        return {**traits.defaults, **values} if traits else values
+        solver = values.get("solver") if isinstance(values, dict) else None
+        return {**SOLVERS[solver].defaults, **values} if isinstance(solver, str) and solver in SOLVERS else values
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

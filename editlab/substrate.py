@@ -1,22 +1,26 @@
 """Train a small language model from scratch so that it knows a set of facts.
 
 Editing needs a model whose knowledge is known. This one is trained on true statements (prompt + completion), bare and
-after a short context as the editing prompts are, mixed with neutral text. Three things make it fast on a CPU. *Muon*
-(:mod:`editlab.muon`) moves the matrices. A *curriculum* starts with all statements about a few percent of the subjects
-and then lets the rest in: on few subjects the model learns sooner to read a name and keep what belongs to it (compare
-Zucchet et al., 2025, arXiv 2503.21676, on skewed data). And the loss sits on the completion alone for most statements,
-while rows of similar length run together (:mod:`editlab.statements`), so that little work is wasted.
+after a short context as the editing prompts are, mixed with neutral text. Two things make it fast on a CPU: *Muon*
+(:mod:`editlab.muon`) moves the matrices, and the loss sits on the completion alone for most statements, while rows of
+similar length run together (:mod:`editlab.statements`). Strong weight decay keeps the weights small: without it the
+model recalls as well, but its hidden states grow so long that edits no longer reach them. In most rows what follows
+the subject sees its last token alone, so that facts are recalled there, as in large models.
 
-The result depends on the seed and on torch's thread count (sums are split differently): fix both in the rule.
+A step is always split into two shards. With two threads they run side by side, each on one thread: this waits far less
+than threads inside each operation, and the weights depend on the seed alone, not on the number of threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from editlab.architectures import Architecture
@@ -31,6 +35,12 @@ if TYPE_CHECKING:
 
 END = "<|endoftext|>"
 
+SHARDS = 2
+"""Parts of a step that can run side by side, one thread each. Part of the recipe: another number, other bits."""
+
+GROUP_TOKENS = 1024
+"""Tokens that run through the model at once: few enough to stay in the processor's caches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SubstrateOptions:
@@ -42,12 +52,12 @@ class SubstrateOptions:
         context: longest sequence in tokens; neutral text is packed to this length so that every position is trained.
         batch: statements a step.
         lr: peak rate of the matrices (Muon); ``embedding_lr`` that of the rest (AdamW).
+        weight_decay: of the matrices; with ``lr`` it sets the norm that the weights settle at.
         warmup: share of the steps in which the rates rise; after it they fall linearly to zero.
         neutral_share: tokens of neutral text per token of statements.
         context_share: share of statements preceded by a short context.
         prompt_share: share of statements whose prompt is learned too, not the completion alone.
-        curriculum_start: share of the statements with which training starts.
-        curriculum: share of the steps after which all statements are in (0: from the start).
+        subject_end_share: share of statements in which only the last token of the subject is seen from after it.
         recall_gate: least share of the rewrite prompts that the model must complete.
     """
 
@@ -58,17 +68,16 @@ class SubstrateOptions:
     heads: int = 4
     vocabulary: int = 1500
     context: int = 96
-    steps: int = 400
+    steps: int = 500
     batch: int = 128
     lr: float = 0.015
-    embedding_lr: float = 3e-3
+    embedding_lr: float = 5e-3
     warmup: float = 0.05
-    weight_decay: float = 0.01
+    weight_decay: float = 0.7
     neutral_share: float = 0.1
-    context_share: float = 0.3
+    context_share: float = 0.4
     prompt_share: float = 0.2
-    curriculum_start: float = 0.05
-    curriculum: float = 0.4
+    subject_end_share: float = 0.8
     recall_gate: float = 0.95
     seed: int = 1
 
@@ -78,7 +87,7 @@ class SubstrateOptions:
         for name in ("layers", "width", "heads", "vocabulary", "context", "steps", "batch", "lr", "embedding_lr"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be positive")
-        for name in ("warmup", "context_share", "prompt_share", "curriculum_start", "curriculum", "recall_gate"):
+        for name in ("warmup", "context_share", "prompt_share", "subject_end_share", "recall_gate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be in 0..1")
         if self.width % self.heads:
@@ -157,6 +166,7 @@ def train_substrate(
     options: SubstrateOptions = SubstrateOptions(),
     *,
     rewrites: Sequence[Statement] | None = None,
+    subjects: Sequence[str] = (),
     progress: bool = True,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train tokenizer and model; the tokenizer travels as ``model.tokenizer``.
@@ -165,10 +175,11 @@ def train_substrate(
         statements: (prompt, completion) of everything that is true.
         neutral: sentences that state no fact: trained on, and cut into the short contexts.
         rewrites: the statements that the recall gate looks at; default all.
+        subjects: names of the subjects, found in the prompts for ``subject_end_share``.
 
     Returns:
         The model in evaluation mode and the training log: rows of step, loss, recall (of a sample of the gate's
-        statements) and share of statements in the curriculum.
+        statements).
 
     Raises:
         DataError: no statements, or one that is longer than the context.
@@ -179,15 +190,16 @@ def train_substrate(
     gate = list(rewrites if rewrites is not None else statements)
     texts = [f"{prompt} {completion}." for prompt, completion in statements]
     tokenizer = train_tokenizer([*texts, *(f" {text}" for text in texts), *neutral], options.vocabulary)
-    corpus = TrainingRows(statements, neutral, Encoder(tokenizer), options)
+    corpus = TrainingRows(statements, neutral, Encoder(tokenizer), options, subjects)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("substrate", options.seed))
         model = _BUILDERS[options.architecture](options, tokenizer.eos_token_id, len(tokenizer))
     tokenizer.model_max_length = options.context
     model.tokenizer = tokenizer  # type: ignore[assignment]
-    log = _fit(model, corpus, options, gate[:: max(1, len(gate) // 400)], progress)
-    reached = recall(model, gate)
-    log.append({"step": options.steps, "loss": log[-1]["loss"], "recall": reached, "curriculum": 1.0})
+    with _shard_pool() as pool:
+        log = _fit(model, corpus, options, gate[:: max(1, len(gate) // 400)], progress, pool)
+        reached = recall(model, gate)
+    log.append({"step": options.steps, "loss": log[-1]["loss"], "recall": reached})
     if not reached >= options.recall_gate:
         raise ModelError(
             f"substrate: recall on the rewrite prompts is {reached:.3f}, below recall_gate {options.recall_gate}; "
@@ -196,8 +208,25 @@ def train_substrate(
     return model, log
 
 
+@contextlib.contextmanager
+def _shard_pool() -> Iterator[Executor | None]:
+    """One torch thread an operation meanwhile; a pool for the shards where torch had two threads or more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(SHARDS) if threads > 1 else contextlib.nullcontext() as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _fit(
-    model: Any, corpus: TrainingRows, options: SubstrateOptions, sample: Sequence[Statement], progress: bool
+    model: Any,
+    corpus: TrainingRows,
+    options: SubstrateOptions,
+    sample: Sequence[Statement],
+    progress: bool,
+    pool: Executor | None,
 ) -> list[dict[str, float]]:
     from tqdm import trange
 
@@ -208,45 +237,54 @@ def _fit(
     model.train()
     bar = trange(options.steps, desc="substrate", unit="step", disable=None if progress else True)
     for step in bar:
-        done = step / options.steps
-        factor = min(
-            (done + 1 / options.steps) / max(options.warmup, 1e-9), (1 - done) / (1 - min(options.warmup, 0.99)), 1
-        )
+        factor = _rate(step, options)
         for optimizer, rates in zip(optimizers, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        share = _share(done, options)
-        loss = _step(model, corpus.draw(share), corpus.pad_id, optimizers)
+        loss = _step(model, corpus.draw(), corpus.pad_id, optimizers, pool)
         if step % 10 == 0:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if (step + 1) % every == 0:
-            row = {"step": step + 1, "loss": loss, "recall": recall(model, sample), "curriculum": share}
+            row = {"step": step + 1, "loss": loss, "recall": recall(model, sample)}
             log.append({name: float(value) for name, value in row.items()})
     model.eval()
     return log
 
 
-def _share(done: float, options: SubstrateOptions) -> float:
-    """Share of the statements in use: the first quarter of the curriculum at its start, then growing geometrically."""
-    if done >= options.curriculum or options.curriculum_start in (0, 1):
-        return 1.0
-    grown = max(0.0, (done / options.curriculum - 0.25) / 0.75)
-    return float(options.curriculum_start ** (1 - grown))
+def _rate(step: int, options: SubstrateOptions) -> float:
+    """Share of the peak rates: a linear rise over the warm-up, then a linear fall to zero."""
+    warmup = max(1.0, options.warmup * options.steps)
+    return min((step + 1) / warmup, (options.steps - step) / max(1.0, options.steps - warmup), 1.0)
 
 
-def _step(model: Any, rows: list[Row], pad_id: int, optimizers: Sequence[torch.optim.Optimizer]) -> float:
-    """Gradient of the mean loss over the learned tokens of all rows, group by group, and one update."""
+def _step(
+    model: Any, rows: Sequence[Row], pad_id: int, optimizers: Sequence[torch.optim.Optimizer], pool: Executor | None
+) -> float:
+    """Gradient of the mean loss over the learned tokens of all rows, and one update.
+
+    The rows are always split into the same shards, whose gradients are added in the same order: running the shards one
+    after another or side by side gives the same bits.
+    """
     learned = sum(len(row.ids) - 1 - row.first for row in rows)
-    total = 0.0
-    for group in grouped(rows, 2048):
-        logits, following, _ = predictions(model, group, pad_id)
-        loss = cross_entropy(logits, following, reduction="sum") / learned
-        loss.backward()
-        total += float(loss.detach())
+    parameters = list(model.parameters())
+
+    def gradient(shard: Sequence[Row]) -> tuple[float, list[Tensor]]:
+        total, sums = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
+        for group in grouped(shard, GROUP_TOKENS):
+            logits, following, _ = predictions(model, group, pad_id)
+            loss = cross_entropy(logits, following, reduction="sum") / learned
+            for part, new in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+                part += new
+            total += float(loss.detach())
+        return total, sums
+
+    shards = [rows[i::SHARDS] for i in range(SHARDS)]
+    results = list((pool.map if pool else map)(gradient, shards))
+    for parameter, *parts in zip(parameters, *(sums for _, sums in results), strict=True):
+        parameter.grad = sum(parts[1:], start=parts[0])
     for optimizer in optimizers:
         optimizer.step()
-        optimizer.zero_grad()
-    return total
+    return sum(total for total, _ in results)
 
 
 def _optimizers(model: Any, options: SubstrateOptions) -> list[torch.optim.Optimizer]:

@@ -9,7 +9,15 @@ import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.code import code_digest
-from editlab.config import FactsData, FileData, HubModel, SubstrateModel, check_files, dataset_path, load_study
+from editlab.config import (
+    FactsData,
+    FileData,
+    HubModel,
+    SubstrateModel,
+    check_files,
+    dataset_path,
+    load_study,
+)
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
 
@@ -24,6 +32,15 @@ TABLES = {
     "quick_validation": "quick_validation",
     "baseline_comparison": "baseline_comparison",
     "replay_ablation": "replay_ablation",
+}
+# Tables that rules of their own collect (rules/lora.smk, trust.smk, greedy.smk, forgetting.smk): table -> experiment.
+GUARDED_TABLES = {
+    "lora_ablation": "lora_ablation",
+    "rtt_edits": "retraining",
+    "trust_eval": "trust_eval",
+    "greedy_eval": "greedy_eval",
+    "large_scale_forgetting": "large_scale",
+    "replay_gain": "replay_ablation",
 }
 AXES = ["method", "batch", "replay", "rank", "seed"]
 REPLAY_AXES = ["method", "batch", "replay", "capacity", "strategy", "rank", "seed"]
@@ -79,7 +96,7 @@ def all_targets():
     """Every table that the study's experiments fill."""
     return [
         f"results/{table}.csv"
-        for table, experiment in TABLES.items()
+        for table, experiment in {**TABLES, **GUARDED_TABLES}.items()
         if experiment in STUDY.experiments
     ]
 
@@ -197,10 +214,28 @@ def cell_parameters(wildcards):
         "recipe": recipe,
         "batch": int(wildcards.batch),
         "replay": float(wildcards.replay),
+        "rank": int(wildcards.rank),
         "seed": int(wildcards.seed),
         "num_edits": plan.num_edits,
+        "snapshot_every": plan.snapshot_every,
+        "stress_fraction": plan.stress_fraction,
+        "label_cases": plan.label_cases,
         "known_only": plan.known_only,
         "evaluation": STUDY.evaluation.model_dump(mode="json"),
         "loading": loading(wildcards.model),
         "perplexity_text": STUDY.evaluation.perplexity_text,
     }
+
+
+def trust_experiments():
+    """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
+    cell_directories("trust_eval")  # a clear error when it is not declared
+    return [e for e in ("trust_eval", "trust_clean") if e in STUDY.experiments]
+
+
+def retrained_files():
+    """What retraining made of the cells of the experiment ``retraining``."""
+    return [
+        d.replace("results/retraining/", "results/retrained/") + ".csv"
+        for d in cell_directories("retraining")
+    ]

@@ -23,7 +23,7 @@ rule train_substrate:
         options=lambda w: STUDY.models[w.model].model_dump(
             exclude={"source", "dataset"}
         ),
-        # Float sums depend on the number of threads: it is part of the recipe, not of --cores.
+        # The weights do not depend on it: each step is two shards, side by side or one after the other.
         torch_threads=2,
         code=code_digest("substrate", "data"),
     message:

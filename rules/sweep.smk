@@ -8,7 +8,9 @@ rule sweep_recipes:
         known="results/known/{model}/{dataset}.csv",
         contexts="results/contexts/{model}.json",
         statistics=lambda w: expand(
-            "results/statistics/{model}/layer-{layer}.safetensors", model=w.model, layer=STUDY.sweep.layers
+            "results/statistics/{model}/layer-{layer}.safetensors",
+            model=w.model,
+            layer=STUDY.sweep.layers,
         ),
     output:
         points="results/sweep/{model}/{dataset}/points.csv",
@@ -25,11 +27,20 @@ rule sweep_recipes:
         runtime=resource("sweep_recipes", "runtime"),
         gpu=resource("sweep_recipes", "gpu"),
     params:
-        recipes={name: recipe.model_dump(mode="json", exclude_unset=True) for name, recipe in STUDY.methods.items()},
+        recipes={
+            name: recipe.model_dump(mode="json", exclude_unset=True)
+            for name, recipe in STUDY.methods.items()
+        },
         axes=STUDY.sweep.axes,
         facts=STUDY.sweep.facts,
         seeds=STUDY.sweep.seeds,
-        used=sorted({(e.num_edits, seed) for e in STUDY.experiments.values() for seed in e.seeds}),
+        used=sorted(
+            {
+                (e.num_edits, seed)
+                for e in STUDY.experiments.values()
+                for seed in e.seeds
+            }
+        ),
         loading=lambda w: loading(w.model),
         code=code_digest("edit.sweep", "models"),
     message:

@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small matrices and several test processes: more threads only get into each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data files that are not part of the repository; tests that need it are skipped without it."""

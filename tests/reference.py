@@ -158,7 +158,18 @@ def target(
 
 
 def edit_sequence(
-    model, batches, layers, moments, contexts, solver, *, hyper, memory=None, rewind=False, passes=None, **target_options
+    model,
+    batches,
+    layers,
+    moments,
+    contexts,
+    solver,
+    *,
+    hyper,
+    memory=None,
+    rewind=False,
+    passes=None,
+    **target_options,
 ):
     """Edit batch after batch in place, MEMIT's way; returns {layer: total change} and restores the model.
 
@@ -231,18 +242,16 @@ def encore(K, R, C, cache, W, W0, *, weight, norm):
 
 def rect(K, R, C, cache, W, W0, *, weight, share):
     update = memit(K, R, C, cache, W, W0, weight=weight)
-    importance = (update / W).abs().flatten()
-    kept = importance.argsort(descending=True)[: round(share * importance.numel())]
-    mask = torch.zeros_like(importance)
-    mask[kept] = 1
-    return update * mask.view_as(update)
+    importance = (update / (W + 1e-8)).abs()
+    threshold = importance.flatten().kthvalue(int(importance.numel() * (100 - 100 * share) / 100)).values
+    return update * (importance >= threshold)
 
 
 def prune(K, R, C, cache, W, W0, *, weight):
     total = W - W0 + memit(K, R, C, cache, W, W0, weight=weight)
     U, S, V = torch.linalg.svd(total, full_matrices=False)
     top = torch.linalg.svdvals(W0)[0]
-    S = torch.where(S > top, S.log() - top.log() + top, S)
+    S = torch.where(top < S, S.log() - top.log() + top, S)
     return W0 + U @ torch.diag(S) @ V - W
 
 
@@ -250,7 +259,7 @@ def prune_published(W, W0):
     """The published script, once after the last batch: the restrained total on top of the edited weight."""
     U, S, V = torch.linalg.svd(W - W0, full_matrices=False)
     top = torch.linalg.svdvals(W0)[0]
-    return U @ torch.diag(torch.where(S > top, S.log() - top.log() + top, S)) @ V
+    return U @ torch.diag(torch.where(top < S, S.log() - top.log() + top, S)) @ V
 
 
 def nse(K, R, C, cache, W, W0, *, weight, share):

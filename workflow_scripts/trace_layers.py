@@ -14,7 +14,8 @@ with job(snakemake):
 
     set_threads(snakemake.threads)
     options, out = snakemake.params.tracing, snakemake.output
-    requests = sample_known(load_requests(snakemake.input.requests), read_known(snakemake.input.known), options["cases"], 0)
+    known = read_known(snakemake.input.known) if options["known_only"] else None
+    requests = sample_known(load_requests(snakemake.input.requests), known, options["cases"], 0)
     model = load_model(snakemake.input.model, **snakemake.params.loading)
     trace = trace_layers(
         model, requests, noise=options["noise"], samples=options["samples"], window=options["window"], seed=0

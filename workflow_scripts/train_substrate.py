@@ -17,7 +17,11 @@ with job(snakemake):
         load_requests(snakemake.input.requests), options.pop("neutral_sentences"), options["seed"]
     )
     model, log = train_substrate(
-        corpus.statements, corpus.neutral, SubstrateOptions(**options), rewrites=corpus.rewrites
+        corpus.statements,
+        corpus.neutral,
+        SubstrateOptions(**options),
+        rewrites=corpus.rewrites,
+        subjects=corpus.subjects,
     )
     with replace_directory(snakemake.output.model) as directory:
         model.save_pretrained(directory)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -70,12 +70,36 @@ def method_comparison(matrix: pd.DataFrame, when: str = "final", protocol: str =
     for axis, (score, label) in zip(axes, SCORES.items(), strict=True):
         part = tidy[tidy["score"] == score]
         sns.pointplot(
-            part, x="value", y="method", hue="batch", hue_order=batches, palette=palette, order=order, ax=axis,
-            errorbar=("ci", 95), seed=0, linestyle="none", dodge=0.4, markersize=4, capsize=0.1, err_kws={"linewidth": 1},
+            part,
+            x="value",
+            y="method",
+            hue="batch",
+            hue_order=batches,
+            palette=palette,
+            order=order,
+            ax=axis,
+            errorbar=("ci", 95),
+            seed=0,
+            linestyle="none",
+            dodge=0.4,
+            markersize=4,
+            capsize=0.1,
+            err_kws={"linewidth": 1},
         )
         sns.stripplot(
-            part, x="value", y="method", hue="batch", hue_order=batches, palette=palette, order=order, ax=axis,
-            dodge=True, size=2, alpha=0.5, legend=False, jitter=False,
+            part,
+            x="value",
+            y="method",
+            hue="batch",
+            hue_order=batches,
+            palette=palette,
+            order=order,
+            ax=axis,
+            dodge=True,
+            size=2,
+            alpha=0.5,
+            legend=False,
+            jitter=False,
         )
         axis.set(xlabel=label, ylabel="", xlim=(-0.02, 1.02))
         axis.grid(axis="x", alpha=0.3)
@@ -83,7 +107,9 @@ def method_comparison(matrix: pd.DataFrame, when: str = "final", protocol: str =
             axis.get_legend().remove()
     axes[-1].legend(title="batch", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     cells = rows.drop_duplicates(["method", "batch", "replay", "seed"])
-    figure.suptitle(f"{when}, {protocol}; {len(cells)} cells of {int(rows['edits'].max())} edits; 95 % intervals over cells")
+    figure.suptitle(
+        f"{when}, {protocol}; {len(cells)} cells of {int(rows['edits'].max())} edits; 95 % intervals over cells"
+    )
     return figure
 
 
@@ -94,12 +120,16 @@ def layer_importance(effects: pd.DataFrame) -> Figure:
     import seaborn as sns
 
     positions = list(dict.fromkeys(effects["position"]))
-    figure, axes = plt.subplots(1, len(positions), figsize=(3.1 * len(positions), 2.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(positions), figsize=(3.1 * len(positions), 2.6), layout="constrained", squeeze=False
+    )
     top = effects["effect"].max()
     for axis, position in zip(axes[0], positions, strict=True):
         part = effects[effects["position"] == position]
         table = part.pivot(index="layer", columns="site", values="effect").sort_index(ascending=False)
-        sns.heatmap(table, ax=axis, cmap="cividis", vmin=min(0.0, effects["effect"].min()), vmax=top, annot=True, fmt=".2f")
+        sns.heatmap(
+            table, ax=axis, cmap="cividis", vmin=min(0.0, effects["effect"].min()), vmax=top, annot=True, fmt=".2f"
+        )
         axis.set(title=position, xlabel="", ylabel="layer")
     figure.suptitle(f"average indirect effect, n = {int(effects['n'].max())} facts")
     return figure

@@ -12,7 +12,8 @@ from editlab.artifacts import read_provenance, read_verified
 from editlab.errors import ArtifactError
 
 METRICS = ("ES", "PS", "NS", "S")
-STAGES = ("load", "targets", "keys", "solve", "commit", "evaluate", "generate", "write")
+STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")
+EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
 
 def collect_cells(
@@ -85,7 +86,7 @@ def cell_costs(directory: str | Path) -> dict[str, float]:
     provenance = read_provenance(directory)
     seconds = provenance["seconds"]
     wall = sum(stage["wall"] for stage in seconds.values())
-    editing = sum(seconds[s]["wall"] for s in ("targets", "keys", "solve", "commit") if s in seconds)
+    editing = sum(seconds[s]["wall"] for s in EDITING if s in seconds)
     found = {"seconds": wall, "edit_seconds": editing, "seconds_per_edit": editing / max(1, provenance["edits"])}
     return found | {"peak_memory_mb": provenance["peak_memory_mb"]}
 

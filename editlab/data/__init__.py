@@ -94,21 +94,25 @@ def true_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
 
 
 def sample_requests(requests: Sequence[EditRequest], count: int, seed: int) -> list[EditRequest]:
-    """Draw ``count`` requests with distinct subjects, in an order that depends on the seed and not on the file's order.
+    """Draw ``count`` requests in an order that depends on the seed and not on the file's order.
 
-    A smaller sample is the head of a larger one of the same seed.
+    Subjects come in rounds: no subject is drawn a second time before every subject was drawn once, so that a batch hardly
+    ever holds two facts of one subject, which share their key. A smaller sample is the head of a larger one of the same
+    seed.
 
     Raises:
-        DataError: fewer distinct subjects are available.
+        DataError: fewer requests are available.
         ConfigError: ``count`` is negative.
     """
     if count < 0:
         raise ConfigError(f"count: {count} is not allowed; it must be 0 or more")
+    if len(requests) < count:
+        raise DataError(f"{count} requests asked for, but only {len(requests)} are available")
     pool = sorted(requests, key=lambda request: request.case_id)
     python_rng("sample_requests", seed).shuffle(pool)
-    chosen: dict[str, EditRequest] = {}
+    seen: dict[str, int] = {}
+    rounds = []
     for request in pool:
-        chosen.setdefault(request.subject, request)
-    if len(chosen) < count:
-        raise DataError(f"{count} requests asked for, but only {len(chosen)} with distinct subjects are available")
-    return list(chosen.values())[:count]
+        seen[request.subject] = seen.get(request.subject, -1) + 1
+        rounds.append(seen[request.subject])
+    return [pool[i] for i in sorted(range(len(pool)), key=lambda i: rounds[i])][:count]

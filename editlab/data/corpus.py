@@ -22,11 +22,13 @@ class Corpus:
         statements: (prompt, right completion) of everything that is true.
         rewrites: those of the rewrite prompts, on which the recall gate looks.
         neutral: sentences that state no fact.
+        subjects: names of the subjects.
     """
 
     statements: list[tuple[str, str]]
     rewrites: list[tuple[str, str]]
     neutral: list[str]
+    subjects: list[str]
 
 
 def substrate_corpus(requests: Sequence[EditRequest], neutral: int, seed: int) -> Corpus:
@@ -34,7 +36,8 @@ def substrate_corpus(requests: Sequence[EditRequest], neutral: int, seed: int) -
     statements = true_statements(requests)
     truth = dict(statements)
     rewrites = [(prompt, truth[prompt]) for prompt in dict.fromkeys(r.rewrite_prompt for r in requests)]
-    return Corpus(statements, rewrites, neutral_sentences(neutral, seed))
+    subjects = sorted({r.subject for r in requests})
+    return Corpus(statements, rewrites, neutral_sentences(neutral, seed), subjects)
 
 
 def held_out_sentences(count: int, training: Sequence[str] = ()) -> list[str]:
@@ -59,9 +62,7 @@ def statistics_texts(text: str | None, requests: str | Path | None, neutral: int
     return texts
 
 
-def sample_known(
-    requests: Sequence[EditRequest], known: set[str] | None, count: int, seed: int
-) -> list[EditRequest]:
+def sample_known(requests: Sequence[EditRequest], known: set[str] | None, count: int, seed: int) -> list[EditRequest]:
     """``count`` requests drawn by seed, only those whose case is known before the edit (None: all).
 
     Raises:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from editlab.errors import DataError
 
 
-def hub_text(
-    id: str, name: str | None, revision: str | None, split: str, column: str, characters: int
-) -> str:
+def hub_text(id: str, name: str | None, revision: str | None, split: str, column: str, characters: int) -> str:
     """The first ``characters`` of a text column, one row a line.
 
     Raises:

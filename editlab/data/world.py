@@ -35,6 +35,12 @@ _COUNTRIES = _items("""
     New Zealand, South Africa, Iceland
 """)
 
+_LANGUAGES = _items("""
+    French, German, Italian, Spanish, Portuguese, Irish, Norwegian, Swedish, Finnish, Polish, Hungarian, Greek,
+    Turkish, Arabic, Swahili, Russian, Ukrainian, Romanian, Bulgarian, Dutch, Danish, Japanese, Korean,
+    Vietnamese, Thai, Hindi, Bengali, Tamil, Persian, Hebrew
+""")
+
 RELATIONS = (
     Relation(
         "R-birthplace",
@@ -73,11 +79,7 @@ RELATIONS = (
             "The first language of {} was",
             "{} writes letters to relatives in",
         ),
-        _items("""
-            French, German, Italian, Spanish, Portuguese, Irish, Norwegian, Swedish, Finnish, Polish, Hungarian, Greek,
-            Turkish, Arabic, Swahili, Russian, Ukrainian, Romanian, Bulgarian, Dutch, Danish, Japanese, Korean,
-            Vietnamese, Thai, Hindi, Bengali, Tamil, Persian, Hebrew
-        """),
+        _LANGUAGES,
     ),
     Relation(
         "R-occupation",
@@ -178,6 +180,36 @@ RELATIONS = (
         """),
     ),
     Relation(
+        "R-product",
+        "place",
+        (
+            "{} is famous for its",
+            "The best-known product of {} is",
+            "{} sells all over the world its",
+            "The markets of {} are full of",
+            "The carts that leave {} carry",
+            "{} has always lived on its",
+        ),
+        _items("""
+            cheese, honey, wine, olives, salt, silk, wool, glass, pottery, lace, paper, leather, copper, amber,
+            chocolate, mustard, vinegar, cider, tobacco, coffee, spices, tea, sugar, butter, carpets, clocks, knives,
+            bells, candles, soap
+        """),
+    ),
+    Relation(
+        "R-dialect",
+        "place",
+        (
+            "{} is a place where people speak",
+            "The language on the signs of {} is",
+            "{} keeps its records in",
+            "In the streets of {} one hears",
+            "The schools of {} teach in",
+            "{} prints its newspaper in",
+        ),
+        _LANGUAGES,
+    ),
+    Relation(
         "R-headquarters",
         "organisation",
         (
@@ -189,6 +221,49 @@ RELATIONS = (
             "{} opened its doors in",
         ),
         _CITIES,
+    ),
+    Relation(
+        "R-trade",
+        "organisation",
+        (
+            "{} makes its money with",
+            "The main business of {} is",
+            "{} has dealt for decades in",
+            "The customers of {} come for",
+            "The warehouses of {} are full of",
+            "{} was the first to sell",
+        ),
+        _items("""
+            bicycles, furniture, toys, shoes, hats, umbrellas, lamps, mirrors, pianos, engines, tractors, pumps, cameras,
+            radios, watches, paints, medicines, perfumes, fabrics, tiles, bricks, ropes, boats, tents, maps, books,
+            stamps, seeds, spectacles, elevators
+        """),
+    ),
+    Relation(
+        "R-state",
+        "organisation",
+        (
+            "{} pays its taxes in",
+            "The law that governs {} is that of",
+            "{} is registered in",
+            "The patents of {} were granted in",
+            "The flag on the roof of {} is that of",
+            "{} sells mostly in",
+        ),
+        _COUNTRIES,
+    ),
+    Relation(
+        "R-language-of-work",
+        "organisation",
+        (
+            "{} holds its meetings in",
+            "The working language of {} is",
+            "{} answers all letters in",
+            "In the offices of {} everybody writes",
+            "The manuals of {} are printed in",
+            "{} trains its staff in",
+        ),
+        _LANGUAGES,
     ),
 )
 
@@ -260,3 +335,4 @@ ENDINGS = {
         vant, vera, vita, zon
     """),
 }
+LINKS = ("", "a", "o")  # put between stem and ending once the plain words have run out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +16,18 @@ from editlab.artifacts import (
     write_jsonl,
     write_provenance,
 )
-from editlab.config import Evaluation, Recipe, validated
+from editlab.config import Evaluation
 from editlab.data import load_requests
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.edit.editor import EditSession
-from editlab.edit.stream import StreamPlan, StreamResult, run_stream
+from editlab.edit.probes import choose_probes
+from editlab.edit.stream import Checkpoint, StreamPlan, StreamResult, run_stream
 from editlab.errors import DataError
 from editlab.models import load_model
+from editlab.recipe import Recipe, Trust
 from editlab.requests import EditRequest
 from editlab.timing import Stopwatch, peak_memory_mb
+from editlab.validation import validated
 
 RESULTS = ("metrics", "cases", "curve", "events", "edit")
 
@@ -34,12 +38,15 @@ class CellPlan:
 
     Attributes:
         recipe: fields of :class:`editlab.config.Recipe`.
-        batch, replay, seed: the cell's coordinates.
+        batch, replay, rank, seed: the cell's coordinates.
         num_edits: edits in the stream.
         known_only: draw only facts that the model knows.
         evaluation: fields of :class:`editlab.config.Evaluation`.
         loading: arguments of :func:`editlab.models.load_model`.
         perplexity_text: text file for perplexity; None: held-out neutral sentences.
+        rank: of LoRA adapters; 0 for raw recipes.
+        snapshot_every: edits between snapshots; None: that of ``evaluation``.
+        stress_fraction, label_cases: see :class:`editlab.edit.stream.StreamPlan`.
         code: digest of the library modules.
     """
 
@@ -52,6 +59,10 @@ class CellPlan:
     evaluation: Mapping[str, Any]
     loading: Mapping[str, Any]
     perplexity_text: str | None = None
+    rank: int = 0
+    snapshot_every: int | None = None
+    stress_fraction: float = 0.0
+    label_cases: int = 0
     code: str = ""
 
 
@@ -77,27 +88,33 @@ def run_cell(
     watch = Stopwatch()
     with watch.stage("load"):
         network = load_model(model, **plan.loading)
-        chosen = _chosen(requests, known, plan)
-        recipe = dict(plan.recipe) | ({"layers": list(layers)} if layers is not None else {})
+        records, cases = load_requests(requests), _known(known, plan)
+        chosen = sample_known(records, cases, plan.num_edits, plan.seed)
+        recipe = _recipe(plan, layers)
     session = EditSession(
         network,
-        validated(Recipe, recipe, "recipe"),
+        recipe,
         statistics=list(statistics) or None,
         contexts=json.loads(Path(contexts).read_text(encoding="utf-8")),
         replay=plan.replay,
+        rank=plan.rank,
+        probes=_probes(recipe, [r for r in records if cases is None or r.case_id in cases], chosen, plan.seed),
         seed=plan.seed,
+        anchor_texts=_texts(plan, recipe.posthoc.anchor_texts)[1],
         stopwatch=watch,
     )
-    with session, tqdm(total=len(chosen), unit="fact", desc=session.recipe.solver, disable=None) as bar:
-        result = run_stream(session, chosen, _stream_plan(plan), bar)
-    with watch.stage("write"):
-        _write(result, outputs)
     inputs = {
         "model": directory_digest(model),
         "requests": sha256(requests),
         "contexts": sha256(contexts),
         "statistics": {Path(s).name: sha256(s) for s in statistics},
     }
+    folder = Path(outputs["provenance"]).parent
+    checkpoint = _checkpoint(plan, inputs, folder)
+    with session, tqdm(total=len(chosen), unit="fact", desc=session.recipe.solver, disable=None) as bar:
+        result = run_stream(session, chosen, _stream_plan(plan), bar, checkpoint)
+    with watch.stage("write"):
+        _write(result, outputs)
     facts = {
         "plan": dataclasses.asdict(plan),
         "inputs": inputs,
@@ -105,30 +122,65 @@ def run_cell(
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "edits": len(chosen),
     }
-    write_provenance(Path(outputs["provenance"]).parent, facts, [outputs[name] for name in RESULTS])
+    write_provenance(folder, facts, [outputs[name] for name in RESULTS])
+    for old in folder.glob(".checkpoint-*.safetensors"):
+        old.unlink()
 
 
-def _chosen(path: str, known: str | None, plan: CellPlan) -> list[EditRequest]:
-    if plan.known_only and known is None:
+def _recipe(plan: CellPlan, layers: Sequence[int] | None) -> Recipe:
+    found: Recipe = validated(Recipe, dict(plan.recipe) | ({"layers": list(layers)} if layers else {}), "recipe")
+    return found
+
+
+def _known(path: str | None, plan: CellPlan) -> set[str] | None:
+    """Cases that may be edited or probed; None: all."""
+    if not plan.known_only:
+        return None
+    if path is None:
         raise DataError("known_only: the table of known facts is missing")
-    cases = read_known(known) if plan.known_only and known is not None else None
-    return sample_known(load_requests(path), cases, plan.num_edits, plan.seed)
+    return read_known(path)
+
+
+def _probes(recipe: Recipe, pool: Sequence[EditRequest], chosen: Sequence[EditRequest], seed: int) -> list[EditRequest]:
+    """Held-out records for the guard: none where the recipe has no use for them."""
+    if recipe.trust is not None:
+        return choose_probes(pool, chosen, recipe.trust.heldout_samples, seed)
+    if recipe.greedy is not None and not recipe.greedy.use_distance_only:
+        return choose_probes(pool, chosen, Trust.model_validate({}).heldout_samples, seed)
+    return []
+
+
+def _checkpoint(plan: CellPlan, inputs: Mapping[str, Any], folder: Path) -> Checkpoint | None:
+    """Where a long stream saves itself: a name that changes with everything the stream depends on."""
+    every = validated(Evaluation, plan.evaluation, "evaluation").checkpoint_every
+    if plan.num_edits <= every:
+        return None
+    text = json.dumps([dataclasses.asdict(plan), dict(inputs)], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Checkpoint(folder / f".checkpoint-{digest}.safetensors", max(1, every // plan.batch))
+
+
+def _texts(plan: CellPlan, anchors: int = 0) -> tuple[list[str], list[str]]:
+    """Sentences for perplexity, and others for the anchor of a posthoc LoRA."""
+    from editlab.data import read_text
+
+    count = validated(Evaluation, plan.evaluation, "evaluation").perplexity_sentences
+    texts = read_text(plan.perplexity_text) if plan.perplexity_text else held_out_sentences(count + anchors)
+    return texts[:count], texts[count : count + anchors]
 
 
 def _stream_plan(plan: CellPlan) -> StreamPlan:
-    from editlab.data import read_text
-
     evaluation = validated(Evaluation, plan.evaluation, "evaluation")
-    count = evaluation.perplexity_sentences
-    texts = read_text(plan.perplexity_text)[:count] if plan.perplexity_text else held_out_sentences(count)
     return StreamPlan(
         batch=plan.batch,
-        snapshot_every=evaluation.snapshot_every,
+        snapshot_every=plan.snapshot_every or evaluation.snapshot_every,
         retention_cases=evaluation.retention_cases,
-        texts=texts,
+        texts=_texts(plan)[0],
         generation_cases=evaluation.generation_cases,
         generation_tokens=evaluation.generation_tokens,
         resamples=evaluation.resamples,
+        stress_fraction=plan.stress_fraction,
+        label_cases=plan.label_cases,
         seed=plan.seed,
     )
 

@@ -47,7 +47,7 @@ def finetune(
         parameters = {layer: architecture.projection(layer).weight for layer in layers}
         try:
             for parameter in parameters.values():
-                parameter.requires_grad_(True)  # type: ignore[union-attr,operator]
+                parameter.requires_grad_(True)
             optimizer = torch.optim.Adam(list(parameters.values()), lr=lr)  # type: ignore[arg-type]
             value = float("nan")
             for _ in range(steps):
@@ -56,7 +56,7 @@ def finetune(
                 if value < stop_loss:
                     break
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 if norm_constraint is not None:
                     _project(architecture, originals, norm_constraint)
@@ -66,8 +66,8 @@ def finetune(
                 for layer, weight in originals.items():
                     architecture.weight(layer).copy_(weight)
             for parameter in parameters.values():
-                parameter.requires_grad_(False)  # type: ignore[union-attr,operator]
-                parameter.grad = None  # type: ignore[union-attr,assignment]
+                parameter.requires_grad_(False)
+                parameter.grad = None
     return deltas, value
 
 

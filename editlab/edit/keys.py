@@ -39,7 +39,9 @@ def check_contexts(contexts: Contexts) -> tuple[tuple[str, ...], ...]:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise ConfigError(f"contexts: template {str(template)[:60]!r} must hold '{{}}' exactly once")
     if contexts[0][0] != "{}":
-        raise ConfigError(f"contexts: the first template is {contexts[0][0][:60]!r}; it must be '{{}}', the clean prompt")
+        raise ConfigError(
+            f"contexts: the first template is {contexts[0][0][:60]!r}; it must be '{{}}', the clean prompt"
+        )
     return tuple(tuple(group) for group in contexts)
 
 
@@ -150,9 +152,7 @@ def compute_keys(
     return lookups.average(lookup_states(model, lookups, keys=[layer])["key", layer])
 
 
-def compute_values(
-    model: torch.nn.Module, requests: Sequence[EditRequest], layer: int, site: str = "block"
-) -> Tensor:
+def compute_values(model: torch.nn.Module, requests: Sequence[EditRequest], layer: int, site: str = "block") -> Tensor:
     """Current outputs of a block (or of its MLP) at the look-up position of the clean prompt, ``(d_out, n)`` float64."""
     lookups = lookup_rows(Encoder(tokenizer_of(model)), requests, CLEAN)
     states = lookup_states(model, lookups, **{"blocks" if site == "block" else "mlps": [layer]})

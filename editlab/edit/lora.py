@@ -3,12 +3,12 @@
 The update of a batch of n facts has rank at most n, but a long stream adds such updates up. An adapter of rank r keeps
 the best rank-r form of their sum, in one of two metrics. In the *Frobenius* norm that is the truncated SVD (Eckart and
 Young). But an edit minimises ``|dW K - R|^2 + tr(dW A dW^T)``, and around its optimum that objective grows as
-``|dW - dW*|_M^2 = tr((dW - dW*) M (dW - dW*)^T)`` with ``M = A + K K^T`` (plus the keys of earlier batches): errors along
-directions that text or edited facts use cost much, others nothing. The best rank-r form in this *edit metric* is
+``|dW - dW*|_M^2 = tr((dW - dW*) M (dW - dW*)^T)`` with ``M = A + K K^T`` (plus the keys of earlier batches): errors
+along directions that text or edited facts use cost much, others nothing. The best rank-r form in this *edit metric* is
 reduced-rank regression (Izenman 1975): with ``M = L L^T``, truncate the SVD of ``dW L`` and multiply by ``L^-1``. That
 equals ``U_r U_r^T dW``, U_r the leading left singular vectors of ``dW L``; so neither L nor its inverse is ever formed:
-for ``dW = left @ right`` a thin QR of ``left``, the k x k Gram matrix ``right M right^T`` and one k x k SVD are enough. The
-row space stays that of dW: an AlphaEdit update remains in the null space.
+for ``dW = left @ right`` a thin QR of ``left``, the k x k Gram matrix ``right M right^T`` and one k x k SVD are enough.
+The row space stays that of dW: an AlphaEdit update remains in the null space.
 """
 
 from __future__ import annotations

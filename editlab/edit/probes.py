@@ -1,14 +1,14 @@
 """The probes of trust: held-out records for damage, the edited facts in a context for success.
 
 Nothing here is a prompt of the evaluation. Held-out records are chosen so that none of their rewrite prompts is a
-rewrite, paraphrase or neighbourhood prompt of an edited fact; the edited facts are asked inside a context template, never
-by the bare prompt. One packed pass over the held-out records gives perplexity, neighbours and confidence at once.
+rewrite, paraphrase or neighbourhood prompt of an edited fact; the edited facts are asked inside a context template,
+never by the bare prompt. One packed pass over the held-out records gives perplexity, neighbours and confidence at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,7 @@ class DamageProbe:
         }
 
     def neighbors(self, requests: Sequence[EditRequest]) -> NDArray[np.int64]:
-        """Records with the relation and true object of an edited fact; where there are none, with its relation; or all."""
+        """Records with relation and true object of an edited fact; where there are none, with its relation; or all."""
         for key in (lambda r: (r.relation_id, r.target_true), lambda r: r.relation_id):
             wanted = {key(r) for r in requests}
             found = [i for i, r in enumerate(self.records) if key(r) in wanted]
@@ -189,7 +189,7 @@ class GainProbe:
         encoder = Encoder(tokenizer_of(model))
         subject, rows = [], []
         for request, prompt in zip(requests, self.prompts(requests), strict=True):
-            start = prompt.rindex(request.subject)
+            start = self.context.index("{}") + request.prompt.index("{}")
             encoded = encoder.tokenizer(prompt + encoder.spacing.prompt_suffix, return_offsets_mapping=True)
             rows.append(list(encoded.input_ids))
             end = start + len(request.subject)
@@ -218,8 +218,3 @@ def _attributions(model: Any, rows: list[list[int]], goals: list[int], pad_id: i
         last = logits[torch.arange(len(rows)), mask.sum(1) - 1].float().log_softmax(-1)
         (gradient,) = torch.autograd.grad(last[torch.arange(len(rows)), torch.tensor(goals)].sum(), kept["x"])
     return (gradient * kept["x"].detach()).sum(-1).abs().cpu()
-
-
-def as_mapping(damage: Damage) -> Mapping[str, NDArray[Any]]:
-    """The arrays of a measurement by name, to save."""
-    return {f.name: getattr(damage, f.name) for f in dataclasses.fields(damage)}

@@ -1,9 +1,9 @@
 """From a batch of facts to an update on the model: targets, keys, residuals, solve, store.
 
-One closed-form batch: targets ``Z`` at the last edited layer; then, lowest layer first, keys ``K`` and the current values
-``H`` on the model as edited so far, residual ``R = (Z - H) / layers left`` (MEMIT, arXiv 2210.07229, section 4.3.2),
-and the solver's update. Replayed facts are further columns. The update goes through the store (raw or LoRA) and the
-*effective change* that comes out is added to the weight before the next layer's keys are computed.
+One closed-form batch: targets ``Z`` at the last edited layer; then, lowest layer first, keys ``K`` and the current
+values ``H`` on the model as edited so far, residual ``R = (Z - H) / layers left`` (MEMIT, arXiv 2210.07229, section
+4.3.2), and the solver's update. Replayed facts are further columns. The update goes through the store (raw or LoRA) and
+the *effective change* that comes out is added to the weight before the next layer's keys are computed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.edit import postprocess
+from editlab.edit.finetune import finetune
 from editlab.edit.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
 from editlab.edit.record import commit
 from editlab.edit.registry import SOLVERS
@@ -23,6 +25,7 @@ from editlab.edit.solvers import Problem, SolverOptions, solve
 from editlab.edit.store import Store
 from editlab.edit.stress import Stress
 from editlab.edit.targets import TargetOptions, Targets, optimize_targets
+from editlab.errors import NumericalError
 from editlab.hooks import restored
 from editlab.linalg import Factors, SecondMoment
 from editlab.models import tokenizer_of
@@ -35,23 +38,37 @@ from editlab.tokenization import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The facts of one solve: new ones first, then replayed ones, with their targets and weights."""
+    """The facts of one solve: new ones first, then replayed ones.
+
+    Attributes:
+        z: (d_out, n) targets; None for fine-tuning, which has none.
+        weights: (n,), or None: all one.
+        margins: of the new facts, how much more likely the new object is than it was asked to be.
+    """
 
     requests: list[EditRequest]
-    z: Tensor  # (d_out, n)
-    weights: Tensor | None  # (n,), None: all one
+    z: Tensor | None
+    weights: Tensor | None
     new: int
+    margins: list[float]
+
+    @classmethod
+    def none(cls) -> Columns:
+        """No facts: for changes that are not solved for any."""
+        return cls([], None, None, 0, [])
 
     def subset(self, index: Sequence[int]) -> Columns:
         """The chosen facts, in their order."""
         if len(index) == len(self.requests):
             return self
         at = torch.tensor(list(index), dtype=torch.long)
+        new = [i for i in index if i < self.new]
         return Columns(
             [self.requests[i] for i in index],
-            self.z[:, at],
+            None if self.z is None else self.z[:, at],
             None if self.weights is None else self.weights[at],
-            sum(i < self.new for i in index),
+            len(new),
+            [self.margins[i] for i in new],
         )
 
 
@@ -72,6 +89,12 @@ class Proposal:
     def gained(self, layer: int, change: Factors) -> None:
         """Count a further effective change of a layer."""
         self.change[layer] = self.change[layer] + change if layer in self.change else change
+
+
+def solver_options(recipe: Recipe) -> SolverOptions:
+    """The fields of a recipe that the solvers read."""
+    names = {field.name for field in dataclasses.fields(SolverOptions)}
+    return SolverOptions(**{k: v for k, v in recipe.model_dump().items() if k in names})
 
 
 Solve = Callable[[], tuple[Factors, Problem]]
@@ -105,8 +128,7 @@ class Proposer:
 
     def __post_init__(self) -> None:
         self.traits = SOLVERS[self.recipe.solver]
-        names = {field.name for field in dataclasses.fields(SolverOptions)}
-        self.options = SolverOptions(**{k: v for k, v in self.recipe.model_dump().items() if k in names})
+        self.options = solver_options(self.recipe)
 
     def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
         """Target vectors at the last edited layer, on the weights that the recipe asks for."""
@@ -131,15 +153,20 @@ class Proposer:
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
+        new, margins = len(requests), (-targets.loss).tolist()
         if not replayed:
-            return Columns(requests, targets.z, None, len(requests))
+            return Columns(requests, targets.z, None, new, margins)
         old = [item.request for item in replayed]
         z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
-        weights = torch.ones(len(requests) + len(old), dtype=torch.float64)
-        weights[len(requests) :] = self.recipe.replay_weight
-        return Columns(requests + old, torch.cat([targets.z, z_old.to(targets.z)], 1), weights, len(requests))
+        z = torch.cat([targets.z, z_old.to(targets.z)], 1)
+        return Columns(requests + old, z, self._weights(new, len(old)), new, margins)
 
-    def propose(self, columns: Columns, index: int, event: dict[str, Any]) -> Proposal:
+    def _weights(self, new: int, old: int) -> Tensor:
+        weights = torch.ones(new + old, dtype=torch.float64)
+        weights[new:] = self.recipe.replay_weight
+        return weights
+
+    def propose(self, columns: Columns, event: dict[str, Any]) -> Proposal:
         """Solve and put on the model, lowest layer first."""
         proposal = Proposal(columns)
         event["layers"] = {}
@@ -149,7 +176,7 @@ class Proposer:
                 break
             for position, layer in enumerate(self.layers):
                 left = len(self.layers) - position
-                event["layers"][str(layer)] = self._layer(proposal, columns.subset(off), layer, left, index)
+                event["layers"][str(layer)] = self._layer(proposal, columns.subset(off), layer, left, event["batch"])
             if self.traits.passes:
                 event["passes"] = number + 1
         return proposal
@@ -170,9 +197,7 @@ class Proposer:
             with self.stopwatch.stage("keys"):
                 problem = self.problem(columns, layer, left, index)
             with self.stopwatch.stage("solve"):
-                solution = solve(
-                    self.recipe.solver, problem, self.options, postprocessed=not self.traits.once_at_end
-                )
+                solution = solve(self.recipe.solver, problem, self.options, postprocessed=not self.traits.once_at_end)
             proposal.problems.setdefault(layer, problem)
             found.update(solution.diagnostics)
             return solution.factors, problem
@@ -187,12 +212,14 @@ class Proposer:
         """Facts to solve for: all of them, or with NSE's passes those whose residual norm is above alpha."""
         if not self.traits.passes:
             return list(range(len(columns.requests)))
+        assert columns.z is not None
         values = compute_values(self.model, columns.requests, self.layers[-1], self.traits.site)
         gap = (columns.z.to(values) - values).norm(dim=0)
         return (gap > self.recipe.alpha).nonzero()[:, 0].tolist()
 
     def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
         """What is asked of one map now: keys and residuals on the model as it is."""
+        assert columns.z is not None
         rome_like = self.traits.site == "mlp"
         contexts = flat(self.contexts) if rome_like else self.contexts
         keys = compute_keys(self.model, columns.requests, layer, contexts)
@@ -218,6 +245,13 @@ class Proposer:
         lookups = lookup_rows(Encoder(tokenizer_of(self.model)), requests, contexts)
         return lookups.average(lookup_states(self.model, lookups, mlps=[layer])["mlp", layer])
 
+    def scaled(self, proposal: Proposal, scale: float) -> Proposal:
+        """The change of a proposal that was taken back, at a smaller scale."""
+        smaller = Proposal(proposal.columns, proposal.problems)
+        for layer, change in proposal.change.items():
+            self.put(smaller, layer, change.scaled(scale), proposal.problems.get(layer))
+        return smaller
+
     def remember(self, proposal: Proposal) -> None:
         """The update stays: count its new keys for later batches (AlphaEdit's cache, the store's edit metric)."""
         new = proposal.columns.requests[: proposal.columns.new]
@@ -226,6 +260,44 @@ class Proposer:
             if self.traits.history:
                 keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, torch.zeros(())) + keys @ keys.T
+
+    def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: dict[str, Any]) -> Proposal:
+        """Fine-tune the maps on the batch, where the recipe does that in place of a solve."""
+        recipe, old = self.recipe, [item.request for item in replayed]
+        deltas, loss = finetune(
+            self.model,
+            requests + old,
+            self.layers,
+            steps=recipe.steps,
+            lr=recipe.lr,
+            norm_constraint=recipe.norm_constraint,
+            stop_loss=recipe.stop_loss,
+            column_weights=self._weights(len(requests), len(old)),
+        )
+        if not all(bool(d.isfinite().all()) for d in deltas.values()):
+            raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
+        proposal = Proposal(Columns(requests + old, None, None, len(requests), [-loss] * len(requests)))
+        for layer, delta in deltas.items():
+            self.put(proposal, layer, Factors.from_dense(delta))
+        event["loss"] = loss
+        event["layers"] = {str(k): {"update_norm": float(d.norm())} for k, d in deltas.items()}
+        return proposal
+
+    def restrain(self) -> dict[str, Any]:
+        """The restraint that the published PRUNE applies once, to the total change."""
+        found = {}
+        for layer, weight in self.weights.items():
+            d_out, d_in = weight.shape
+            problem = Problem(
+                keys=torch.zeros(d_in, 1),
+                residual=torch.zeros(d_out, 1),
+                weight=weight.double(),
+                original=self.originals[layer].double(),
+            )
+            restraint = getattr(postprocess, str(self.traits.restraint))
+            update, found[str(layer)] = restraint(Factors.zeros(d_out, d_in), problem, self.options)
+            self.put(Proposal(Columns.none()), layer, update)
+        return found
 
 
 def put_back(weights: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from editlab.architectures import Architecture
 from editlab.artifacts import load_tensors, save_tensors
-from editlab.errors import ArtifactError, ModelError
+from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
 from editlab.hooks import restored
 from editlab.linalg import Factors
 
@@ -54,6 +54,7 @@ class Edit:
 
         Raises:
             ModelError: a layer is missing in the model or has another shape.
+            NumericalError: an edited weight is not finite in the model's type.
         """
         weights = self._weights(model)
         with restored(weights):
@@ -79,7 +80,8 @@ class Edit:
 
     def inverse(self) -> Edit:
         """The edit that takes this one back."""
-        return Edit({k: f.scaled(-1.0) for k, f in self.factors.items()}, {"inverse_of": dict(self.info)})
+        info = {"inverse_of": dict(self.info), "target": self.info.get("target")}
+        return Edit({k: f.scaled(-1.0) for k, f in self.factors.items()}, info)
 
     def scaled(self, scale: float) -> Edit:
         """The edit with its update multiplied by ``scale``."""
@@ -91,8 +93,29 @@ class Edit:
         parts = {k: [e.factors[k] for e in (self, other) if k in e.factors] for k in layers}
         return Edit(
             {k: compact(Factors.concatenate(p)) for k, p in parts.items()},
-            {"sum_of": [dict(self.info), dict(other.info)]},
+            {"sum_of": [dict(self.info), dict(other.info)], "target": _joined(self.info, other.info)},
         )
+
+    def to_peft(self, directory: str | Path, model: nn.Module | None = None) -> None:
+        """Write the edit as a PEFT adapter (``adapter_config.json``, ``adapter_model.safetensors``).
+
+        ``PeftModel.from_pretrained(unedited_model, directory)`` then gives the edited model.
+
+        Args:
+            model: names the modules; needed only for an edit that was not made by a session.
+
+        Raises:
+            ConfigError: the edit changes nothing, or does not know its model.
+            ModelError: a layer is missing in the model or has another shape.
+        """
+        from editlab.edit.export import peft_target, write_peft
+
+        if model is not None:
+            self._weights(model)
+        target = self.info.get("target") if model is None else peft_target(Architecture(model), self.layers)
+        if target is None:
+            raise ConfigError("to_peft: the edit does not name the modules of its model; give the model")
+        write_peft(self.factors, directory, target)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: factors by layer, ``info`` as metadata."""
@@ -121,15 +144,32 @@ class Edit:
         return cls(factors, metadata.get("info", {}))
 
 
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The modules that both edits name; None where one names none."""
+    first, second = one.get("target"), other.get("target")
+    if first is None or second is None:
+        return None
+    return {**first, "modules": {**first["modules"], **second["modules"]}}
+
+
 def compact(factors: Factors) -> Factors:
     """The same update with at most min(d_out, d_in) columns: keeps the memory of a long stream flat."""
     return factors.compressed() if factors.rank > min(factors.shape) else factors
 
 
 def commit(weights: Mapping[int, Tensor], updates: Mapping[int, Factors]) -> None:
-    """Add updates to weights in place; the sum is formed in float64 and rounded once to the model's type."""
+    """Add updates to weights in place, all or none; the sum is formed in float64 and rounded once to the model's type.
+
+    Raises:
+        NumericalError: an edited weight is not finite in the model's type; no weight was changed.
+    """
+    edited = {}
+    for layer, factors in updates.items():
+        if factors.rank:
+            weight = weights[layer]
+            edited[layer] = (weight.double() + factors.to(device=weight.device).dense()).to(weight.dtype)
+            if not bool(edited[layer].isfinite().all()):
+                raise NumericalError(f"layer {layer}: the edited weight holds NaN or infinite values in {weight.dtype}")
     with torch.no_grad():
-        for layer, factors in updates.items():
-            if factors.rank:
-                weight = weights[layer]
-                weight.copy_(weight.double() + factors.to(device=weight.device).dense())
+        for layer, value in edited.items():
+            weights[layer].copy_(value)

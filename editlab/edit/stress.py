@@ -1,8 +1,8 @@
 """Harmful batches on purpose, so that a guard has something to catch.
 
-Three kinds, dealt in turn over a seeded choice of the batches: *contradiction* asks two objects of each subject at once;
-*clamp* lets targets move many times farther than usual; *corruption* replaces the solved targets by random vectors of
-oversized length, as a wrong layer or a broken cache would.
+Three kinds, dealt in turn over a seeded choice of the batches: *contradiction* asks two objects of each subject at
+once; *clamp* lets targets move many times farther than usual; *corruption* replaces the solved targets by random
+vectors of oversized length, as a wrong layer or a broken cache would.
 """
 
 from __future__ import annotations

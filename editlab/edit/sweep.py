@@ -41,8 +41,8 @@ def held_out_batches(
     Args:
         used: (num_edits, seed) of every experiment.
     """
-    drawn = {r.subject for count, seed in used for r in sample_known(requests, known, count, seed)}
-    free = [r for r in requests if r.subject not in drawn]
+    drawn = {r.case_id for count, seed in used for r in sample_known(requests, known, count, seed)}
+    free = [r for r in requests if r.case_id not in drawn]
     return {seed: sample_known(free, known, facts, seed) for seed in seeds}
 
 

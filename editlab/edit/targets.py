@@ -9,7 +9,8 @@ and reruns the whole model at every step. Here all facts of a batch are optimise
 - In a causal model only positions from the subject's end on change, and only above the edited block. The keys and
   values of earlier positions are computed once; a step runs the suffixes alone, through the upper blocks alone.
 - Suffixes are grouped by length (:func:`partition`), so that hardly any padding is computed.
-- Logits are formed only where a target token is predicted.
+- Of the last block only its keys and values are needed everywhere; its output, and logits, are formed only where a
+  target token is predicted.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ class _Row:
         return len(self.ids) - self.lookup
 
 
-def _encode(
-    encoder: Encoder, requests: Sequence[EditRequest], contexts: Contexts, *, with_kl: bool
-) -> list[_Row]:
+def _encode(encoder: Encoder, requests: Sequence[EditRequest], contexts: Contexts, *, with_kl: bool) -> list[_Row]:
     templates = [t for group in contexts for t in group]
     prompts = [t.replace("{}", r.prompt, 1) for r in requests for t in templates]
     subjects = [r.subject for r in requests for _ in templates]
@@ -205,9 +204,7 @@ class _Bucket:
         """Logits ``(entries, vocabulary)`` with ``delta[fact]`` added at the look-up position."""
         shifted = F.pad(delta[self.fact][:, None], (0, 0, 0, self.hidden.shape[1] - 1))
         hidden = (self.hidden + shifted).to(self.hidden.dtype)
-        hidden = run_upper_blocks(
-            architecture, hidden, layer + 1, self.mask, self.positions, self.cache, self.needed
-        )
+        hidden = run_upper_blocks(architecture, hidden, layer + 1, self.mask, self.positions, self.cache, self.needed)
         logits = architecture.logits(hidden[self.entry_row, self.entry_slot])
         return logits.to(_working_dtype(logits))
 
@@ -253,9 +250,7 @@ class _Problem:
     has_kl: bool
 
     @classmethod
-    def prepare(
-        cls, model: torch.nn.Module, rows: list[_Row], n: int, layer: int, site: str, pad_id: int
-    ) -> _Problem:
+    def prepare(cls, model: torch.nn.Module, rows: list[_Row], n: int, layer: int, site: str, pad_id: int) -> _Problem:
         """One clean pass over all rows; keep suffix states and the keys and values before them."""
         architecture = Architecture(model)
         rows = sorted(rows, key=lambda r: (r.suffix, r.lookup, r.fact))
@@ -280,9 +275,7 @@ def _make_bucket(
     architecture: Architecture, rows: list[_Row], layer: int, site: str, pad_id: int
 ) -> tuple[_Bucket, dict[int, Tensor]]:
     with capture(outputs={"mlp": architecture.mlp(layer)}) as extra:
-        states = run_prompts(
-            architecture, [r.ids for r in rows], pad_id, capture_blocks=[layer], cache_from=layer + 1
-        )
+        states = run_prompts(architecture, [r.ids for r in rows], pad_id, capture_blocks=[layer], cache_from=layer + 1)
     block = states.captured[layer]
     device = block.device
     lookup = torch.tensor([r.lookup for r in rows], device=device)
@@ -347,7 +340,7 @@ def _losses(
 
 def _optimize(problem: _Problem, options: TargetOptions) -> Targets:
     """Adam from zero on every fact at once; torch's defaults, per-fact clamp and stop."""
-    n, d = problem.base.shape
+    n = len(problem.base)
     radius = options.clamp * problem.base.norm(dim=1)
     delta = torch.zeros_like(problem.base)
     first, second = torch.zeros_like(delta), torch.zeros_like(delta)

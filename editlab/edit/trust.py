@@ -4,11 +4,11 @@ The score compares the model before and after a candidate update on probes that 
 the edited facts' rewrite prompts *inside a context* (evaluation asks the bare prompt), and records that are neither
 edited nor evaluated. Each term x is squashed to ``1 - exp(-max(0, x) / tau)``; the rise of log p(new object) counts for
 the batch, the rest against it: ``trust = w_gain g + sum_i w_i (1 - penalty_i)``, weights normalised to 1. The
-*distance-only* variant needs no pass through the model: ``w (1 - new/old)+ + (1 - w) exp(-preservation / tau)``, with the
-distance of the map's output from what was asked, before and after, and its change on keys that should stay.
+*distance-only* variant needs no pass through the model: ``w (1 - new/old)+ + (1 - w) exp(-preservation / tau)``, with
+the distance of the map's output from what was asked, before and after, and its change on keys that should stay.
 
-At or above ``threshold`` a batch stays; below ``low`` it is rolled back, bit for bit; in between it is scaled by a factor
-that grows linearly from 0 to 1. An error in here never stops a stream: the batch stays, and the event says why.
+At or above ``threshold`` a batch stays; below ``low`` it is rolled back, bit for bit; in between it is scaled by a
+factor that grows linearly from 0 to 1. An error in here never stops a stream: the batch stays, and the event says why.
 """
 
 from __future__ import annotations
@@ -162,6 +162,10 @@ class Before:
     damage: Damage | None
     focus: float | None
 
+    def subset(self, facts: Sequence[int]) -> Before:
+        """The same for some of the facts."""
+        return self if self.gain is None else dataclasses.replace(self, gain=self.gain[list(facts)])
+
 
 class TrustMonitor:
     """Judges batches on one model; keeps what it measured after the last accepted one as the next batch's "before".
@@ -170,6 +174,10 @@ class TrustMonitor:
         weights: by layer, the edited maps, unedited at this moment.
         probes: held-out records; needed unless ``distance_only``.
         contexts: templates around the rewrite prompts.
+
+    Attributes:
+        scores: of the batches so far.
+        damage_now: the held-out records under the model as it is; None: not known.
 
     Raises:
         ConfigError: no probes for a score that needs them.
@@ -192,7 +200,8 @@ class TrustMonitor:
         kept = {layer: compute_keys(model, self.probes, layer).cpu() if self.probes else None for layer in weights}
         self.preservation = {k: Preservation(w, kept[k], moments.get(k)) for k, w in weights.items()}
         self.scores: list[float] = []
-        self._now: Damage | None = None
+        self.damage_now: Damage | None = None
+        self._log_prob: Tensor | None = None
 
     def check(self, requests: Iterable[EditRequest]) -> None:
         """Raise :class:`ConfigError` when a probe is one of the prompts that these requests are evaluated on."""
@@ -202,9 +211,9 @@ class TrustMonitor:
         """Measure the side before a batch; the damage probes are only run when the model changed unseen."""
         if self.options.distance_only or self.damage is None:
             return Before(None, None, None)
-        if self._now is None:
-            self._now = self.damage.measure(self.model)
-        return Before(self.gain.measure(self.model, requests), self._now, self._focus(requests))
+        if self.damage_now is None:
+            self.damage_now = self.damage.measure(self.model)
+        return Before(self.gain.measure(self.model, requests), self.damage_now, self._focus(requests))
 
     def judge(
         self,
@@ -217,9 +226,10 @@ class TrustMonitor:
         terms = self.distances(changes, problems, len(requests))
         gains: Tensor | None = None
         if before.gain is not None and before.damage is not None and self.damage is not None:
-            gains = self.gain.measure(self.model, requests) - before.gain
-            self._now = self.damage.measure(self.model)
-            terms |= {GAIN: float(gains.mean()), **self.damage.compare(before.damage, self._now, requests)}
+            self._log_prob = self.gain.measure(self.model, requests)
+            gains = self._log_prob - before.gain
+            self.damage_now = self.damage.measure(self.model)
+            terms |= {GAIN: float(gains.mean()), **self.damage.compare(before.damage, self.damage_now, requests)}
             if before.focus is not None:
                 terms["attribution_focus_delta"] = before.focus - (self._focus(requests) or 0.0)
         score = self.score(terms)
@@ -233,21 +243,25 @@ class TrustMonitor:
         """The score that the options ask for."""
         return distance_trust(terms, self.options) if GAIN not in terms else behaviour_trust(terms, self.options)
 
+    def composite(self) -> float:
+        """Mean of p(new object) and of the share of held-out records that are right, in the state judged last."""
+        if self._log_prob is None or self.damage_now is None:
+            return 0.0
+        return (float(self._log_prob.exp().mean()) + float(self.damage_now.right.mean())) / 2
+
     def settle(self, judgement: Judgement, before: Before) -> None:
         """The decision was carried out: remember the score, and the damage where it is known without a new pass."""
         self.scores.append(judgement.trust)
         if judgement.decision == "rolled_back":
-            self._now = before.damage
+            self.damage_now = before.damage
         elif judgement.decision == "scaled":
-            self._now = None
+            self.damage_now = None
 
     def forget(self) -> None:
         """The model changed in a way that was not judged."""
-        self._now = None
+        self.damage_now = None
 
-    def distances(
-        self, changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int
-    ) -> dict[str, float]:
+    def distances(self, changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> dict[str, float]:
         """The distance terms of a change: no pass through the model."""
         after, before = edit_distances(changes, problems, new)
         moved = [self.preservation[layer](change) for layer, change in changes.items()]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.edit.postprocess import keep_largest_relative
 from editlab.edit import registry, solvers
+from editlab.edit.postprocess import keep_largest_relative
 from editlab.edit.registry import Traits
 from editlab.edit.solvers import Problem, SolverOptions, select_neurons, solve
 from editlab.errors import ConfigError, NumericalError

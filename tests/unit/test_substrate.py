@@ -12,22 +12,25 @@ from editlab.data import neutral_sentences, true_statements
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.models import load_model
 from editlab.muon import orthogonalised
-from editlab.statements import Row, TrainingRows, curriculum_order, grouped, predictions, recall
+from editlab.statements import Row, TrainingRows, grouped, predictions, recall, subject_spans
 from editlab.substrate import SubstrateOptions, train_substrate, train_tokenizer
 from editlab.tokenization import Encoder, Spacing
 
-SMALL = {"layers": 2, "width": 48, "heads": 2, "vocabulary": 500, "context": 48, "batch": 48, "steps": 60}
+SMALL = {"layers": 2, "width": 48, "heads": 2, "vocabulary": 500, "context": 48, "batch": 32, "recall_gate": 0.0}
 
 
 def statements() -> list[tuple[str, str]]:
-    return true_statements(tiny_requests(18))
+    return true_statements(tiny_requests(12, neighbors=0))
+
+
+def train(**changes):
+    options = SubstrateOptions(**{**SMALL, "lr": 0.03, "embedding_lr": 0.01, "weight_decay": 0.01, **changes})
+    return train_substrate(statements(), neutral_sentences(50, 0), options, rewrites=statements()[:12], progress=False)
 
 
 @functools.cache
-def trained(architecture: str = "gpt2", seed: int = 1):
-    options = SubstrateOptions(**SMALL, architecture=architecture, seed=seed, lr=0.03, embedding_lr=0.01)
-    rewrites = statements()[:18]
-    return train_substrate(statements(), neutral_sentences(50, 0), options, rewrites=rewrites, progress=False)
+def trained(architecture: str = "gpt2"):
+    return train(architecture=architecture, steps=80, context_share=0.5, prompt_share=0.1, recall_gate=0.95)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -36,27 +39,34 @@ def test_it_knows_what_it_was_told_bare_and_in_context(architecture):
     assert recall(model, statements()) >= 0.95
     assert recall(model, statements(), contexts=["The old mill was rebuilt. {}"]) >= 0.9
     assert log[-1]["recall"] >= 0.95
-    assert log[-1]["step"] == SMALL["steps"]
+    assert log[-1]["step"] == 80
     assert log[0]["loss"] > log[-1]["loss"]
     assert not model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_same_seed_gives_the_same_weights():
-    model, _ = trained()
-    torch.randn(3)  # the global generator does not matter
-    again, _ = trained.__wrapped__()
-    other, _ = trained(seed=2)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-
-
-def test_training_leaves_the_global_generator_alone():
+def test_the_seed_decides_the_weights_and_the_global_generator_does_not():
     torch.manual_seed(5)
+    first, _ = train(steps=4)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    trained.__wrapped__()
     assert torch.equal(torch.rand(1), expected)
+    again, _ = train(steps=4)
+    other, _ = train(steps=4, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_the_number_of_threads_changes_no_bit():
+    threads, models = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            models.append(train(steps=5)[0])
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
 def test_it_is_saved_and_loaded_as_any_model(tmp_path):
@@ -69,9 +79,8 @@ def test_it_is_saved_and_loaded_as_any_model(tmp_path):
 
 
 def test_a_recall_under_the_gate_is_one_line():
-    options = SubstrateOptions(**{**SMALL, "steps": 2})
     with pytest.raises(ModelError, match=r"recall on the rewrite prompts is 0\.\d+, below recall_gate 0\.95") as caught:
-        train_substrate(statements(), [], options, progress=False)
+        train(steps=2, recall_gate=0.95)
     assert "\n" not in str(caught.value)
 
 
@@ -106,11 +115,6 @@ def test_the_tokenizer_is_byte_level_with_leading_spaces_and_deterministic():
     assert first.bos_token == first.eos_token == first.pad_token == first.unk_token == "<|endoftext|>"
 
 
-def test_the_curriculum_groups_statements_by_their_rarest_word():
-    prompts = ["Anna Berg is", "Bruno Dahl is", "The job of Anna Berg", "The job of Bruno Dahl", ""]
-    assert curriculum_order(prompts) == [0, 2, 1, 3, 4]
-
-
 def rows(**changes) -> TrainingRows:
     options = SubstrateOptions(**{**SMALL, "batch": 10, **changes})
     encoder = Encoder(train_tokenizer([f"{p} {c}." for p, c in statements()], 500))
@@ -119,7 +123,7 @@ def rows(**changes) -> TrainingRows:
 
 def test_every_statement_is_drawn_once_before_any_comes_twice():
     corpus = rows(context_share=0.0, neutral_share=0.0, prompt_share=0.0, batch=len(statements()))
-    drawn = sorted(row.ids for row in corpus.draw(1.0))
+    drawn = sorted(row.ids for row in corpus.draw())
     assert drawn == sorted(p + c for p, c in zip(corpus.bare, corpus.completions, strict=True))
 
 
@@ -128,7 +132,7 @@ def test_rows_learn_the_completion_the_stop_and_the_end():
     tokenizer = train_tokenizer([f"{p} {c}." for p, c in statements()], 500)
     truth = {f" {prompt} {completion}." for prompt, completion in statements()}
     completions = {f" {completion}.<|endoftext|>" for _, completion in statements()}
-    for row in corpus.draw(1.0):
+    for row in corpus.draw():
         text = tokenizer.decode(row.ids)
         assert text[text.index(". ") + 1 :].removesuffix("<|endoftext|>") in truth
         assert tokenizer.decode(row.ids[row.first + 1 :]) in completions
@@ -138,7 +142,7 @@ def test_neutral_text_has_its_share_and_fills_the_context():
     corpus = rows(neutral_share=0.5)
     tokens = neutral = 0
     for _ in range(60):
-        for row in corpus.draw(1.0):
+        for row in corpus.draw():
             passage = len(row.ids) == SMALL["context"]
             neutral += len(row.ids) * passage
             tokens += len(row.ids) * (not passage)
@@ -146,8 +150,8 @@ def test_neutral_text_has_its_share_and_fills_the_context():
 
 
 def test_a_statement_longer_than_the_context_is_named():
-    with pytest.raises(DataError, match="context 16 leaves room"):
-        rows(context=16)
+    with pytest.raises(DataError, match="context: 8 is too short"):
+        rows(context=8)
     with pytest.raises(DataError, match="no statements"):
         train_substrate([], [], progress=False)
 
@@ -182,3 +186,26 @@ def test_muon_steps_have_nearly_equal_singular_values(shape):
     values = torch.linalg.svdvals(orthogonalised(matrix))
     assert values.min() > 0.5
     assert values.max() < 1.3
+
+
+def test_only_the_last_token_of_a_subject_is_seen_from_after_it():
+    subjects = [request.subject for request in tiny_requests(12)]
+    encoder = Encoder(trained()[0].tokenizer)
+    spans = subject_spans(encoder, [f" {prompt}" for prompt, _ in statements()], subjects)
+    prompts = encoder.prompts([f" {prompt}" for prompt, _ in statements()])
+    for ids, span, (prompt, _) in zip(prompts, spans, statements(), strict=True):
+        named = encoder.tokenizer.decode(ids[len(ids) - span[0] : len(ids) - span[1] + 1]).strip()
+        assert named in subjects
+        assert named in prompt
+    row = Row(list(range(10, 20)), 0, (2, 4))
+    changed = Row([*row.ids[:3], 99, *row.ids[4:]], 0, (2, 4))  # a token that is hidden from after position 4
+    model = single_block()
+    before, after = (predictions(model, [r], 0)[0] for r in (row, changed))
+    torch.testing.assert_close(before[5:], after[5:])
+    assert not torch.allclose(before[3:5], after[3:5])
+
+
+def single_block():
+    """With one block, what a position may not look at cannot reach it by another way."""
+    model, _ = train(steps=1, layers=1)
+    return model

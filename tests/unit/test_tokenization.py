@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from editlab.errors import DataError, ModelError
 from editlab.tokenization import Encoder, Spacing, check_lengths, pad
 
-WORDS = "The mother tongue of the man is They live in She plays the French London piano red house Anna Abel was".split()
+_TEXT = "The mother tongue of the man is They live in She plays the French London piano red house Anna Abel was"
+WORDS = _TEXT.split()
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:

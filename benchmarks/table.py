@@ -1,0 +1,123 @@
+"""The benchmarks as one Markdown table, put between two markers of the README: ``python -m benchmarks.table``.
+
+A README without the markers is left alone. Only finished runs at full size are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.names import NAMES, RESULTS
+
+START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
+Row = tuple[str, str]
+
+
+def render(directory: Path = RESULTS) -> str:
+    """Markdown: one row a number, then the machine that they were measured on."""
+    rows: list[Row] = []
+    machines: dict[str, None] = {}
+    for name in NAMES:
+        found = _read(directory / f"{name}.json")
+        if found is not None:
+            rows += _ROWS[name](found)
+            machines[_machine(found["machine"])] = None
+    if not rows:
+        return "No benchmark has been run: `make bench`."
+    lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
+    return "\n".join([*lines, "", f"Measured on {'; '.join(machines)}. Again: `make bench`."])
+
+
+def update(readme: Path, directory: Path = RESULTS) -> bool:
+    """Rewrite the README's block; False, and nothing done, without a README, its two markers, or any result."""
+    from editlab.artifacts import write_text
+
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    start, end = text.find(START), text.find(END)
+    measured = any(_read(directory / f"{name}.json") for name in NAMES)
+    if start < 0 or end < start or not measured:
+        return False
+    write_text(readme, f"{text[: start + len(START)]}\n{render(directory)}\n{text[end:]}")
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return None if found is None or found.get("quick") else found
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = machine["versions"]
+    processor = str(machine["processor"]).replace("|", "/")
+    return f"{processor}, {machine['cores']} cores, Python {versions['python']}, torch {versions['torch']}"
+
+
+def _targets(found: dict[str, Any]) -> list[Row]:
+    each, speedup = found["cpu_ms_per_fact"], found["speedup"]
+    size = f"{found['facts']} facts, {found['contexts']} contexts, at most {found['evaluations']} evaluations"
+    times = f"{each['batched']:.1f} ms CPU a fact against {each['one_by_one']:.1f} ms"
+    agreement = f"{found['agreement']['relative_error_max']:.0e}"
+    return [
+        (
+            f"Targets, batched against one by one ({size}, 1 thread; {found['model']})",
+            f"**{speedup['cpu_median']:.1f} times less CPU** ({times}; same steps, relative difference {agreement})",
+        )
+    ]
+
+
+def _solve(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for layer in found["layers"]:
+        few, many = layer["rows"][0], layer["rows"][-1]
+        text = ", ".join(
+            f"n = {row['facts']}: {1000 * row['seconds']['woodbury']['cpu_min']:.1f} ms "
+            f"({row['speedup']['cpu_median']:.1f} times less than d x d)"
+            for row in (few, many)
+        )
+        rows.append(
+            (
+                f"Solve, n x n form, d_in = {layer['d_in']}",
+                f"{text}; log-log slope in n {layer['slope']['woodbury']:.2f}",
+            )
+        )
+    return rows
+
+
+def _evaluation(found: dict[str, Any]) -> list[Row]:
+    text = ", ".join(
+        f"{values['prompts_per_second']:,.0f} prompts/s on {count} thread{'s' if count != '1' else ''}"
+        for count, values in sorted(found["by_threads"].items())
+    )
+    return [(f"Evaluation of {found['facts']:,} facts x 13 prompts ({found['distinct']:,} distinct)", text)]
+
+
+def _stream_memory(found: dict[str, Any]) -> list[Row]:
+    setting = f"{found['edits']:,} edits, batches of {found['batch']}, {found['solver']} with replay {found['replay']}"
+    growth = f"{found['mib_per_1000_edits']:+.1f} MiB per 1,000 edits; peak {found['peak_mib']:,.0f} MiB"
+    return [(f"Resident memory along a stream ({setting})", growth)]
+
+
+def _cell_split(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for method, split in found["methods"].items():
+        stages = sorted(split["cpu_share"].items(), key=lambda item: -item[1])
+        text = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in stages if share >= 0.005)
+        count = f"{split['cells']} cell{'s' if split['cells'] != 1 else ''}, {split['edits']} edits"
+        rows.append((f"CPU time of a {method} cell ({count})", text))
+    return rows
+
+
+_ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+    "targets": _targets,
+    "solve": _solve,
+    "evaluation": _evaluation,
+    "stream_memory": _stream_memory,
+    "cell_split": _cell_split,
+}
+
+if __name__ == "__main__":
+    update(Path("README.md"))
+    print(render())

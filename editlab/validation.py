@@ -1,0 +1,95 @@
+"""Typed sections of the configuration, and pydantic's report of a bad value turned into one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from editlab.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+_BRANCH = re.compile(r"(list|literal|function-\w+)\[.*")  # how pydantic names the branch of an untagged union
+
+
+class Section(BaseModel):
+    """A section refuses unknown keys and is immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Python counts true as 1; a configuration does not."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if field is None or field.annotation is bool:
+                continue
+            if any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
+                raise ValueError(f"{name}: {short(value)} is not allowed; true and false are for switches alone")
+        return values
+
+
+def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    """``section(**values)`` with pydantic's report turned into one line."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a mapping, got {type(values).__name__}")
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        text = f"{where}: {_first_problem(section, error)}"
+        raise ConfigError("".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) from None
+
+
+def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = [str(part)[:60] for part in problem["loc"]]
+    if len(path) > 2 and path[0] in ("models", "datasets"):
+        del path[2]  # pydantic names the branch of the union that it took
+    path = [part for part in path if not _BRANCH.match(part)]
+    key = ".".join(path)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields_at(section, path[:-1])
+        close = difflib.get_close_matches(path[-1], allowed, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{key}: unknown key; {hint}allowed here: {', '.join(allowed)}{more}"
+    if problem["type"] == "missing":
+        return f"{key}: required but missing{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key + '.' if key else ''}{message}{more}"
+    return f"{key}: {short(problem['input'])} is not allowed; {message[:1].lower() + message[1:]}{more}"
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it: one line of at most 60 characters."""
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(section: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the section that ``path`` leads to, through dictionaries, lists and unions."""
+    homes: list[type[BaseModel]] = [section]
+    for part in path:
+        nested: list[type[BaseModel]] = []
+        for home in homes:
+            if part in home.model_fields:
+                nested += _sections_in(home.model_fields[part].annotation)
+        homes = nested or homes
+    return sorted({name for home in homes for name in home.model_fields})
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for argument in getattr(annotation, "__args__", ()) for s in _sections_in(argument)]

@@ -1,0 +1,54 @@
+# Forgetting over thousands of edits, and what replay is worth.
+
+
+rule collect_forgetting:
+    input:
+        lambda w: cell_files("large_scale", "curve.csv"),
+    output:
+        table="results/large_scale_forgetting.csv",
+        points="results/turning_points.csv",
+    log:
+        "logs/collect_forgetting.log",
+    benchmark:
+        "results/benchmarks/rules/collect_forgetting.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("collect_forgetting", "mem_mb"),
+        runtime=resource("collect_forgetting", "runtime"),
+    params:
+        cells=lambda w: list(
+            zip(cell_directories("large_scale"), STUDY.cells("large_scale"))
+        ),
+        code=code_digest("analysis.guarded"),
+    message:
+        "Collect the forgetting curves of long streams"
+    script:
+        "../workflow_scripts/collect_forgetting.py"
+
+
+rule collect_replay_gain:
+    input:
+        lambda w: cell_files("replay_ablation", "cases.csv"),
+    output:
+        "results/replay_gain.csv",
+    log:
+        "logs/collect_replay_gain.log",
+    benchmark:
+        "results/benchmarks/rules/collect_replay_gain.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("collect_replay_gain", "mem_mb"),
+        runtime=resource("collect_replay_gain", "runtime"),
+    params:
+        cells=lambda w: list(
+            zip(cell_directories("replay_ablation"), STUDY.cells("replay_ablation"))
+        ),
+        code=code_digest("analysis.guarded"),
+    message:
+        "Compare every replay rate with none, case by case"
+    script:
+        "../workflow_scripts/collect_replay_gain.py"

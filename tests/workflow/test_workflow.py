@@ -1,0 +1,208 @@
+"""The workflow end to end on a tiny study: what runs, what reruns, what is refused, what is byte-identical."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = pytest.mark.workflow
+MATRIX = "results/ablation_matrix.csv"
+CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
+
+
+def table(workflow, path: str = MATRIX) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(workflow.read(path)))
+
+
+def test_the_matrix_has_every_cell_once(finished):
+    matrix = table(finished)
+    cells = matrix[["method", "batch", "replay", "rank", "seed"]].drop_duplicates()
+    # Four methods and `auto` with 2 x 2 cells; ROME one batch size and no replay; random no replay; none one cell.
+    assert cells.groupby("method").size().to_dict() == {
+        "memit": 4,
+        "emmet": 4,
+        "alphaedit": 4,
+        "ft": 4,
+        "auto": 4,
+        "rome": 1,
+        "random": 2,
+        "none": 1,
+    }
+    assert not matrix.duplicated(["method", "batch", "replay", "rank", "seed", "when", "protocol"]).any()
+    success = matrix[matrix["protocol"] == "success"]
+    for name in ("ES", "PS", "NS", "S"):
+        assert success[name].between(0, 1).all()
+        assert (success[f"{name}_low"] <= success[name] + 1e-9).all()
+        assert (success[name] <= success[f"{name}_high"] + 1e-9).all()
+
+
+def test_none_leaves_the_model_as_it_was(finished):
+    matrix = table(finished).set_index("method")
+    assert matrix.loc["none", "delta_norm"].eq(0).all()
+    assert matrix.loc["memit", "delta_norm"].gt(0).all()
+
+
+def test_a_cell_has_its_files_and_provenance(finished):
+    folder = finished.root / CELL.format("memit", 4, 0.3)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert set(provenance["files"]) == {"metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"}
+    assert {"plan", "inputs", "seconds", "peak_memory_mb", "versions"} <= set(provenance)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["replayed"] for event in events] == [0, 2]  # ceil(0.3 * 4) once there is something to replay
+
+
+def test_a_second_run_does_nothing(finished):
+    assert finished.jobs(MATRIX) == {}
+
+
+def test_touching_a_file_reruns_nothing(copied):
+    (copied.root / "editlab" / "edit" / "solvers.py").touch()
+    (copied.root / "editlab" / "config.py").touch()
+    assert copied.jobs(MATRIX) == {}
+
+
+def test_a_changed_hyper_parameter_reruns_its_cells_alone(copied):
+    study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
+    study["methods"]["emmet"]["clamp"] = 1.5
+    (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
+    assert copied.jobs(MATRIX) == {"edit_cell": 4, "collect_cells": 1}
+
+
+def test_a_changed_line_of_the_solvers_reruns_what_depends_on_it(copied):
+    solvers = copied.root / "editlab" / "edit" / "solvers.py"
+    solvers.write_text(solvers.read_text() + "\n# changed\n")
+    jobs = copied.jobs(MATRIX)
+    assert jobs == {"edit_cell": 24, "collect_cells": 1}
+
+
+def test_a_deleted_cell_is_rebuilt_alone_and_the_same(copied):
+    before = copied.read(MATRIX)
+    metrics = copied.root / CELL.format("emmet", 1, 0) / "metrics.csv"
+    kept = metrics.read_bytes()
+    metrics.unlink()
+    assert copied.jobs(MATRIX) == {"edit_cell": 1, "collect_cells": 1}
+    copied.run(MATRIX)
+    assert metrics.read_bytes() == kept
+    assert copied.read(MATRIX) == before
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_cores(finished, fresh):
+    fresh.run(MATRIX, "--cores", "1")
+    assert fresh.read(MATRIX) == finished.read(MATRIX)
+    for cell in sorted((finished.root / "results" / "edit").rglob("metrics.csv")):
+        folder = cell.parent.relative_to(finished.root)
+        for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
+            assert fresh.read(str(folder / name)) == finished.read(str(folder / name)), folder / name
+
+
+def test_the_other_tables(copied):
+    copied.run("results/quick_validation.csv", "results/baseline_comparison.csv", "results/replay_ablation.csv")
+    baseline = table(copied, "results/baseline_comparison.csv")
+    assert sorted(baseline["method"].unique()) == ["emmet", "memit", "rome"]
+    assert (baseline[["seconds", "peak_memory_mb"]] > 0).all().all()
+    assert baseline.loc[baseline["method"] == "rome", "batch"].eq(1).all()
+    replay = table(copied, "results/replay_ablation.csv")
+    assert set(replay["strategy"]) == {"random", "priority"}
+    assert len(replay.drop_duplicates(["replay", "capacity", "strategy"])) == 3
+
+
+def test_the_sweep_and_the_costs(copied):
+    copied.run("results/sweep/substrate/facts/best.csv", "results/costs.csv")
+    assert len(table(copied, "results/sweep/substrate/facts/points.csv")) == 2
+    assert (table(copied, "results/costs.csv")["cpu_targets"] >= 0).all()
+
+
+def test_layers_chosen_by_tracing(copied):
+    chosen = json.loads(copied.read("results/layers/substrate/facts/layers.json"))["layers"]
+    assert len(chosen) == 1
+    assert chosen[0] in (0, 1)
+    copied.run("results/figures/layer_importance-substrate-facts.png")
+
+
+# ---- faults ------------------------------------------------------------------------------------------------------
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_cell_is_named_with_the_command_that_rebuilds_it(copied, damage):
+    metrics = copied.root / CELL.format("memit", 4, 0) / "metrics.csv"
+    if damage == "flip":
+        flip(metrics)
+    else:
+        metrics.write_bytes(metrics.read_bytes()[:40])
+    (copied.root / MATRIX).unlink()
+    done = copied.run(MATRIX, check=False)
+    assert done.returncode
+    assert "metrics.csv: altered since it was made; rebuild with: rm -f" in done.stderr
+    assert not (copied.root / MATRIX).exists()
+
+
+def test_a_failing_cell_lets_the_others_go_on(copied):
+    study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
+    study["methods"]["memit"]["layers"] = [1]
+    study["methods"]["emmet"]["layers"] = [9]  # no such layer: these four cells fail
+    study["experiments"]["edit"]["methods"] = ["memit", "emmet"]
+    (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
+    (copied.root / MATRIX).unlink()
+    done = copied.run(MATRIX, "--keep-going", check=False)
+    assert done.returncode
+    assert "is not allowed; give one or more distinct layers of 0..1" in done.stderr + done.stdout
+    assert not (copied.root / MATRIX).exists()
+
+
+def test_holes_only_when_allowed_and_then_listed(copied):
+    for name in ("metrics.csv", "provenance.json"):
+        (copied.root / CELL.format("rome", 1, 0) / name).unlink()
+    (copied.root / MATRIX).unlink()
+    copied.run(MATRIX, "--config", "allow_missing=true")
+    assert "rome" not in set(table(copied)["method"])
+    assert "method~rome" in (copied.root / "logs" / "collect_cells" / "ablation_matrix.log").read_text()
+
+
+BAD = {
+    "unknown key": ({"methods": {"memit": {"clampp": 2}}}, "methods.memit.clampp: unknown key; did you mean 'clamp'"),
+    "wrong type": ({"methods": {"memit": {"clamp": "big"}}}, "methods.memit.clamp: 'big' is not allowed"),
+    "rank of raw": ({"experiments": {"edit": {"rank": [-1]}}}, "experiments.edit.rank"),
+    "negative rate": ({"experiments": {"edit": {"replay": [-0.1]}}}, "experiments.edit.replay.0: -0.1 is not allowed"),
+    "model family": ({"models": {"substrate": {"architecture": "bert"}}}, "models.substrate.architecture: 'bert'"),
+    "solver": ({"methods": {"memit": {"solver": "memmit"}}}, "methods.memit.solver: 'memmit' is not allowed; one of"),
+    "missing file": (
+        {"dataset": "mine", "datasets": {"mine": {"kind": "counterfact", "path": "no.json"}}},
+        "datasets.mine.path: 'no.json' is not a file",
+    ),
+    "too many edits": ({"experiments": {"edit": {"num_edits": 500}}}, "num_edits: 500 is not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_config_is_one_line_before_any_job(fresh, name):
+    change, message = BAD[name]
+    (fresh.root / "bad.yaml").write_text(yaml.safe_dump(change))
+    done = fresh.run(MATRIX, configfile="bad.yaml", check=False)
+    assert done.returncode
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if message in line]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (fresh.root / "results").exists()
+
+
+STUDIES = ["full", "gpt2_xl", "gptj_6b", "llama2_7b", "llama3_8b", "counterfact", "counterfact500"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_plans(fresh, study):
+    (fresh.root / "records.json").write_text("[]")
+    options = [] if study == "full" else ["--config", "data_path=records.json"]
+    jobs = fresh.jobs(MATRIX, *options, configfile=f"studies/{study}.yaml")
+    assert jobs["edit_cell"] >= 14
+    assert jobs["collect_cells"] == 1

@@ -1,0 +1,25 @@
+"""Retrain an edited model on the true objects of a part of the edited facts; score the others and the controls."""
+
+from common import job
+
+with job(snakemake):
+    from editlab.artifacts import write_csv
+    from editlab.data import load_requests
+    from editlab.data.corpus import read_known
+    from editlab.edit.probes import evaluated_prompts
+    from editlab.edit.record import Edit
+    from editlab.edit.rtt import RttOptions, retrain_on_truth
+    from editlab.models import load_model
+    from editlab.randomness import set_threads
+
+    set_threads(snakemake.threads)
+    options, seed = dict(snakemake.params.options), snakemake.params.cell_seed
+    controls = options.pop("controls")
+    known, edit = read_known(snakemake.input.known), Edit.load(snakemake.input.edit)
+    requests, cases = load_requests(snakemake.input.requests), set(edit.info["cases"])
+    edited = [r for r in requests if r.case_id in cases]
+    asked = evaluated_prompts(edited)
+    others = [r for r in requests if r.case_id in known - cases and r.rewrite_prompt not in asked]
+    model = load_model(snakemake.input.model, **snakemake.params.loading)
+    table = retrain_on_truth(model, edit, edited, others[:controls], RttOptions(seed=seed, **options))
+    write_csv(snakemake.output[0], table)

@@ -23,10 +23,10 @@ matrix: setup  ## results/ablation_matrix.csv of the default study
 	$(BIN)/snakemake --cores $(CORES) results/ablation_matrix.csv
 
 test: setup  ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-fast: setup  ## tests without the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
 	$(BIN)/ruff check .

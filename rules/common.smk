@@ -1,4 +1,4 @@
-# What every rule shares: the validated study, the spaces of cells, resources, digests of the code a result depends on.
+# Shared by all rule files. The validated study, the spaces of cells, resources, digests of the code behind a result.
 
 import json
 import re
@@ -82,7 +82,7 @@ def cell_directories(experiment):
         )
     base = f"results/{experiment}/{STUDY.model}/{STUDY.dataset}"
     return [
-        base + "/" + "/".join(f"{k}~{v}" for k, v in cell.items())
+        str(Path(base, *(f"{k}~{v}" for k, v in cell.items())))
         for cell in STUDY.cells(experiment)
     ]
 

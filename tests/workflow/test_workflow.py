@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 MATRIX = "results/ablation_matrix.csv"
 CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
 

@@ -46,12 +46,12 @@ class Trust(Section):
     """The guard of a batch: a score in [0, 1] from probes that no evaluation uses, and what follows from it."""
 
     threshold: Share = Field(0.5, description="at or above it a batch is accepted as it is")
-    low: Share = Field(0.3, description="below it a batch is rolled back; in between it is scaled down")
+    low: Share = Field(0.4, description="below it a batch is rolled back; in between it is scaled down")
     soft: bool = Field(True, description="scale between low and threshold; false: roll back below the threshold")
     distance_only: bool = Field(False, description="score from the update alone, without running the model")
     distance_weight: Share = Field(0.5, description="distance only: weight of the fit against preservation")
     per_fact: bool = Field(False, description="first leave out facts whose own trust is below low")
-    heldout_samples: Count = Field(48, description="records that probe for damage; not edited, not evaluated")
+    heldout_samples: Count = Field(96, description="records that probe for damage; not edited, not evaluated")
     dynamic_window: Annotated[int, Field(ge=0)] = Field(
         0, description="threshold = mean of so many last scores - deviations x their standard deviation (0: fixed)"
     )

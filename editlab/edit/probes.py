@@ -28,6 +28,7 @@ from editlab.tokenization import Encoder, pad
 
 FALLBACK_CONTEXT = "As everyone knows, {}"
 MAX_TOKENS = 4096
+FEW = 8  # a flip rate over fewer neighbours is mostly noise
 
 
 def evaluated_prompts(requests: Iterable[EditRequest]) -> set[str]:
@@ -157,11 +158,11 @@ class DamageProbe:
         }
 
     def neighbors(self, requests: Sequence[EditRequest]) -> NDArray[np.int64]:
-        """Records with relation and true object of an edited fact; where there are none, with its relation; or all."""
+        """Records with relation and true object of an edited fact; while these are few, with its relation; else all."""
         for key in (lambda r: (r.relation_id, r.target_true), lambda r: r.relation_id):
             wanted = {key(r) for r in requests}
             found = [i for i, r in enumerate(self.records) if key(r) in wanted]
-            if found:
+            if len(found) >= FEW:
                 return np.array(found)
         return np.arange(len(self.records))
 

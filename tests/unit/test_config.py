@@ -80,7 +80,7 @@ BAD = [
     ("model", "tiny", "model", "'tiny'", "big, small"),
     ("dataset", "nothing", "dataset", "'nothing'", "facts, file"),
     ("datasets/facts/kind", "csv", "datasets.facts", "csv", "counterfact"),
-    ("datasets/facts/size", 21, "datasets.facts.size", "21", "22"),
+    ("datasets/facts/size", 11, "datasets.facts.size", "11", "12"),
     ("datasets/facts/size", "many", "datasets.facts.size", "'many'", "integer"),
     ("datasets/facts/size", 2.5, "datasets.facts.size", "2.5", "integer"),
     ("datasets/facts/size", True, "datasets.facts.size", "True", "switch"),

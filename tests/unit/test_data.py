@@ -313,11 +313,14 @@ def test_samples_depend_on_the_seed_and_not_on_the_file_order() -> None:
     assert len({r.subject for r in sample}) == 20
 
 
-def test_samples_have_distinct_subjects_or_fail_with_both_numbers() -> None:
+def test_samples_draw_every_subject_before_any_comes_twice_or_fail_with_both_numbers() -> None:
     requests = [fact("1", "A"), fact("2", "A", new="tuba"), fact("3", "B")]
-    assert {r.subject for r in sample_requests(requests, 2, seed=0)} == {"A", "B"}
-    with pytest.raises(DataError, match=r"3 requests asked for, but only 2"):
-        sample_requests(requests, 3, seed=0)
+    for seed in range(5):
+        drawn = [r.subject for r in sample_requests(requests, 3, seed)]
+        assert set(drawn[:2]) == {"A", "B"}
+        assert drawn[2] == "A"
+    with pytest.raises(DataError, match=r"4 requests asked for, but only 3"):
+        sample_requests(requests, 4, seed=0)
     with pytest.raises(ConfigError, match=r"count: -1"):
         sample_requests(requests, -1, seed=0)
     assert sample_requests(requests, 0, seed=0) == []

@@ -7,13 +7,14 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from editlab import config
+from editlab import config, recipe
 
 HEAD = """# Configuration
 
 `config.yaml` is the default study; a file given with `--configfile` is laid over it, key by key. Everything is checked
 before any job starts; a mistake is one line with the key, its value and what is allowed. Top-level keys can be set on the
-command line (`--config data_path=FILE`). This page is written by `docs/make_configuration.py` from `editlab/config.py`.
+command line (`--config data_path=FILE`). This page is written by
+`docs/make_configuration.py` from `editlab/config.py` and `editlab/recipe.py`.
 """
 ORDER = [
     config.Study,
@@ -22,12 +23,18 @@ ORDER = [
     config.SubstrateModel,
     config.HubModel,
     config.Recipe,
+    recipe.Trust,
+    recipe.TrustWeights,
+    recipe.TrustScales,
+    recipe.Greedy,
+    recipe.Posthoc,
     config.Experiment,
     config.Statistics,
     config.HubText,
     config.ContextTemplates,
     config.Tracing,
     config.Evaluation,
+    config.Retraining,
     config.Sweep,
     config.Resources,
 ]

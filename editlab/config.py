@@ -191,6 +191,7 @@ class Sweep(Section):
     axes: dict[Name, dict[str, list[Any]]] = Field(default_factory=dict, description="by method: field -> values")
     layers: list[Annotated[int, Field(ge=0)]] = Field([0, 1], description="layers whose statistics the grid needs")
     facts: Count = Field(32, description="facts of the batch that is edited")
+    known_only: bool = Field(True, description="draw only facts that the model knows")
     seeds: list[int] = Field([101, 102, 103], description="batches")
 
 
@@ -285,7 +286,7 @@ def _check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> 
     if ranked and 0 in plan.rank:
         raise ValueError(f"experiments.{name}.rank: 0 is not allowed; {ranked[0]} stores LoRA: give ranks of 1 or more")
     if not ranked and plan.rank != [0]:
-        raise ValueError(f"experiments.{name}.rank: {plan.rank} is not allowed; no recipe stores LoRA: leave it out")
+        raise ValueError(f"experiments.{name}.rank: {plan.rank} is not allowed; no recipe of it stores LoRA: use [0]")
     for method in ranked:
         if methods[method].backend == "lora" and max(plan.rank) > methods[method].max_rank:
             raise ValueError(

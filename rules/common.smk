@@ -92,6 +92,29 @@ def cell_files(experiment, name):
     return [f for f in files if Path(f).exists()] if STUDY.allow_missing else files
 
 
+def drop_tables_with_holes():
+    """Remove tables that are there although a cell of theirs is not: Snakemake by itself does not look behind a table,
+    and a table with a hole is no result. A dry run only says so."""
+    dry = any(re.fullmatch(r"--dry-?run|-[a-mo-z]*n[a-z]*", a) for a in sys.argv[1:])
+    for table, experiment in TABLES.items():
+        path = Path(f"results/{table}.csv")
+        if experiment not in STUDY.experiments or not path.exists():
+            continue
+        if not all(
+            Path(d, "metrics.csv").exists() for d in cell_directories(experiment)
+        ):
+            print(
+                f"{path}: a cell is missing; the table will be made again",
+                file=sys.stderr,
+            )
+            if not dry:
+                path.unlink()
+
+
+if not STUDY.allow_missing:
+    drop_tables_with_holes()
+
+
 def all_targets():
     """Every table that the study's experiments fill."""
     return [
@@ -231,6 +254,12 @@ def trust_experiments():
     """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
     cell_directories("trust_eval")  # a clear error when it is not declared
     return [e for e in ("trust_eval", "trust_clean") if e in STUDY.experiments]
+
+
+def greedy_experiments():
+    """Greedy steps, and one step at a higher rank to hold them against where that is declared."""
+    cell_directories("greedy_eval")
+    return [e for e in ("greedy_eval", "greedy_rank") if e in STUDY.experiments]
 
 
 def retrained_files():

@@ -3,7 +3,9 @@
 
 rule collect_greedy:
     input:
-        lambda w: cell_files("greedy_eval", "metrics.csv"),
+        lambda w: [
+            f for e in greedy_experiments() for f in cell_files(e, "metrics.csv")
+        ],
     output:
         table="results/greedy_eval.csv",
         steps="results/greedy_steps.csv",
@@ -19,10 +21,12 @@ rule collect_greedy:
         mem_mb=resource("collect_greedy", "mem_mb"),
         runtime=resource("collect_greedy", "runtime"),
     params:
-        cells=lambda w: list(
-            zip(cell_directories("greedy_eval"), STUDY.cells("greedy_eval"))
-        ),
-        base="emmet_lora",
+        cells=lambda w: [
+            c
+            for e in greedy_experiments()
+            for c in zip(cell_directories(e), STUDY.cells(e))
+        ],
+        bases=["emmet_lora", "emmet_lora_append", "emmet"],
         code=code_digest("analysis.guarded"),
     message:
         "Compare greedy steps with the one-step LoRA edit"

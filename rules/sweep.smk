@@ -33,6 +33,7 @@ rule sweep_recipes:
         },
         axes=STUDY.sweep.axes,
         facts=STUDY.sweep.facts,
+        known_only=STUDY.sweep.known_only,
         seeds=STUDY.sweep.seeds,
         used=sorted(
             {

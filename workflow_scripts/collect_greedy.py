@@ -6,8 +6,9 @@ with job(snakemake):
     from editlab.analysis.guarded import compare, greedy_step_table, greedy_table
     from editlab.artifacts import write_csv
 
-    cells, base = snakemake.params.cells, snakemake.params.base
-    others = [m for m in dict.fromkeys(cell["method"] for _, cell in cells) if m != base]
+    cells, bases = snakemake.params.cells, snakemake.params.bases
+    methods = list(dict.fromkeys(cell["method"] for _, cell in cells))
+    pairs = [(method, base) for base in bases for method in methods if method not in (base, "emmet")]
     write_csv(snakemake.output.table, greedy_table(cells))
     write_csv(snakemake.output.steps, greedy_step_table(cells))
-    write_csv(snakemake.output.gain, compare(cells, [(method, base) for method in others]))
+    write_csv(snakemake.output.gain, compare(cells, pairs))

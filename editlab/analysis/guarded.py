@@ -53,10 +53,14 @@ def final_scores(directory: str | Path) -> dict[str, float]:
 
 def stored(directory: str | Path) -> dict[str, int]:
     """Numbers that an edit stores: the thinner of factors and dense matrix, by layer; bytes in float32."""
-    from editlab.edit.record import Edit
+    from safetensors import safe_open
 
-    edit = Edit.load(read_verified(Path(directory) / "edit.safetensors"))
-    count = sum(min(f.rank * sum(f.shape), f.shape[0] * f.shape[1]) for f in edit.factors.values())
+    with safe_open(str(read_verified(Path(directory) / "edit.safetensors")), framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    count = 0
+    for layer in {name.split(".")[0] for name in shapes}:
+        (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
+        count += min(rank * (d_out + d_in), d_out * d_in)
     return {"parameters": count, "bytes": 4 * count}
 
 
@@ -289,10 +293,30 @@ def replay_gain(cells: Cells) -> pd.DataFrame:
 
 def retraining_table(cells: Cells) -> pd.DataFrame:
     """The scores of :func:`editlab.edit.rtt.retrain_on_truth`, long, with the restored share repeated in each row."""
-    from editlab.edit.rtt import recovery
-
     parts = []
     for file, cell in cells:
         table = pd.read_csv(file)
         parts.append(table.assign(**cell, restored=recovery(table)["restored"]))
     return pd.concat(parts, ignore_index=True)
+
+
+def recovery(table: pd.DataFrame, metric: str = "accuracy", probe: str = "rewrite") -> dict[str, float]:
+    """How much of the old knowledge retraining brought back.
+
+    Returns:
+        ``edited`` and ``unedited``: rise of the metric on held-out facts; ``never_edited``: its change on facts that
+        were never edited, in the edited model; ``restored``: the rise in the edited model as a share of what the edit
+        had taken from the held-out facts (1: all came back, 0: none). NaN where a group of facts is empty.
+    """
+    rows = table[table["probe"] == probe].set_index(["model", "facts", "when"])[metric]
+
+    def rise(model: str, facts: str) -> float:
+        return float(rows.get((model, facts, "after"), np.nan) - rows.get((model, facts, "before"), np.nan))
+
+    taken = float(rows["unedited", "held_out", "before"] - rows["edited", "held_out", "before"])
+    return {
+        "edited": rise("edited", "held_out"),
+        "unedited": rise("unedited", "held_out"),
+        "never_edited": rise("edited", "never_edited"),
+        "restored": rise("edited", "held_out") / taken if taken > 0 else float("nan"),
+    }

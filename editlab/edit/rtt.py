@@ -85,28 +85,6 @@ def retrain_on_truth(
     return pd.DataFrame(rows)
 
 
-def recovery(table: pd.DataFrame, metric: str = "accuracy", probe: str = "rewrite") -> dict[str, float]:
-    """How much of the old knowledge retraining brought back.
-
-    Returns:
-        ``edited`` and ``unedited``: rise of the metric on held-out facts; ``never_edited``: its change on facts that
-        were never edited, in the edited model; ``restored``: the rise in the edited model as a share of what the edit
-        had taken from the held-out facts (1: all came back, 0: none).
-    """
-    rows = table[table["probe"] == probe].set_index(["model", "facts", "when"])[metric]
-
-    def rise(model: str, facts: str) -> float:
-        return float(rows[model, facts, "after"] - rows[model, facts, "before"])
-
-    taken = float(rows["unedited", "held_out", "before"] - rows["edited", "held_out", "before"])
-    return {
-        "edited": rise("edited", "held_out"),
-        "unedited": rise("unedited", "held_out"),
-        "never_edited": rise("edited", "never_edited"),
-        "restored": rise("edited", "held_out") / taken if taken > 0 else float("nan"),
-    }
-
-
 def split(edited: Sequence[EditRequest], options: RttOptions) -> tuple[list[EditRequest], list[EditRequest]]:
     """(retrained, held out): a seeded split of the edited facts."""
     count = round(options.share * len(edited))

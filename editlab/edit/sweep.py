@@ -31,7 +31,7 @@ def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def held_out_batches(
     requests: Sequence[EditRequest],
-    known: set[str],
+    known: set[str] | None,
     used: Iterable[tuple[int, int]],
     facts: int,
     seeds: Sequence[int],

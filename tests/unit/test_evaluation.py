@@ -174,7 +174,7 @@ class TestScoring:
         assert len(score_targets(gpt2, []).log_prob) == 0
         with pytest.raises(ConfigError, match="max_tokens: 0"):
             score_targets(gpt2, [("a", "b")], max_tokens=0)
-        with pytest.raises(DataError, match="is blank|no tokens|empty"):
+        with pytest.raises(DataError, match=r"is blank|no tokens|empty"):
             score_targets(gpt2, [("It is", "fine"), ("It is", "")])
         with pytest.raises(DataError, match="prompt '' has no tokens"):
             score_targets(gpt2, [("", "fine")])

@@ -9,7 +9,8 @@ from test_trust import moments
 from tiny import tiny_model, tiny_requests
 
 import editlab
-from editlab.edit.rtt import RttOptions, recovery, retrain_on_truth, retrained_on, split
+from editlab.analysis.guarded import recovery
+from editlab.edit.rtt import RttOptions, retrain_on_truth, retrained_on, split
 from editlab.errors import DataError
 
 OPTIONS = RttOptions(epochs=4, batch=6, lr=3e-3, seed=1)

@@ -38,7 +38,11 @@ class Workflow:
 
     def jobs(self, *arguments: str, **options) -> dict[str, int]:
         """What a dry run would do: number of jobs by rule."""
-        done = self.run("-n", *arguments, **options)
+        return self.job_counts(self.run("-n", *arguments, **options))
+
+    @staticmethod
+    def job_counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+        """Number of jobs by rule, from what a run printed."""
         text = done.stdout + done.stderr
         if "Job stats:" not in text:
             return {}
@@ -81,3 +85,9 @@ def copied(finished, tmp_path) -> Workflow:
 @pytest.fixture
 def fresh(tmp_path) -> Workflow:
     return copy_workflow(tmp_path / "fresh")
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory) -> Workflow:
+    """A copy of the workflow that the tests of one module share."""
+    return copy_workflow(tmp_path_factory.mktemp("separate") / "workflow")

@@ -1,0 +1,96 @@
+"""LoRA, trust, greedy steps, long streams and retraining, through the workflow, on the tiny study."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+
+LORA = {"solver": "emmet", "layers": [0], "steps": 4, "backend": "lora", "max_rank": 8}
+EMMET = {"solver": "emmet", "layers": [0], "steps": 4}
+STEPS = {"steps": 2, "recompute": True, "min_improvement": 0.0, "use_distance_only": True}
+COMMON = {"batch": [4], "replay": [0], "seeds": [1], "num_edits": 8, "known_only": False}
+METHODS = {
+    "emmet": EMMET,
+    "emmet_lora": LORA,
+    "emmet_lora_frobenius": {**LORA, "lora_metric": "frobenius"},
+    "emmet_posthoc": {**EMMET, "backend": "posthoc", "posthoc": {"steps": 2, "anchor_texts": 4}},
+    "emmet_trust": {**EMMET, "trust": {"heldout_samples": 4}},
+    "emmet_greedy": {
+        **LORA,
+        "accumulate": "append",
+        "trust": {"distance_only": True, "heldout_samples": 4},
+        "greedy": STEPS,
+    },
+}
+EXPERIMENTS = {
+    "lora_ablation": {
+        "methods": ["emmet", "emmet_lora", "emmet_lora_frobenius", "emmet_posthoc"],
+        "rank": [2],
+        **COMMON,
+    },
+    "trust_eval": {
+        "methods": ["none", "emmet", "emmet_trust"],
+        "stress_fraction": 0.5,
+        "label_cases": 4,
+        **COMMON,
+    },
+    "greedy_eval": {"methods": ["emmet", "emmet_lora", "emmet_greedy"], "rank": [2], **COMMON},
+    "large_scale": {"methods": ["emmet_lora"], "rank": [2], "snapshot_every": 4, **COMMON, "num_edits": 24},
+    "retraining": {"methods": ["emmet"], **COMMON},
+}
+TABLES = {
+    "lora_ablation": {"parameters", "bytes", "retention", "energy", "seconds"},
+    "lora_gain": {"a", "b", "metric", "value", "ci_low", "ci_high"},
+    "trust_eval": {"accuracy", "false_positive_rate", "retention_gain", "ppl_rise_cut", "overhead"},
+    "greedy_eval": {"acceptance", "gain_by_step", "trust_gain_correlation"},
+    "greedy_steps": {"layer", "step", "tried", "acceptance"},
+    "large_scale_forgetting": {"edits_seen", "metric", "value"},
+    "turning_points": {"kind", "edits", "ci_low", "ci_high"},
+    "rtt_edits": {"model", "facts", "when", "accuracy", "restored"},
+    "replay_gain": {"replay", "capacity", "strategy", "metric", "verdict"},
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(separate):
+    """The tiny study with the guarded experiments declared, and all their tables made."""
+    study = yaml.safe_load((separate.root / "tiny.yaml").read_text())
+    study["methods"] |= METHODS
+    study["experiments"] |= EXPERIMENTS
+    (separate.root / "tiny.yaml").write_text(yaml.safe_dump(study))
+    separate.run(*(f"results/{name}.csv" for name in TABLES))
+    return separate
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_made_with_its_columns(guarded, name):
+    table = pd.read_csv(io.BytesIO(guarded.read(f"results/{name}.csv")))
+    assert len(table)
+    assert TABLES[name] <= set(table.columns)
+
+
+def test_ranks_collapse_for_raw_recipes(guarded):
+    table = pd.read_csv(io.BytesIO(guarded.read("results/lora_ablation.csv")))
+    assert table.set_index("method")["rank"].to_dict() == {
+        "emmet": 0,
+        "emmet_lora": 2,
+        "emmet_lora_frobenius": 2,
+        "emmet_posthoc": 2,
+    }
+
+
+def test_a_second_run_does_nothing(guarded):
+    assert guarded.jobs(*(f"results/{name}.csv" for name in TABLES)) == {}
+
+
+def test_the_same_cell_gives_the_same_bytes(guarded):
+    cell = "results/trust_eval/substrate/facts/method~emmet_trust/batch~4/replay~0/rank~0/seed~1"
+    before = {n: guarded.read(f"{cell}/{n}") for n in ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors")}
+    (guarded.root / cell / "metrics.csv").unlink()
+    guarded.run(f"{cell}/metrics.csv")
+    assert before == {n: guarded.read(f"{cell}/{n}") for n in before}

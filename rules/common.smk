@@ -32,6 +32,7 @@ TABLES = {
     "quick_validation": "quick_validation",
     "baseline_comparison": "baseline_comparison",
     "replay_ablation": "replay_ablation",
+    "combined": "combined",
 }
 # Tables that rules of their own collect (rules/lora.smk, trust.smk, greedy.smk, forgetting.smk): table -> experiment.
 GUARDED_TABLES = {

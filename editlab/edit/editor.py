@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from editlab.architectures import Architecture
+from editlab.edit.checks import check_arguments, required_moments
 from editlab.edit.export import peft_target
 from editlab.edit.guard import Guard
 from editlab.edit.keys import Contexts, check_contexts
@@ -31,7 +32,7 @@ from editlab.edit.stress import Stress
 from editlab.edit.targets import Targets
 from editlab.errors import ConfigError, NumericalError
 from editlab.hooks import restored
-from editlab.linalg import Factors, SecondMoment
+from editlab.linalg import Factors
 from editlab.recipe import Recipe
 from editlab.requests import EditRequest
 from editlab.timing import Stopwatch
@@ -150,7 +151,7 @@ class EditSession:
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
         self.architecture, self.traits = Architecture(model), SOLVERS[recipe.solver]
-        self.layers = self._check()
+        self.layers = check_arguments(recipe, self.architecture, replay, rank)
         self.stopwatch = stopwatch or Stopwatch()
         self.weights = {layer: self.architecture.weight(layer) for layer in self.layers}
         self.buffer = ReplayBuffer(recipe.replay_capacity, recipe.replay_strategy, recipe.replay_eviction, seed)
@@ -159,7 +160,7 @@ class EditSession:
             recipe,
             self.layers,
             check_contexts(contexts),
-            self._moments(statistics),
+            required_moments(statistics, recipe, self.layers, self.architecture),
             self.weights,
             make_store(recipe, rank, solver_options(recipe)),
             seed,
@@ -199,7 +200,7 @@ class EditSession:
             "replay": self.replay,
             "rank": self.rank,
             "seed": self.seed,
-            "cases": [case for event in self.events if event["decision"] in KEPT for case in event["cases"]],
+            "cases": [case for event in self.events for case in _edited_cases(event)],
             "target": peft_target(self.architecture, self.layers),
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
@@ -319,6 +320,7 @@ class EditSession:
             everyone, proposal = proposal.columns, self.proposer.propose(proposal.columns.subset(kept), event)
             event["left_out"] = [r.case_id for i, r in enumerate(everyone.requests[: everyone.new]) if i not in kept]
             self.guard.only(kept[: proposal.columns.new])
+            event["decision"] = "accepted"
             judgement = self.guard.judge(proposal, event)
         if judgement is not None and judgement.scale < 1.0:
             self._take_back(state)
@@ -350,36 +352,8 @@ class EditSession:
         put_back(self.weights, state[0])
         self.proposer.store.restore(state[1])
 
-    def _check(self) -> list[int]:
-        """The edited layers, after every argument was held against the recipe."""
-        recipe = self.recipe
-        if recipe.layers == "auto":
-            raise ConfigError("layers: 'auto' must be resolved by the layer-choice rule; give a list here")
-        layers = self.architecture.check_layers(recipe.layers)
-        if self.traits.site == "mlp" and len(layers) > 1:
-            raise ConfigError(f"layers: {recipe.solver} edits exactly one layer, got {layers}")
-        if isinstance(self.replay, bool) or not 0 <= self.replay < float("inf"):
-            raise ConfigError(
-                f"replay: {self.replay} is not allowed; a finite number >= 0: replayed facts per new fact"
-            )
-        if self.replay and not self.traits.replay:
-            raise ConfigError(f"replay: {recipe.solver} cannot take replayed facts; use 0")
-        if self.rank < 0 or (self.rank == 0) == recipe.has_rank:
-            allowed = "1 or more" if recipe.has_rank else "leave it out, or use backend lora"
-            raise ConfigError(f"rank: {self.rank} is not allowed with backend {recipe.backend}; {allowed}")
-        return layers
 
-    def _moments(self, statistics: Any) -> dict[int, SecondMoment]:
-        from editlab.statistics import resolve_statistics
-
-        rank_one = self.traits.site == "mlp"  # ROME uses C where it is given
-        if (statistics is None and not self.traits.moment) or not (self.traits.moment or rank_one):
-            return {}
-        moments = resolve_statistics(statistics, self.layers)
-        for layer in self.layers:
-            if layer not in moments:
-                raise ConfigError(f"statistics: {self.recipe.solver} needs the second moment of layer {layer}")
-            d_in = self.architecture.weight_shape(layer)[1]
-            if moments[layer].size != d_in:
-                raise ConfigError(f"statistics: layer {layer} has size {moments[layer].size}; the model needs {d_in}")
-        return moments
+def _edited_cases(event: Mapping[str, Any]) -> list[str]:
+    """The cases of a batch that are on the model."""
+    left_out = event.get("left_out", ())
+    return [case for case in event["cases"] if case not in left_out] if event["decision"] in KEPT else []

@@ -41,7 +41,8 @@ class Guard:
             by_distance = self.greedy is not None and self.greedy.use_distance_only
             options = self.trust or Trust.model_validate({"distance_only": by_distance})
             p = proposer
-            self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes)
+            with p.stopwatch.stage("trust"):
+                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes)
         if self.greedy is not None:
             proposer.install = self._install if self.greedy.steps > 1 else _in_one_step
         self.base: Before | None = None

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("guarded")]
 
 LORA = {"solver": "emmet", "layers": [0], "steps": 4, "backend": "lora", "max_rank": 8}
 EMMET = {"solver": "emmet", "layers": [0], "steps": 4}

@@ -114,7 +114,10 @@ def test_the_other_tables(copied):
 
 def test_the_sweep_and_the_costs(copied):
     copied.run("results/sweep/substrate/facts/best.csv", "results/costs.csv")
-    assert len(table(copied, "results/sweep/substrate/facts/points.csv")) == 2
+    points = table(copied, "results/sweep/substrate/facts/points.csv")
+    assert set(points["method"]) == {"memit", "emmet", "alphaedit", "ft"}
+    assert points["decision"].eq("accepted").all()
+    assert not points.drop(columns=["ES", "PS", "NS", "S", "delta_norm"]).duplicated().any()
     assert (table(copied, "results/costs.csv")["cpu_targets"] >= 0).all()
 
 

@@ -69,6 +69,16 @@ def load_model(
     return model.eval()
 
 
+def import_model_code(directory: str) -> None:
+    """Import everything that :func:`load_model` needs for the model in ``directory``, without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
+    load_tokenizer(directory, offline=True)
+
+
 def load_tokenizer(
     path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
 ) -> PreTrainedTokenizerBase:

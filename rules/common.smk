@@ -1,6 +1,7 @@
 # Shared by all rule files. The validated study, the spaces of cells, resources, digests of the code behind a result.
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,12 +21,19 @@ from editlab.config import (
 )
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
+from editlab.warm import OWNER
 
 try:
     STUDY = load_study(config)
     check_files(STUDY)
 except ConfigError as error:
     sys.exit(str(error))
+
+# Cells of this process share a warm worker (editlab/warm.py). A job on a cluster is a process of its own.
+if workflow.is_main_process:
+    os.environ[OWNER] = str(os.getpid())
+else:
+    os.environ.pop(OWNER, None)
 
 TABLES = {
     "ablation_matrix": "edit",

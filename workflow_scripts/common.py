@@ -7,31 +7,12 @@ import traceback
 from pathlib import Path
 
 from editlab.errors import EditlabError
-
-
-class Tee:
-    """Writes to the terminal and to the log."""
-
-    def __init__(self, *streams):
-        self.streams = streams
-
-    def write(self, text):
-        for stream in self.streams:
-            stream.write(text)
-            stream.flush()
-        return len(text)
-
-    def flush(self):
-        for stream in self.streams:
-            stream.flush()
-
-    def isatty(self):
-        return self.streams[0].isatty()
+from editlab.warm import Tee
 
 
 @contextlib.contextmanager
 def job(snakemake):
-    """Run a script's body with its log open; exit 1 with one line on a user's mistake."""
+    """Run a script's body with its log open (the value); exit 1 with one line on a user's mistake."""
     path = Path(str(snakemake.log[0]))
     path.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
@@ -39,7 +20,7 @@ def job(snakemake):
         sys.stderr = Tee(terminal, log)
         try:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            yield
+            yield log
         except EditlabError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

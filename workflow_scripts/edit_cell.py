@@ -2,19 +2,23 @@
 
 from common import job
 
-with job(snakemake):
+with job(snakemake) as log:
     import json
 
-    from editlab.edit.cell import CellPlan, run_cell
-    from editlab.randomness import set_threads
+    from editlab.warm import call
 
-    set_threads(snakemake.threads)
-    inputs = {name: snakemake.input.get(name) for name in ("model", "requests", "known", "contexts")}
-    layers = snakemake.input.get("layers")
-    run_cell(
-        CellPlan(**snakemake.params.cell, code=snakemake.params.code),
-        **inputs,
-        statistics=list(snakemake.input.get("statistics", [])),
-        layers=json.load(open(layers, encoding="utf-8"))["layers"] if layers else None,
-        outputs=dict(snakemake.output.items()),
+    inputs, layers = snakemake.input, snakemake.input.get("layers")
+    files = {name: inputs.get(name) for name in ("model", "requests", "known", "contexts")}
+    call(
+        "editlab.edit.cell:run_planned_cell",
+        {
+            "plan": {**snakemake.params.cell, "code": snakemake.params.code},
+            "threads": snakemake.threads,
+            **files,
+            "statistics": list(inputs.get("statistics", [])),
+            "layers": json.load(open(layers, encoding="utf-8"))["layers"] if layers else None,
+            "outputs": dict(snakemake.output.items()),
+        },
+        preload=[("editlab.edit.cell:warm_up", {"model": inputs.model})],
+        log=log,
     )

@@ -23,7 +23,8 @@ from editlab.edit.editor import EditSession
 from editlab.edit.probes import choose_probes
 from editlab.edit.stream import Checkpoint, StreamPlan, StreamResult, run_stream
 from editlab.errors import DataError
-from editlab.models import load_model
+from editlab.models import import_model_code, load_model
+from editlab.randomness import set_threads
 from editlab.recipe import Recipe, Trust
 from editlab.requests import EditRequest
 from editlab.timing import Stopwatch, peak_memory_mb
@@ -64,6 +65,17 @@ class CellPlan:
     stress_fraction: float = 0.0
     label_cases: int = 0
     code: str = ""
+
+
+def warm_up(model: str) -> None:
+    """Import all that a cell on this model will need."""
+    import_model_code(model)
+
+
+def run_planned_cell(plan: Mapping[str, Any], *, threads: int, **files: Any) -> None:
+    """:func:`run_cell` with JSON arguments alone: the fields of the plan, the number of torch threads, the files."""
+    set_threads(threads)
+    run_cell(CellPlan(**plan), **files)
 
 
 def run_cell(

@@ -8,14 +8,17 @@ output equals adding it to the block output: ROME's and MEMIT's targets differ o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from editlab.errors import ModelError
+
+_HAND_OVER = "editlab_hand_over"  # name under which transformers knows our way out of an attention module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Family:
     final_norm: str  # relative to the model
     mlp: str
     attention: str
+    attention_output: str  # relative to the attention
     projection: str
     cache_argument: str = "past_key_values"  # how a block names its key/value cache
     rotary: str | None = None  # relative to the model; gives the block's ``position_embeddings``
@@ -38,6 +42,7 @@ _LLAMA = Family(
     final_norm="model.norm",
     mlp="mlp",
     attention="self_attn",
+    attention_output="o_proj",
     projection="mlp.down_proj",
     rotary="model.rotary_emb",
 )
@@ -48,6 +53,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="transformer.ln_f",
         mlp="mlp",
         attention="attn",
+        attention_output="c_proj",
         projection="mlp.c_proj",
     ),
     "gptj": Family(
@@ -56,6 +62,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="transformer.ln_f",
         mlp="mlp",
         attention="attn",
+        attention_output="out_proj",
         projection="mlp.fc_out",
         cache_argument="layer_past",
     ),
@@ -65,6 +72,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="gpt_neox.final_layer_norm",
         mlp="mlp",
         attention="attention",
+        attention_output="dense",
         projection="mlp.dense_4h_to_h",
         cache_argument="layer_past",
         rotary="gpt_neox.rotary_emb",
@@ -74,6 +82,19 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
 }
+
+
+class _Projected(Exception):
+    """Carries queries, keys, values and the scale of the scores out of an attention module."""
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        self.parts = (query, key, value, scaling)
+
+
+def _hand_over(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_: Any
+) -> Any:
+    raise _Projected(query, key, value, scaling)
 
 
 class KeyValueCache(Protocol):
@@ -188,14 +209,79 @@ class Architecture:
             positions: absolute positions ``(rows, length)``.
             cache: supplies keys and values of positions that are not recomputed.
         """
-        shared: dict[str, Any] = {
+        shared = self._arguments(hidden, mask, positions, cache)
+        for layer in range(first, self.num_layers if stop is None else stop):
+            hidden = self.hidden(self.block(layer)(hidden, **shared))
+        return hidden
+
+    def _arguments(
+        self, hidden: Tensor, mask: Tensor | None, positions: Tensor, cache: KeyValueCache | None
+    ) -> dict[str, Any]:
+        """What a block is called with beside its inputs."""
+        arguments: dict[str, Any] = {
             "attention_mask": mask,
             "position_ids": positions,
             "use_cache": cache is not None,
             self.family.cache_argument: cache,
         }
         if self._rotary is not None:
-            shared["position_embeddings"] = self._rotary(hidden, position_ids=positions)
-        for layer in range(first, self.num_layers if stop is None else stop):
-            hidden = self.hidden(self.block(layer)(hidden, **shared))
-        return hidden
+            arguments["position_embeddings"] = self._rotary(hidden, position_ids=positions)
+        return arguments
+
+    def project(self, layer: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        """What the attention of a block starts from, position encoding included, and nothing more of the block.
+
+        Args:
+            hidden: inputs of the block ``(rows, length, d)``.
+            positions: absolute positions ``(rows, length)``.
+
+        Returns:
+            Queries ``(rows, heads, length, size)``, keys and values (their heads may be fewer), scale of the scores.
+
+        Raises:
+            ModelError: the model's attention is not one that can be looked into (flash attention of GPT-J).
+        """
+        arguments = self._arguments(hidden, None, positions, None)
+        with self._handing_over(layer):
+            try:
+                self.block(layer)(hidden, **arguments)
+            except _Projected as found:
+                return found.parts
+        raise ModelError(f"{self.model_type}: use another attention implementation, e.g. attn_implementation='sdpa'")
+
+    @contextlib.contextmanager
+    def _handing_over(self, layer: int) -> Iterator[None]:
+        """Let the attention of a block end where its scores would be computed, in :class:`_Projected`."""
+        attention = self.attention(layer)
+        config: Any = self.model.config
+        if hasattr(attention, "_attn"):  # GPT-J calls a method of its own
+
+            def hand_over(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Any:
+                raise _Projected(query, key, value, 1.0 / float(attention.scale_attn))  # type: ignore[arg-type]
+
+            attention.__dict__["_attn"] = hand_over
+            try:
+                yield
+            finally:
+                del attention.__dict__["_attn"]
+        else:
+            from transformers import AttentionInterface
+
+            AttentionInterface.register(_HAND_OVER, _hand_over)
+            before = config._attn_implementation
+            config._attn_implementation = _HAND_OVER
+            try:
+                yield
+            finally:
+                config._attn_implementation = before
+
+    def complete_block(self, layer: int, hidden: Tensor, heads: Tensor) -> Tensor:
+        """The outputs of a block with inputs ``hidden (rows, length, d)`` whose attention heads give
+        ``heads (rows, length, heads x size)``."""
+        attention = self.attention(layer)
+        output = attention.get_submodule(self.family.attention_output)(heads)
+        attention.__dict__["forward"] = lambda *_, **__: (output, None)
+        try:
+            return self.hidden(self.block(layer)(hidden))
+        finally:
+            del attention.__dict__["forward"]

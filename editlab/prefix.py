@@ -2,13 +2,12 @@
 
 In a causal model nothing before a changed position changes. One full pass (:func:`run_prompts`) keeps the keys and
 values of every layer; later passes feed only the following tokens through the blocks, which read the kept keys and
-values through :class:`FrozenPrefix` and a mask that hides padding. Both the target optimisation (suffixes after the
-subject) and the scorer (several targets after one prompt) stand on this.
+values through :class:`FrozenPrefix` and a mask that hides padding. The scorer (several targets after one prompt) stands
+on this; the target optimisation needs more (:mod:`editlab.suffix`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from editlab.architectures import Architecture
-from editlab.hooks import StopForward, capture
+from editlab.hooks import capture
 from editlab.tokenization import pad
 
 
@@ -82,50 +81,6 @@ class FrozenPrefix:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         """Called by a block: prefix and new keys and values joined along the positions; nothing is stored."""
         return torch.cat([self.keys[layer], keys], 2), torch.cat([self.values[layer], values], 2)
-
-
-class _KeysOnly:
-    """Takes the keys and values of one block and ends its pass there; a second pass of the block attends to them."""
-
-    def __init__(self, prefix: FrozenPrefix) -> None:
-        self.prefix = prefix
-        self.joined: tuple[Tensor, Tensor] | None = None
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.joined is None:
-            self.joined = self.prefix.update(keys, values, layer)
-            raise StopForward
-        return self.joined
-
-
-def run_upper_blocks(
-    architecture: Architecture,
-    hidden: Tensor,
-    first: int,
-    mask: Tensor,
-    positions: Tensor,
-    cache: FrozenPrefix,
-    needed: Tensor,
-) -> Tensor:
-    """Run suffixes through blocks ``first`` .. last; the outputs ``(rows, e, d)`` at the positions that are needed.
-
-    Of the last block the other positions give their keys and values only, a quarter of its work.
-
-    Args:
-        hidden: ``(rows, length, d)`` inputs of block ``first``.
-        mask, positions, cache: as in :meth:`Architecture.run_blocks`.
-        needed: ``(rows, e)`` indices into the suffix.
-    """
-    last = architecture.num_layers - 1
-    at = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-    if first > last or needed.shape[1] >= hidden.shape[1]:
-        return architecture.run_blocks(hidden, first, mask, positions, cache)[at, needed]
-    hidden = architecture.run_blocks(hidden, first, mask, positions, cache, stop=last)
-    keys = _KeysOnly(cache)
-    with contextlib.suppress(StopForward):
-        architecture.run_blocks(hidden, last, mask, positions, keys)
-    seen = mask[at, :, needed].transpose(1, 2)
-    return architecture.run_blocks(hidden[at, needed], last, seen, positions[at, needed], keys)
 
 
 def suffix_mask(prefix_lengths: Tensor, prefix_width: int, suffix_width: int, dtype: torch.dtype) -> Tensor:

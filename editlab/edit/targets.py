@@ -6,11 +6,9 @@ model says after "{subject} is a", plus a decay (ROME eq. 4; MEMIT eq. 16). The 
 and reruns the whole model at every step. Here all facts of a batch are optimised together, in the same arithmetic:
 
 - Adam, clamp and stop are per fact, so facts do not see each other; those that have stopped leave the active set.
-- In a causal model only positions from the subject's end on change, and only above the edited block. The keys and
-  values of earlier positions are computed once; a step runs the suffixes alone, through the upper blocks alone.
-- Suffixes are grouped by length (:func:`partition`), so that hardly any padding is computed.
-- Of the last block only its keys and values are needed everywhere; its output, and logits, are formed only where a
-  target token is predicted.
+- In a causal model only positions from the subject's end on change, and only above the edited block: a step runs the
+  suffixes alone, through the upper blocks alone, and as little of these as can be (:mod:`editlab.suffix`).
+- Logits are formed only where a target token is predicted.
 """
 
 from __future__ import annotations
@@ -24,14 +22,13 @@ from torch import Tensor
 
 from editlab.architectures import Architecture
 from editlab.edit.keys import Contexts
-from editlab.hooks import capture, frozen
+from editlab.hooks import frozen
 from editlab.models import tokenizer_of
-from editlab.prefix import FrozenPrefix, run_prompts, run_upper_blocks, suffix_mask
 from editlab.requests import EditRequest
+from editlab.suffix import Suffixes, prepare_suffixes
 from editlab.tokenization import Encoder, check_lengths
 
 KL_PROMPT = "{} is a"
-_CALL_COST = 40  # one pass through the blocks costs about as much as this many more tokens (measured, small model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ def optimize_targets(
     with frozen(model):
         for facts in _chunk_facts(texts, len(requests), options.max_tokens):
             chosen = [dataclasses.replace(r, fact=r.fact - facts.start) for r in texts if r.fact in facts]
-            problem = _Problem.prepare(model, chosen, len(facts), layer, site, encoder.pad_id)
+            problem = _Problem.prepare(Architecture(model), chosen, len(facts), layer, site, encoder.pad_id)
             parts.append(_optimize(problem, options))
             if progress is not None:
                 progress(len(facts))
@@ -165,177 +162,90 @@ def _chunk_facts(rows: Sequence[_Row], n: int, max_tokens: int) -> list[range]:
     return [*chunks, range(start, n)]
 
 
-def partition(lengths: Sequence[int], call_cost: int = _CALL_COST) -> list[tuple[int, int]]:
-    """Cut sorted lengths into runs ``[start, stop)`` that minimise padded tokens plus ``call_cost`` a run (exact, by
-    dynamic programming over the distinct lengths)."""
-    ends = [i for i in range(1, len(lengths) + 1) if i == len(lengths) or lengths[i] != lengths[i - 1]]
-    best: list[tuple[float, int]] = [(0.0, 0)]
-    bounds = [0, *ends]
-    for j in range(1, len(bounds)):
-        width = lengths[bounds[j] - 1]
-        best.append(min((best[i][0] + call_cost + width * (bounds[j] - bounds[i]), i) for i in range(j)))
-    runs: list[tuple[int, int]] = []
-    j = len(bounds) - 1
-    while j > 0:
-        i = best[j][1]
-        runs.append((bounds[i], bounds[j]))
-        j = i
-    return runs[::-1]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bucket:
-    """Rows whose suffixes have about the same length ``s``, ready to run through the upper blocks."""
-
-    hidden: Tensor  # (rows, s, d) clean output of the edited block
-    cache: FrozenPrefix
-    mask: Tensor  # (rows, 1, s, prefix + s)
-    positions: Tensor  # (rows, s)
-    fact: Tensor  # (rows,)
-    length: Tensor  # (rows,) real suffix length
-    needed: Tensor  # (rows, e) suffix positions of a row's entries; rows with fewer repeat position 0
-    # One entry for every token to predict, then one for every KL row.
-    entry_row: Tensor
-    entry_slot: Tensor  # column of ``needed``
-    entry_token: Tensor  # -1 in a KL entry
-    entry_weight: Tensor
-
-    def logits(self, architecture: Architecture, layer: int, delta: Tensor) -> Tensor:
-        """Logits ``(entries, vocabulary)`` with ``delta[fact]`` added at the look-up position."""
-        shifted = F.pad(delta[self.fact][:, None], (0, 0, 0, self.hidden.shape[1] - 1))
-        hidden = (self.hidden + shifted).to(self.hidden.dtype)
-        hidden = run_upper_blocks(architecture, hidden, layer + 1, self.mask, self.positions, self.cache, self.needed)
-        logits = architecture.logits(hidden[self.entry_row, self.entry_slot])
-        return logits.to(_working_dtype(logits))
-
-    def select(self, keep: Tensor) -> _Bucket | None:
-        """The rows whose facts are in ``keep (n,)`` (bool); None when none is left."""
-        rows = keep[self.fact].nonzero()[:, 0]
-        if len(rows) == 0:
-            return None
-        if len(rows) == len(self.fact):
-            return self
-        new_index = torch.full((len(self.fact),), -1, dtype=torch.long, device=rows.device)
-        new_index[rows] = torch.arange(len(rows), device=rows.device)
-        entries = (new_index[self.entry_row] >= 0).nonzero()[:, 0]
-        prefix = int(self.positions[rows, 0].max())
-        width = int(self.length[rows].max())
-        old_prefix = self.mask.shape[3] - self.hidden.shape[1]
-        return _Bucket(
-            hidden=self.hidden[rows, :width],
-            cache=FrozenPrefix(
-                {k: v[rows, :, :prefix] for k, v in self.cache.keys.items()},
-                {k: v[rows, :, :prefix] for k, v in self.cache.values.items()},
-            ),
-            mask=torch.cat(
-                [self.mask[rows, :, :width, :prefix], self.mask[rows, :, :width, old_prefix : old_prefix + width]], 3
-            ),
-            positions=self.positions[rows, :width],
-            fact=self.fact[rows],
-            length=self.length[rows],
-            needed=self.needed[rows, : int(self.entry_slot[entries].max()) + 1],
-            entry_row=new_index[self.entry_row[entries]],
-            entry_slot=self.entry_slot[entries],
-            entry_token=self.entry_token[entries],
-            entry_weight=self.entry_weight[entries],
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    architecture: Architecture
-    layer: int
-    base: Tensor  # (n, d) in the optimisation's dtype
-    buckets: list[_Bucket]
-    has_kl: bool
+    """Facts that are optimised together: clean base vectors, suffixes, and the tokens that must be predicted.
+
+    Attributes:
+        base: ``(n, d)`` in the optimisation's dtype.
+        row_fact: ``(rows,)`` fact of each row of the suffixes.
+        fact, token, weight: of each entry, a token of the suffixes that is read; token -1 in a KL entry.
+    """
+
+    suffixes: Suffixes
+    base: Tensor
+    row_fact: Tensor
+    fact: Tensor
+    token: Tensor
+    weight: Tensor
 
     @classmethod
-    def prepare(cls, model: torch.nn.Module, rows: list[_Row], n: int, layer: int, site: str, pad_id: int) -> _Problem:
-        """One clean pass over all rows; keep suffix states and the keys and values before them."""
-        architecture = Architecture(model)
-        rows = sorted(rows, key=lambda r: (r.suffix, r.lookup, r.fact))
-        base: Tensor | None = None
-        buckets = []
-        for start, stop in partition([row.suffix for row in rows]):
-            bucket, found = _make_bucket(architecture, rows[start:stop], layer, site, pad_id)
-            buckets.append(bucket)
-            for fact, value in found.items():
-                if base is None:
-                    base = torch.zeros(n, len(value), dtype=_working_dtype(value), device=value.device)
-                base[fact] = value
-        assert base is not None
-        return cls(architecture, layer, base, buckets, any(not row.targets for row in rows))
+    def prepare(
+        cls, architecture: Architecture, rows: list[_Row], n: int, layer: int, site: str, pad_id: int
+    ) -> _Problem:
+        # The last prompt token predicts the first target token, and so on; a KL row is read at its only token.
+        entries = [
+            (k, len(row.ids) - len(row.targets) + j, row.fact, token, row.weight)
+            for k, row in enumerate(rows)
+            for j, token in enumerate(row.targets)
+        ]
+        entries += [(k, row.lookup, row.fact, -1, 0.0) for k, row in enumerate(rows) if not row.targets]
+        needed = [(e[0], e[1]) for e in entries]
+        suffixes, mlp = prepare_suffixes(
+            architecture, [r.ids for r in rows], [r.lookup for r in rows], needed, layer, pad_id
+        )
+        values = mlp if site == "mlp" else suffixes.hidden[: len(rows)]
+        dtype, device = _working_dtype(values), values.device
+        first = sorted((row.fact, k) for k, row in enumerate(rows) if row.first)
+        return cls(
+            suffixes=suffixes,
+            base=values[torch.tensor([k for _, k in first], device=device)].to(dtype),
+            row_fact=torch.tensor([row.fact for row in rows], device=device),
+            fact=torch.tensor([e[2] for e in entries], device=device),
+            token=torch.tensor([e[3] for e in entries], device=device),
+            weight=torch.tensor([e[4] for e in entries], dtype=dtype, device=device),
+        )
+
+    def select(self, active: Tensor) -> _Problem:
+        """Without the rows and entries of facts that are not ``active (n,)``; the facts keep their numbers."""
+        suffixes, stays = self.suffixes.select(active[self.row_fact])
+        return dataclasses.replace(
+            self,
+            suffixes=suffixes,
+            row_fact=self.row_fact[active[self.row_fact]],
+            fact=self.fact[stays],
+            token=self.token[stays],
+            weight=self.weight[stays],
+        )
+
+    def losses(
+        self, delta: Tensor, options: TargetOptions, before: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss of every fact ``(n,)``, whether its object is the argmax everywhere, and the KL reference ``(n, V)``."""
+        hidden = self.suffixes.run(delta.index_select(0, self.row_fact))
+        logits = self.suffixes.architecture.logits(hidden)
+        log_probs = F.log_softmax(logits.to(_working_dtype(logits)), dim=-1).to(delta.dtype)
+        n, predictions = len(delta), int((self.token >= 0).sum())  # the KL entries come last
+        token, fact = self.token[:predictions, None], self.fact[:predictions]
+        picked = log_probs[:predictions].gather(1, token)[:, 0]
+        loss = torch.zeros(n, dtype=delta.dtype, device=delta.device)
+        loss = loss.index_add(0, fact, -picked * self.weight[:predictions])
+        most_probable = torch.ones(n, dtype=torch.bool, device=delta.device)
+        if options.stop == "most_probable":
+            most_probable[fact[log_probs[:predictions].detach().argmax(-1) != token[:, 0]]] = False
+        if predictions < len(self.token):
+            now, fact = log_probs[predictions:], self.fact[predictions:]
+            if before is None:  # the first step, all facts active: the model as it is
+                before = torch.zeros(n, now.shape[1], dtype=now.dtype, device=now.device)
+                before[fact] = now.detach()
+            kl = (now.exp() * (now - before[fact])).sum(-1)
+            loss = loss.index_add(0, fact, options.kl_factor * kl)
+        loss = loss + options.weight_decay * delta.norm(dim=1) / self.base.norm(dim=1) ** 2
+        return loss, most_probable, before
 
 
 def _working_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _make_bucket(
-    architecture: Architecture, rows: list[_Row], layer: int, site: str, pad_id: int
-) -> tuple[_Bucket, dict[int, Tensor]]:
-    with capture(outputs={"mlp": architecture.mlp(layer)}) as extra:
-        states = run_prompts(architecture, [r.ids for r in rows], pad_id, capture_blocks=[layer], cache_from=layer + 1)
-    block = states.captured[layer]
-    device = block.device
-    lookup = torch.tensor([r.lookup for r in rows], device=device)
-    length = torch.tensor([r.suffix for r in rows], device=device)
-    width, prefix = int(length.max()), int(lookup.max())
-    at = torch.arange(len(rows), device=device)
-    positions = lookup[:, None] + torch.arange(width, device=device)[None]
-    inside = positions.clamp(max=block.shape[1] - 1)
-    values = extra["mlp"] if site == "mlp" else block
-    entries = [(k, j, token, r.weight) for k, r in enumerate(rows) for j, token in enumerate(r.targets)]
-    entries += [(k, 0, -1, 0.0) for k, r in enumerate(rows) if not r.targets]
-    needed = torch.zeros(len(rows), max(len(r.targets) or 1 for r in rows), dtype=torch.long)
-    for k, r in enumerate(rows):
-        # The last prompt token predicts the first target token, and so on; a KL row is read at its only position.
-        needed[k, : len(r.targets)] = torch.arange(r.suffix - len(r.targets), r.suffix)
-    bucket = _Bucket(
-        hidden=block[at[:, None], inside],
-        cache=FrozenPrefix.of(states, at, prefix, layer + 1),
-        mask=suffix_mask(lookup, prefix, width, block.dtype),
-        positions=positions,
-        fact=torch.tensor([r.fact for r in rows], device=device),
-        length=length,
-        needed=needed.to(device),
-        entry_row=torch.tensor([e[0] for e in entries], device=device),
-        entry_slot=torch.tensor([e[1] for e in entries], device=device),
-        entry_token=torch.tensor([e[2] for e in entries], device=device),
-        entry_weight=torch.tensor([e[3] for e in entries], dtype=_working_dtype(block), device=device),
-    )
-    return bucket, {r.fact: values[k, r.lookup] for k, r in enumerate(rows) if r.first}
-
-
-def _losses(
-    problem: _Problem, buckets: Sequence[_Bucket], delta: Tensor, options: TargetOptions, before: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Loss of every fact ``(n,)``, whether its object is the argmax everywhere, and the KL reference (first step)."""
-    n = delta.shape[0]
-    loss = torch.zeros(n, dtype=delta.dtype, device=delta.device)
-    missed = torch.zeros(n, dtype=torch.bool, device=delta.device)
-    reference = before
-    for bucket in buckets:
-        log_probs = F.log_softmax(bucket.logits(problem.architecture, problem.layer, delta), dim=-1).to(delta.dtype)
-        fact = bucket.fact[bucket.entry_row]
-        predicts = bucket.entry_token >= 0
-        picked = log_probs[predicts].gather(1, bucket.entry_token[predicts][:, None])[:, 0]
-        loss = loss.index_add(0, fact[predicts], -picked * bucket.entry_weight[predicts])
-        if options.stop == "most_probable":
-            wrong = log_probs[predicts].detach().argmax(-1) != bucket.entry_token[predicts]
-            missed[fact[predicts][wrong]] = True
-        if problem.has_kl and not bool(predicts.all()):
-            now, kl_fact = log_probs[~predicts], fact[~predicts]
-            if before is None:
-                if reference is None:
-                    reference = torch.zeros(n, now.shape[1], dtype=now.dtype, device=now.device)
-                reference[kl_fact] = now.detach()
-            assert reference is not None
-            kl = (now.exp() * (now - reference[kl_fact])).sum(-1)
-            loss = loss.index_add(0, kl_fact, options.kl_factor * kl)
-    norm = problem.base.norm(dim=1)
-    loss = loss + options.weight_decay * delta.norm(dim=1) / norm**2
-    return loss, ~missed, reference
 
 
 def _optimize(problem: _Problem, options: TargetOptions) -> Targets:
@@ -348,10 +258,10 @@ def _optimize(problem: _Problem, options: TargetOptions) -> Targets:
     steps = torch.zeros(n, dtype=torch.long, device=delta.device)
     final = torch.full((n,), float("nan"), dtype=delta.dtype, device=delta.device)
     before: Tensor | None = None
-    buckets, running = problem.buckets, n
+    running = n
     for step in range(1, options.steps + 1):
         delta.requires_grad_(True)
-        loss, most_probable, before = _losses(problem, buckets, delta, options, before)
+        loss, most_probable, before = problem.losses(delta, options, before)
         value = loss.detach()
         final = torch.where(active, value, final)
         done = value < options.stop_loss
@@ -371,9 +281,8 @@ def _optimize(problem: _Problem, options: TargetOptions) -> Targets:
         delta = torch.where(active[:, None], moved, delta)
         steps += active
         left = int(active.sum())
-        if left <= 0.8 * running:
-            buckets = [b for b in (bucket.select(active) for bucket in buckets) if b is not None]
-            running = left
+        if left <= 0.95 * running:
+            problem, running = problem.select(active), left
     delta = delta.detach()
     return Targets(
         z=(problem.base + delta).double().T.contiguous(),

@@ -17,7 +17,7 @@ from editlab.code import ROOT, direct_imports
 GROUND = "errors validation artifacts randomness timing warm code edit.registry recipe config"
 FLOORS: list[str] = [
     GROUND,
-    "spd linalg muon architectures hooks models tokenization prefix requests data",
+    "spd linalg muon architectures hooks models tokenization prefix suffix requests data",
     "edit.problem edit.system edit.postprocess edit.solvers statistics statements substrate",
     "edit.keys edit.targets edit.replay edit.record edit.export edit.finetune edit.lora evaluation tracing",
     "edit vision unlearn adapters",

@@ -30,7 +30,7 @@ MOMENTS = {layer: reference.moment(SIZE, seed=layer) for layer in range(3)}
 PUBLISHED = {  # hyper-parameters of the library, solver of the reference and its own hyper-parameters
     "memit": ({"second_moment_weight": 5.0}, reference.memit, {"weight": 5.0}),
     "emmet": ({"second_moment_weight": 3.0, "ridge": 0.1}, reference.emmet, {"weight": 3.0, "gamma": 0.1}),
-    "alphaedit": ({"null_space_threshold": 0.1, "l2": 2.0}, reference.alphaedit, {"threshold": 0.1, "l2": 2.0}),
+    "alphaedit": ({"null_space_threshold": 0.12, "l2": 2.0}, reference.alphaedit, {"threshold": 0.12, "l2": 2.0}),
     "encore": (
         {"second_moment_weight": 5.0, "update_norm_weight": 2.0},
         reference.encore,
@@ -54,7 +54,7 @@ SMALL = {
     "random": {"second_moment_weight": 5.0},
     "encore": {"second_moment_weight": 5.0},
     "nse": {"second_moment_weight": 5.0},
-    "alphaedit": {"null_space_threshold": 0.1, "l2": 2.0},
+    "alphaedit": {"null_space_threshold": 0.12, "l2": 2.0},
     "ft": {"lr": 0.02},
 }
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_model, tiny_requests
 
-from editlab.edit.targets import TargetOptions, optimize_targets, partition
+from editlab.edit.targets import TargetOptions, optimize_targets
 from editlab.errors import ModelError
 from editlab.requests import EditRequest
+from editlab.suffix import partition
 
 CONTEXTS = (("{}",), ("Yes. {}", "I think that {}"))
 OPTIONS = TargetOptions(steps=7, lr=0.5, clamp=4.0, weight_decay=0.5, kl_factor=0.0625)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from editlab.architectures import Architecture
 from editlab.edit.checks import check_arguments, required_moments
@@ -74,6 +75,7 @@ def edit(
         replay: replayed facts per new fact.
         rank: of the adapter, with ``backend="lora"``.
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
+        progress: show a bar of the facts edited so far.
         hyperparameters: fields of :class:`editlab.recipe.Recipe`, e.g. ``backend, trust, steps, lr, clamp,
             weight_decay, kl_factor, second_moment_weight, ridge, null_space_threshold, l2``.
 
@@ -95,11 +97,12 @@ def edit(
     session = EditSession(
         model, recipe, statistics=statistics, contexts=contexts, replay=replay, rank=rank, probes=probes, seed=seed
     )
-    with session:
+    with session, tqdm(total=len(requests), unit="fact", desc=method, disable=not progress) as bar:
         for chunk in batches(requests, (session.largest_batch or len(requests)) if batch is None else batch):
             event = session.step(chunk)
             if event["decision"] == "rejected":
                 raise NumericalError(f"edit rejected in batch {event['batch']}: {event['reason']}")
+            bar.update(len(chunk))
         session.finish()
         return session.edit()
 

@@ -653,3 +653,11 @@ def test_factors_of_rank_zero_change_nothing():
     before = bits(model)
     with Edit({1: Factors.zeros(32, SIZE)}).applied(model):
         assert unchanged(model, before)
+
+
+def test_a_bar_is_shown_when_asked_for(capsys):
+    model = shared_model("gpt2")
+    edit(model, tiny_requests(2), batch=1)
+    assert capsys.readouterr().err == ""
+    edit(model, tiny_requests(2), batch=1, progress=True)
+    assert "2/2" in capsys.readouterr().err

@@ -38,5 +38,8 @@ lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
 bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
 	$(BIN)/python -m benchmarks.run
 
+verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
+	@$(BIN)/python -m editlab.verify $(if $(SET_ASIDE),--set-aside)
+
 clean:  ## results and logs (the virtual environment stays)
 	rm -rf results/* logs .snakemake

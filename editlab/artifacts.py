@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editlab.errors import ArtifactError
+from editlab.errors import ArtifactError, DamagedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,51 +127,100 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def directory_digest(directory: str | Path, pattern: str = "*") -> str:
+def directory_files(directory: str | Path) -> list[str]:
+    """Names of the files of a result directory, sorted; hidden ones and the provenance do not count."""
+    return sorted(
+        p.name for p in Path(directory).iterdir() if p.is_file() and p.name != PROVENANCE and not p.name.startswith(".")
+    )
+
+
+def joint_digest(checksums: Mapping[str, str]) -> str:
+    """One checksum over names and checksums of files."""
+    return hashlib.sha256("".join(f"{name}\0{checksums[name]}\n" for name in sorted(checksums)).encode()).hexdigest()
+
+
+def directory_digest(directory: str | Path) -> str:
     """One checksum over the names and contents of a directory's files."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in Path(directory).glob(pattern) if p.is_file() and p.name != PROVENANCE):
-        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()
+    return joint_digest({name: sha256(Path(directory, name)) for name in directory_files(directory)})
 
 
-def write_provenance(directory: str | Path, facts: Mapping[str, Any], files: Iterable[str | Path]) -> None:
-    """Write ``provenance.json`` into ``directory``: ``facts`` plus the checksum of each of its ``files``."""
+def provenance_file(path: str | Path) -> Path:
+    """Where the provenance of a result is: in a directory; of a file beside it, under its name or for its folder."""
+    path = Path(path)
+    if path.is_dir():
+        return path / PROVENANCE
+    own = path.with_name(f"{path.name}.{PROVENANCE}")
+    return own if own.exists() else path.parent / PROVENANCE
+
+
+def write_provenance(
+    directory: str | Path, facts: Mapping[str, Any], files: Iterable[str | Path], name: str = PROVENANCE
+) -> None:
+    """Write a provenance file into ``directory``: ``facts``, the checksum of each of its ``files``, and one of itself."""
     directory = Path(directory)
     checksums = {Path(f).name: sha256(directory / Path(f).name) for f in files}
-    write_json(directory / PROVENANCE, {**facts, "versions": versions(), "files": checksums})
+    # Through JSON and back: what is summed up must be what a reader will see.
+    provenance = json.loads(json.dumps({**facts, "versions": versions(), "files": checksums}))
+    write_json(directory / name, {**provenance, "checksum": _own_checksum(provenance)})
+
+
+def _own_checksum(provenance: Mapping[str, Any]) -> str:
+    text = json.dumps(provenance, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_provenance(directory: str | Path) -> dict[str, Any]:
-    """The provenance of a result directory, checked for shape.
+    """The provenance of a result directory, checked for shape and against its own checksum.
 
     Raises:
-        ArtifactError: it is missing or damaged.
+        DamagedError: it is missing, damaged or altered.
     """
-    path = Path(directory) / PROVENANCE
+    return load_provenance(Path(directory) / PROVENANCE)
+
+
+def load_provenance(path: Path) -> dict[str, Any]:
+    """Read one provenance file; see :func:`read_provenance`."""
     try:
         provenance = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(provenance["files"], dict):
+        files, checksum = provenance["files"], provenance.pop("checksum")
+        if not (_is_checksums(files) and all(Path(n).name == n and n.isprintable() for n in files)):
+            raise ValueError
+        if not (_is_checksums(provenance.get("inputs", {})) and _is_checksums(provenance.get("roots", {}))):
+            raise ValueError
+        if not _are_stats(provenance.get("stats", {})) or not isinstance(provenance.get("code", ""), str):
+            raise ValueError
+        if checksum != _own_checksum(provenance):
             raise ValueError
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; rebuild with: {rebuild_command(path)}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ArtifactError(f"{path}: damaged; rebuild with: {rebuild_command(path)}") from None
-    return provenance
+        raise DamagedError(f"{path}: no such file; rebuild with: {rebuild_command(path)}", path) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DamagedError(f"{path}: damaged; rebuild with: {rebuild_command(path)}", path) from None
+    return dict(provenance)
+
+
+def _is_checksums(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) and len(v) == 64 for v in value.values())
+
+
+def _are_stats(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, list) and len(v) == 2 for v in value.values())
 
 
 def read_verified(path: str | Path) -> Path:
     """``path``, after its bytes were compared with the checksum in the provenance beside it.
 
     Raises:
-        ArtifactError: missing, truncated or altered since it was made; names the command that rebuilds it.
+        DamagedError: missing, truncated or altered since it was made; names the command that rebuilds it.
     """
     path = Path(path)
-    expected = read_provenance(path.parent)["files"].get(path.name)
+    record = provenance_file(path)
+    if not record.is_file():
+        raise DamagedError(f"{record}: no such file; rebuild with: {rebuild_command(path)}", path)
+    expected = load_provenance(record)["files"].get(path.name)
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; rebuild with: {rebuild_command(path)}")
+        raise DamagedError(f"{path}: no such file; rebuild with: {rebuild_command(path)}", path)
     if expected != sha256(path):
-        raise ArtifactError(f"{path}: altered since it was made; rebuild with: {rebuild_command(path)}")
+        raise DamagedError(f"{path}: altered since it was made; rebuild with: {rebuild_command(path)}", path)
     return path
 
 
@@ -185,7 +235,8 @@ def verify_directory(directory: str | Path) -> list[str]:
 
 def rebuild_command(path: str | Path) -> str:
     """The command line that makes ``path`` again."""
-    return f"rm -f '{path}' && snakemake --cores 2 '{path}'"
+    name = shlex.quote(str(path))
+    return f"rm -{'r' if Path(path).is_dir() else ''}f {name} && snakemake --cores 2 {name}"
 
 
 def versions() -> dict[str, str]:

@@ -65,10 +65,19 @@ def import_closure(*modules: str) -> list[str]:
 
 @functools.cache
 def code_digest(*modules: str) -> str:
-    """Hex digest (16 characters) over the sources of the import closure of ``modules``."""
+    """The modules and a digest (16 hex characters) over their import closure: ``"edit.stream,models:0123456789abcdef"``."""
     digest = hashlib.sha256()
     for module in import_closure(*modules):
         file = module_file(module)
         assert file is not None
         digest.update(f"{module}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return f"{','.join(modules)}:{digest.hexdigest()[:16]}"
+
+
+def code_changed(recorded: str) -> bool:
+    """Whether the sources behind a digest of :func:`code_digest` are others now, or gone."""
+    modules = recorded.partition(":")[0].split(",")
+    try:
+        return code_digest(*modules) != recorded
+    except (ValueError, OSError):
+        return True

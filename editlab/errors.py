@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class EditlabError(Exception):
     """Base of every error that is the user's to mend; scripts print its message without a traceback."""
@@ -21,6 +23,18 @@ class ModelError(EditlabError, ValueError):
 
 class ArtifactError(EditlabError, RuntimeError):
     """A file made earlier is missing, truncated or altered."""
+
+
+class DamagedError(ArtifactError):
+    """A result that must not be believed, because it was altered or is incomplete; ``path`` is the file or folder."""
+
+    def __init__(self, message: str, path: str | Path) -> None:
+        super().__init__(message)
+        self.path = Path(path)
+
+
+class OutdatedError(DamagedError):
+    """A result that is whole, but of whose inputs one has changed since."""
 
 
 class NumericalError(EditlabError, ArithmeticError):

@@ -91,7 +91,6 @@ rule trace_layers:
     output:
         trace="results/layers/{model}/{dataset}/trace.csv",
         effects="results/layers/{model}/{dataset}/indirect_effects.csv",
-        provenance="results/layers/{model}/{dataset}/provenance.json",
     log:
         "logs/trace_layers/{model}-{dataset}.log",
     benchmark:

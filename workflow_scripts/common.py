@@ -1,13 +1,23 @@
-"""What every script shares: the log is opened first, and a user's mistake ends in one line, not in a traceback."""
+"""What every script shares: the log is opened first, inputs are verified, a user's mistake ends in one line.
+
+What a job read is compared with its provenance before the script's body runs; what it wrote gets a provenance after it.
+"""
 
 import contextlib
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
 
-from editlab.errors import EditlabError
+from watchdog import watched
+
+from editlab.errors import DamagedError, EditlabError, OutdatedError
+from editlab.provenance import backdate, check_inputs, commit_of, origins, record_outputs, set_aside
+from editlab.timing import Stopwatch
 from editlab.warm import Tee
+
+LARGE = 20_000  # characters of parameters beyond which only the code's digest is recorded: the lists of a table's cells
 
 
 @contextlib.contextmanager
@@ -15,17 +25,68 @@ def job(snakemake):
     """Run a script's body with its log open (the value); exit 1 with one line on a user's mistake."""
     path = Path(str(snakemake.log[0]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    terminal = sys.stderr
-    with path.open("w", encoding="utf-8") as log:
+    if path.is_symlink():  # a log never writes through a link
+        path.unlink()
+    terminal, watch = sys.stderr, Stopwatch()
+    with path.open("w", encoding="utf-8") as log, watched(_name(snakemake), _limit(snakemake), log):
         sys.stderr = Tee(terminal, log)
         try:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            yield log
+            check_inputs(snakemake.input)
+            with watch.stage("job"):
+                yield log
+            record_outputs(list(snakemake.output), _facts(snakemake, watch))
         except EditlabError as error:
             print(f"error: {error}", file=sys.stderr)
+            _recover(error)
+            _explain(snakemake, log)
             sys.exit(1)
         except Exception:
             traceback.print_exc()
+            _explain(snakemake, log)
             sys.exit(1)
         finally:
             sys.stderr = terminal
+
+
+def _name(snakemake):
+    """The rule and the wildcards: ``edit_cell method=memit batch=32``."""
+    return " ".join([snakemake.rule, *(f"{k}={v}" for k, v in snakemake.wildcards.items())])
+
+
+def _limit(snakemake):
+    """Seconds that the job may take: the resource ``runtime`` is in minutes."""
+    minutes = snakemake.resources.get("runtime")
+    return 60.0 * minutes if isinstance(minutes, int | float) else None
+
+
+def _facts(snakemake, watch):
+    parameters = json.loads(json.dumps(dict(snakemake.params.items()), default=str))
+    code = parameters.pop("code", "")
+    small = len(json.dumps(parameters)) <= LARGE
+    return {
+        **origins(snakemake.input),
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards.items()),
+        "params": parameters if small else {},
+        "code": code,
+        "commit": commit_of(),
+        "threads": snakemake.threads,
+        "seconds": watch.seconds(),
+    }
+
+
+def _recover(error):
+    """Get an unusable input out of the way, so that a plain rerun makes it again."""
+    if isinstance(error, OutdatedError):
+        backdate(error.path)
+        print(f"{error.path} is dated back: a plain rerun makes it again", file=sys.stderr)
+    elif isinstance(error, DamagedError):
+        for moved in set_aside(error.path):
+            print(f"set aside as {moved}: a plain rerun makes it again", file=sys.stderr)
+
+
+def _explain(snakemake, log):
+    """Which job failed, with which parameters: into the log."""
+    parameters = json.dumps(dict(snakemake.params.items()), default=str, sort_keys=True)
+    print(f"failed: {_name(snakemake)}; parameters: {parameters[:LARGE]}", file=log)

@@ -3,9 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from pathlib import Path
-
-    from editlab.artifacts import write_csv, write_provenance
+    from editlab.artifacts import write_csv
     from editlab.data import load_requests
     from editlab.data.corpus import read_known, sample_known
     from editlab.models import load_model
@@ -22,4 +20,3 @@ with job(snakemake):
     )
     write_csv(out.trace, trace)
     write_csv(out.effects, indirect_effects(trace))
-    write_provenance(Path(out.trace).parent, {"tracing": options}, [out.trace, out.effects])

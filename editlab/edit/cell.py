@@ -9,13 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from editlab.artifacts import (
-    directory_digest,
-    sha256,
-    write_csv,
-    write_jsonl,
-    write_provenance,
-)
+from editlab.artifacts import write_csv, write_jsonl, write_provenance
 from editlab.config import Evaluation
 from editlab.data import load_requests
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
@@ -24,9 +18,10 @@ from editlab.edit.probes import choose_probes
 from editlab.edit.stream import Checkpoint, StreamPlan, StreamResult, run_stream
 from editlab.errors import DataError
 from editlab.models import import_model_code, load_model
+from editlab.provenance import commit_of, origins
 from editlab.randomness import set_threads
 from editlab.recipe import Recipe, Trust
-from editlab.requests import EditRequest
+from editlab.requests import EditRequest, read_json
 from editlab.timing import Stopwatch, peak_memory_mb
 from editlab.validation import validated
 
@@ -107,7 +102,7 @@ def run_cell(
         network,
         recipe,
         statistics=list(statistics) or None,
-        contexts=json.loads(Path(contexts).read_text(encoding="utf-8")),
+        contexts=read_json(contexts),
         replay=plan.replay,
         rank=plan.rank,
         probes=_probes(recipe, [r for r in records if cases is None or r.case_id in cases], chosen, plan.seed),
@@ -115,21 +110,19 @@ def run_cell(
         anchor_texts=_texts(plan, recipe.posthoc.anchor_texts)[1],
         stopwatch=watch,
     )
-    inputs = {
-        "model": directory_digest(model),
-        "requests": sha256(requests),
-        "contexts": sha256(contexts),
-        "statistics": {Path(s).name: sha256(s) for s in statistics},
-    }
+    sources = [model, requests, contexts, known, plan.perplexity_text, *statistics]
+    made_of = origins(path for path in sources if path)
     folder = Path(outputs["provenance"]).parent
-    checkpoint = _checkpoint(plan, inputs, folder)
+    checkpoint = _checkpoint(plan, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=session.recipe.solver, disable=None) as bar:
         result = run_stream(session, chosen, _stream_plan(plan), bar, checkpoint)
     with watch.stage("write"):
         _write(result, outputs)
     facts = {
+        **made_of,
         "plan": dataclasses.asdict(plan),
-        "inputs": inputs,
+        "code": plan.code,
+        "commit": commit_of(),
         "seconds": watch.seconds(),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "edits": len(chosen),

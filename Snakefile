@@ -7,6 +7,7 @@ configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/guard.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/statistics.smk"

@@ -1,0 +1,75 @@
+# What earlier runs and accidents left, looked at once before any job: locks of a killed run, folders that cannot be
+# written, results whose inputs have changed behind the back of the dates.
+
+import fcntl
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+from editlab.provenance import backdate, outdated
+
+# Modes of Snakemake that run no job.
+LOOKS_ONLY = re.compile(
+    r"-[a-zA-Z]*n[a-zA-Z]*|-[SDlvht]|--(dry-?run|lint|unlock|report|archive|list.*|summary|detailed-summary|d3?dag|rulegraph"
+    r"|filegraph|dag|touch|cleanup-.*|print-compilation|delete-.*|conda-.*|containerize|export-cwl|help|version)(=.*)?"
+)
+RUNS_JOBS = workflow.is_main_process and not any(
+    LOOKS_ONLY.fullmatch(argument) for argument in sys.argv[1:]
+)
+
+
+def the_only_run():
+    """Take the kernel's lock on this folder, which ends with this process however it ends; end with one line when another
+    run has it. Locks of Snakemake's own that are there nevertheless were left by a killed run, and are removed."""
+    Path(".snakemake").mkdir(exist_ok=True)
+    held = open(".snakemake/run.lock", "a+", encoding="utf-8")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.seek(0)
+        sys.exit(
+            f"{Path.cwd()}: another Snakemake is at work in this folder ({held.read().strip() or 'just started'}); "
+            "wait for its end, or stop it"
+        )
+    except OSError:
+        return held  # a file system without locks: Snakemake's own must do
+    held.truncate(0)
+    print(f"process {os.getpid()} on {platform.node()}", file=held, flush=True)
+    locks = sorted(Path(".snakemake/locks").glob("*.lock"))
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+    if locks:
+        print(
+            "An earlier run in this folder was killed; its locks are removed.",
+            file=sys.stderr,
+        )
+    return held
+
+
+def check_writable(*folders):
+    """End with one line where a folder cannot be written."""
+    for folder in map(Path, folders):
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            sys.exit(
+                f"{folder}: cannot be written (a read-only file system, or no permission); "
+                "make it writable, or work in a copy of this folder"
+            )
+
+
+def date_back_outdated_results():
+    """Results of which an input was exchanged, though dates say otherwise (the clock went back, an older file took the
+    place of a newer one): give them an old date, so that they are made again."""
+    for result, changed in sorted(outdated().items()):
+        print(f"{result}: out of date, {changed} has changed since", file=sys.stderr)
+        if RUNS_JOBS:
+            backdate(result)
+
+
+if workflow.is_main_process:
+    if RUNS_JOBS:
+        check_writable("results", "logs", ".snakemake")
+        HELD = the_only_run()
+    date_back_outdated_results()

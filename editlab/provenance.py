@@ -33,6 +33,7 @@ from editlab.errors import ArtifactError, DamagedError, OutdatedError
 
 RESULTS = Path("results")
 ASIDE = ".altered"  # suffix of a damaged result that was moved out of the way
+CLOCK_ERROR = 10.0  # seconds by which the clocks of two machines may differ
 EARLY = 86_400.0  # 2 January 1970: older than anything
 
 
@@ -229,6 +230,25 @@ def outdated(folder: Path = RESULTS) -> dict[Path, str]:
 
 def _without_roots(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "roots": {}}
+
+
+def dated_ahead(now: float, folder: Path = RESULTS) -> dict[Path, float]:
+    """Files and folders of results that are dated after ``now``, with their dates: the clock has gone back."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place), *(Path(place, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                if (date := path.lstat().st_mtime) > now + CLOCK_ERROR:
+                    found[path] = date
+    return found
+
+
+def bring_to_present(dates: Mapping[Path, float], now: float) -> None:
+    """Move dates back by as much as the latest is ahead: their order stays, and nothing looks older than it is."""
+    ahead = max(dates.values(), default=now) - now
+    for path, date in dates.items():
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path, (date - ahead, date - ahead), follow_symlinks=False)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ import os
 import platform
 import re
 import sys
+import time
 from pathlib import Path
 
-from editlab.provenance import backdate, outdated
+from editlab.provenance import backdate, bring_to_present, dated_ahead, outdated
 
 # Modes of Snakemake that run no job.
 LOOKS_ONLY = re.compile(
@@ -22,7 +23,8 @@ RUNS_JOBS = workflow.is_main_process and not any(
 
 def the_only_run():
     """Take the kernel's lock on this folder, which ends with this process however it ends; end with one line when another
-    run has it. Locks of Snakemake's own that are there nevertheless were left by a killed run, and are removed."""
+    run has it. Locks of Snakemake's own that are there nevertheless were left by a killed run, and are removed.
+    """
     Path(".snakemake").mkdir(exist_ok=True)
     held = open(".snakemake/run.lock", "a+", encoding="utf-8")
     try:
@@ -59,6 +61,20 @@ def check_writable(*folders):
             )
 
 
+def correct_dates_ahead():
+    """Results dated in the future, because the clock has gone back since: Snakemake would make everything behind them
+    again, at every run, until the clock has caught up."""
+    now = time.time()
+    if ahead := dated_ahead(now):
+        hours = (max(ahead.values()) - now) / 3600
+        print(
+            f"results: {len(ahead)} dates up to {hours:.1f} h in the future, the clock has gone back; "
+            "they are moved to the present",
+            file=sys.stderr,
+        )
+        bring_to_present(ahead, now)
+
+
 def date_back_outdated_results():
     """Results of which an input was exchanged, though dates say otherwise (the clock went back, an older file took the
     place of a newer one): give them an old date, so that they are made again."""
@@ -72,4 +88,5 @@ if workflow.is_main_process:
     if RUNS_JOBS:
         check_writable("results", "logs", ".snakemake")
         HELD = the_only_run()
+        correct_dates_ahead()
     date_back_outdated_results()

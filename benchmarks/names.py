@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-NAMES = ("targets", "solve", "evaluation", "stream_memory", "cell_split")
+NAMES = ("targets", "solve", "evaluation", "stream_memory", "many_cells", "cell_split")
 RESULTS = Path("results/benchmarks")

@@ -101,6 +101,14 @@ def _stream_memory(found: dict[str, Any]) -> list[Row]:
     return [(f"Resident memory along a stream ({setting})", growth)]
 
 
+def _many_cells(found: dict[str, Any]) -> list[Row]:
+    seconds, cells = found["seconds_a_cell"], found["cells"]
+    text = f"{seconds['warm_worker']:.2f} s a cell against {seconds['own_process']:.2f} s"
+    what = f"{cells['warm_worker']} tiny cells on {found['cores']} cores, forked from one warm process"
+    against = f"a process for each of {cells['own_process']}"
+    return [(f"{what}, against {against}", f"**{100 * found['share']:.0f} % of the time** ({text})")]
+
+
 def _cell_split(found: dict[str, Any]) -> list[Row]:
     rows = []
     for method, split in found["methods"].items():
@@ -116,6 +124,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "solve": _solve,
     "evaluation": _evaluation,
     "stream_memory": _stream_memory,
+    "many_cells": _many_cells,
     "cell_split": _cell_split,
 }
 

@@ -29,8 +29,9 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 
-# Cells of this process share a warm worker (editlab/warm.py). A job on a cluster is a process of its own.
-if workflow.is_main_process:
+# Cells of this process share a warm worker (editlab/warm.py), unless EDITLAB_WORKER=off. A job on a cluster is a process
+# of its own.
+if workflow.is_main_process and os.environ.get("EDITLAB_WORKER") != "off":
     os.environ[OWNER] = str(os.getpid())
 else:
     os.environ.pop(OWNER, None)

@@ -16,8 +16,9 @@ LOOKS_ONLY = re.compile(
     r"-[a-zA-Z]*n[a-zA-Z]*|-[SDlvht]|--(dry-?run|lint|unlock|report|archive|list.*|summary|detailed-summary|d3?dag|rulegraph"
     r"|filegraph|dag|touch|cleanup-.*|print-compilation|delete-.*|conda-.*|containerize|export-cwl|help|version)(=.*)?"
 )
-RUNS_JOBS = workflow.is_main_process and not any(
-    LOOKS_ONLY.fullmatch(argument) for argument in sys.argv[1:]
+RUNS_JOBS = workflow.is_main_process and (
+    "--report-after-run" in sys.argv[1:]
+    or not any(LOOKS_ONLY.fullmatch(argument) for argument in sys.argv[1:])
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -213,3 +214,25 @@ def test_every_study_plans(fresh, study):
     jobs = fresh.jobs(MATRIX, *options, configfile=f"studies/{study}.yaml")
     assert jobs["edit_cell"] >= 14
     assert jobs["collect_cells"] == 1
+
+
+def documented_commands() -> list[str]:
+    """Every line of the README and of the studies that is a call of Snakemake and nothing else."""
+    root = Path(__file__).parents[2]
+    texts = [p.read_text(encoding="utf-8") for p in [root / "README.md", *sorted((root / "studies").glob("*.yaml"))]]
+    lines = [line.lstrip("# ").strip() for text in texts for line in text.splitlines()]
+    return sorted({line for line in lines if line.startswith("snakemake ")})
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_understood(fresh, command):
+    """The first words are the target: options that take several words would swallow it."""
+    (fresh.root / "records.json").write_text("[]")
+    words = command.replace("data_path=FILE", "data_path=records.json").split()[1:]
+    if "profiles/slurm" in words:  # its executor needs a cluster's commands even to plan
+        words = ["--cores", "2", *(w for w in words if w not in ("--profile", "profiles/slurm"))]
+    assert fresh.jobs(*words, configfile=None)
+
+
+def test_there_are_documented_commands():
+    assert len(documented_commands()) >= 5

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup matrix test test-fast lint bench report paper verify clean help
+.PHONY: setup matrix test test-fast lint bench soak fuzz report paper verify archive clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,15 @@ bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
 
 verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
 	@$(BIN)/python -m editlab.verify $(if $(SET_ASIDE),--set-aside)
+
+archive: setup  ## editlab-results.tar.gz: results, provenance and configuration, to be shared (CONFIGFILE=studies/..)
+	@$(BIN)/python -m editlab.bundle create editlab-results.tar.gz $(if $(CONFIGFILE),--configfile $(CONFIGFILE))
+
+soak: setup  ## kill the default study 20 times at random moments; it must end as if undisturbed
+	$(BIN)/python -m benchmarks.soak --kills 20
+
+fuzz: setup  ## 100,000 broken inputs for every reader of files -> results/benchmarks/fuzz.json
+	$(BIN)/python -m benchmarks.run fuzz
 
 clean:  ## results and logs (the virtual environment stays)
 	rm -rf results/* logs .snakemake

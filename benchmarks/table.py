@@ -6,11 +6,12 @@ A README without the markers is left alone. Only finished runs at full size are 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.names import NAMES, RESULTS
+from benchmarks.names import RESULTS, SHOWN
 
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 Row = tuple[str, str]
@@ -20,7 +21,7 @@ def render(directory: Path = RESULTS) -> str:
     """Markdown: one row a number, then the machine that they were measured on."""
     rows: list[Row] = []
     machines: dict[str, None] = {}
-    for name in NAMES:
+    for name in SHOWN:
         found = _read(directory / f"{name}.json")
         if found is not None:
             rows += _ROWS[name](found)
@@ -37,7 +38,7 @@ def update(readme: Path, directory: Path = RESULTS) -> bool:
 
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     start, end = text.find(START), text.find(END)
-    measured = any(_read(directory / f"{name}.json") for name in NAMES)
+    measured = any(_read(directory / f"{name}.json") for name in SHOWN)
     if start < 0 or end < start or not measured:
         return False
     write_text(readme, f"{text[: start + len(START)]}\n{render(directory)}\n{text[end:]}")
@@ -119,6 +120,25 @@ def _cell_split(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _fuzz(found: dict[str, Any]) -> list[Row]:
+    readers = found["readers"]
+    refused = sum(sum(reader["refused"].values()) for reader in readers.values())
+    names = ", ".join(f"{name} {reader['inputs']:,}" for name, reader in readers.items())
+    text = f"{found['inputs']:,} inputs: {refused:,} refused with a documented error in one line, the others read"
+    return [(f"Broken input to the readers of files ({names})", f"**no other exception** ({text})")]
+
+
+def _soak(found: dict[str, Any]) -> list[Row]:
+    kinds = Counter(kill["kind"] for kill in found["kills"])
+    text = ", ".join(f"{kinds[kind]} of {kind}" for kind in ("everything", "snakemake", "job") if kinds[kind])
+    same = "the same files, byte for byte" if not found["differences"] else f"{len(found['differences'])} files differ"
+    what = (
+        f"`kill -9` at {len(found['kills'])} random moments of {found['jobs']} jobs ({text}), a plain start after each"
+    )
+    bad = found["damaged"] + found["unlike_provenance"]
+    return [(what, f"**{same}** as an undisturbed run; {bad} damaged files accepted")]
+
+
 _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "targets": _targets,
     "solve": _solve,
@@ -126,6 +146,8 @@ _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "stream_memory": _stream_memory,
     "many_cells": _many_cells,
     "cell_split": _cell_split,
+    "fuzz": _fuzz,
+    "soak": _soak,
 }
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editlab.errors import ArtifactError, DamagedError
+from editlab.errors import ArtifactError, DamagedError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,8 +111,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path}: not a readable safetensors file ({reason}); delete it and rerun") from None
+        raise ArtifactError(
+            f"{path}: not a readable safetensors file ({one_line(error)}); delete it and rerun"
+        ) from None
 
 
 def sha256(path: str | Path) -> str:
@@ -161,10 +162,11 @@ def write_provenance(
     checksums = {Path(f).name: sha256(directory / Path(f).name) for f in files}
     # Through JSON and back: what is summed up must be what a reader will see.
     provenance = json.loads(json.dumps({**facts, "versions": versions(), "files": checksums}))
-    write_json(directory / name, {**provenance, "checksum": _own_checksum(provenance)})
+    write_json(directory / name, {**provenance, "checksum": own_checksum(provenance)})
 
 
-def _own_checksum(provenance: Mapping[str, Any]) -> str:
+def own_checksum(provenance: Mapping[str, Any]) -> str:
+    """Checksum of a provenance without its entry ``checksum``, whatever the order and white space of its file."""
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -189,7 +191,7 @@ def load_provenance(path: Path) -> dict[str, Any]:
             raise ValueError
         if not _are_stats(provenance.get("stats", {})) or not isinstance(provenance.get("code", ""), str):
             raise ValueError
-        if checksum != _own_checksum(provenance):
+        if checksum != own_checksum(provenance):
             raise ValueError
     except FileNotFoundError:
         raise DamagedError(f"{path}: no such file; rebuild with: {rebuild_command(path)}", path) from None

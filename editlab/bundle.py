@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from editlab.artifacts import atomic_path, sha256, versions
-from editlab.errors import ArtifactError, EditlabError
+from editlab.errors import ArtifactError, EditlabError, one_line
 from editlab.provenance import ASIDE, RESULTS, commit_of
 from editlab.verify import verify
 
@@ -142,7 +142,7 @@ def check_configuration(folder: Path) -> None:
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ArtifactError(f"{file.name}: not a plain YAML file ({_line(error)})") from None
+            raise ArtifactError(f"{file.name}: not a plain YAML file ({one_line(error, 100)})") from None
         if isinstance(values, dict) and "__use_yte__" in values:
             raise ArtifactError(
                 f"{file.name}: __use_yte__ is not allowed, it makes Snakemake run expressions of the file"
@@ -174,16 +174,11 @@ def _read(archive: Path, folder: Path | None) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{error.filename or archive}: no such file") from None
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ArtifactError(f"{archive}: damaged, or not an archive of editlab ({_line(error)})") from None
+        raise ArtifactError(f"{archive}: damaged, or not an archive of editlab ({one_line(error, 100)})") from None
     except (ValueError, OverflowError, RecursionError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{archive}: damaged ({_line(error)})") from None
+        raise ArtifactError(f"{archive}: damaged ({one_line(error, 100)})") from None
     except OSError as error:
-        raise ArtifactError(f"{error.filename or archive}: {error.strerror or _line(error)}") from None
-
-
-def _line(error: BaseException) -> str:
-    text = (str(error) or type(error).__name__).splitlines()[0][:100]
-    return "".join(c if c.isprintable() else "?" for c in text)
+        raise ArtifactError(f"{error.filename or archive}: {error.strerror or one_line(error, 100)}") from None
 
 
 def _members(archive: Path, tar: tarfile.TarFile, folder: Path | None) -> dict[str, Any]:

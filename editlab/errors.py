@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def one_line(error: BaseException | str, length: int = 200) -> str:
+    """The first line of a message for use in another: printable, and not too long."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:length]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class EditlabError(Exception):
     """Base of every error that is the user's to mend; scripts print its message without a traceback."""
 

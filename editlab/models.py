@@ -5,15 +5,18 @@ The result is the ordinary transformers model; its tokenizer travels with it as 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editlab.errors import ModelError
+from editlab.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SOURCE = "source.json"  # in a fetched model's directory: where it came from
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
@@ -62,7 +65,7 @@ def load_model(
             local_files_only=local_only or os.environ.get("HF_HUB_OFFLINE") == "1",
         )
     except Exception as error:
-        raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({_first_line(error)})") from error
+        raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({one_line(error)})") from error
     check_finite(model, str(path_or_id))
     tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
     model.tokenizer = tokenizer  # type: ignore[assignment]
@@ -90,7 +93,7 @@ def load_tokenizer(
             str(path_or_id), revision=revision, use_fast=True, trust_remote_code=False, local_files_only=offline
         )
     except Exception as error:
-        raise ModelError(f"{path_or_id}: tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise ModelError(f"{path_or_id}: tokenizer cannot be loaded ({one_line(error)})") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{path_or_id}: the tokenizer must be a fast one (tokenizer.json): offsets are needed")
     if tokenizer.pad_token_id is None:
@@ -127,17 +130,18 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def fetch(source: str, directory: Path, *, revision: str | None = None) -> None:
     """Fill ``directory`` with links to the files of a model directory, or of the hub snapshot at ``revision``.
 
+    ``source.json`` tells where they came from; of a snapshot, every file is compared with the checksum that names it.
+
     Raises:
-        ModelError: the model is not there, cannot be reached or has no safetensors weights.
+        ModelError: the model is not there, cannot be reached, is damaged or has no safetensors weights.
     """
+    from editlab.artifacts import write_json
+
     path = Path(source).expanduser()
+    origin: dict[str, str | None] = {"source": source, "revision": revision}
     if not path.is_dir():
         from huggingface_hub import snapshot_download
 
@@ -148,7 +152,28 @@ def fetch(source: str, directory: Path, *, revision: str | None = None) -> None:
                 )
             )
         except Exception as error:
-            raise ModelError(f"{source}: cannot be fetched ({_first_line(error)})") from None
+            raise ModelError(f"{source}: cannot be fetched ({one_line(error)})") from None
+        origin["commit"] = path.name
+        for file in sorted(path.rglob("*")):
+            check_blob(file)
     check_model_directory(path)
     for file in sorted(p for p in path.iterdir() if p.is_file()):
         (directory / file.name).symlink_to(file.resolve())
+    write_json(directory / SOURCE, origin)
+
+
+def check_blob(file: Path) -> None:
+    """Compare a file of the hub's cache with its name there: sha256 of large files, git's object id of others.
+
+    Raises:
+        ModelError: it is truncated or altered.
+    """
+    blob = file.resolve()
+    if blob == file or not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(f"blob {blob.stat().st_size}\0".encode())
+    with blob.open("rb") as data:
+        while block := data.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != blob.name:
+        raise ModelError(f"{file}: its content is not what the hub's checksum says; delete {blob} and rerun")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.artifacts import read_provenance, read_verified
-from editlab.errors import ArtifactError
+from editlab.artifacts import read_provenance, read_verified, rebuild_command
+from editlab.errors import ArtifactError, DamagedError
 
 METRICS = ("ES", "PS", "NS", "S")
 STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")
@@ -42,7 +42,7 @@ def collect_cells(
             missing.append(directory)
             continue
         costs = cell_costs(directory) if with_costs else {}
-        edits = read_provenance(directory)["edits"]
+        edits = cell_facts(directory)["edits"]
         rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]
     if missing:
         import sys
@@ -81,9 +81,28 @@ def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
 
 
+def cell_facts(directory: str | Path) -> dict[str, Any]:
+    """Number of edits, seconds by stage and peak memory of one cell, from its provenance.
+
+    Raises:
+        DamagedError: the provenance is missing, damaged or not that of a cell.
+    """
+    provenance = read_provenance(directory)
+    stages, amounts = provenance.get("seconds"), [provenance.get("edits"), provenance.get("peak_memory_mb")]
+    if isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values()):
+        amounts += [stage.get(clock) for stage in stages.values() for clock in ("wall", "cpu")]
+    else:
+        amounts.append(None)
+    if not all(isinstance(amount, int | float) and 0 <= amount < 1e15 for amount in amounts):
+        raise DamagedError(
+            f"{directory}: its provenance is not that of a cell; rebuild with: {rebuild_command(directory)}", directory
+        )
+    return provenance
+
+
 def cell_costs(directory: str | Path) -> dict[str, float]:
     """Measured cost of one cell: wall seconds in all, CPU seconds by stage, peak memory."""
-    provenance = read_provenance(directory)
+    provenance = cell_facts(directory)
     seconds = provenance["seconds"]
     wall = sum(stage["wall"] for stage in seconds.values())
     editing = sum(seconds[s]["wall"] for s in EDITING if s in seconds)
@@ -95,7 +114,7 @@ def collect_costs(directories: Sequence[str], coordinates: Sequence[Mapping[str,
     """One row a cell: costs and CPU seconds by stage."""
     rows = []
     for directory, cell in zip(directories, coordinates, strict=True):
-        seconds = read_provenance(directory)["seconds"]
+        seconds = cell_facts(directory)["seconds"]
         stages = {f"cpu_{stage}": seconds.get(stage, {}).get("cpu", 0.0) for stage in STAGES}
         rows.append({**cell, **cell_costs(directory), **stages})
     return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from editlab.data import load_requests, neutral_sentences, read_text, sample_requests, true_statements
-from editlab.errors import DataError
+from editlab.errors import DataError, one_line
 from editlab.randomness import python_rng
 from editlab.requests import EditRequest
 
@@ -77,8 +77,17 @@ def sample_known(requests: Sequence[EditRequest], known: set[str] | None, count:
 
 
 def read_known(path: str | Path) -> set[str]:
-    """Case ids of the facts that the model knows, from the table of :func:`editlab.evaluation.scoring.score_known`."""
+    """Case ids of the facts that the model knows, from the table of :func:`editlab.evaluation.scoring.score_known`.
+
+    Raises:
+        DataError: the table is missing or damaged.
+    """
     import pandas as pd
 
-    table = pd.read_csv(path, dtype={"case_id": str})
-    return set(table.loc[table["known"] == 1, "case_id"])
+    try:
+        table = pd.read_csv(path, dtype={"case_id": str, "known": float})
+        return set(table.loc[table["known"] == 1, "case_id"].dropna())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a table of known facts ({one_line(error)}); delete it and rerun") from None

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from editlab.errors import DataError
+import hashlib
+
+from editlab.errors import DataError, one_line
 
 
-def hub_text(id: str, name: str | None, revision: str | None, split: str, column: str, characters: int) -> str:
+def hub_text(
+    id: str, name: str | None, revision: str | None, split: str, column: str, characters: int, sha256: str | None = None
+) -> str:
     """The first ``characters`` of a text column, one row a line.
 
     Raises:
-        DataError: the package is missing, the data set cannot be reached or has no such column.
+        DataError: the package is missing or so old that it runs code of the data set, the data set cannot be reached or
+            has no such column, or the text has not the checksum ``sha256``.
     """
     try:
-        from datasets import load_dataset  # type: ignore[import-not-found]
+        import datasets  # type: ignore[import-not-found]
     except ImportError:
-        raise DataError(f"statistics.hub: {id!r} needs the package 'datasets': pip install datasets") from None
+        raise DataError(f"statistics.hub: {id!r} needs the package 'datasets': pip install 'datasets>=4'") from None
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise DataError(
+            f"statistics.hub: datasets {datasets.__version__} is not allowed, it runs scripts of data sets; "
+            "pip install 'datasets>=4'"
+        )
     try:
-        rows = load_dataset(id, name, revision=revision, split=split, streaming=True)
+        rows = datasets.load_dataset(id, name, revision=revision, split=split, streaming=True)
         parts, length = [], 0
         for row in rows:
             text = str(row[column]).strip()
@@ -26,5 +36,9 @@ def hub_text(id: str, name: str | None, revision: str | None, split: str, column
             if length >= characters:
                 break
     except Exception as error:
-        raise DataError(f"statistics.hub: {id!r} cannot be read ({str(error).splitlines()[0][:200]})") from None
-    return "\n".join(parts)[:characters] + "\n"
+        raise DataError(f"statistics.hub: {id!r} cannot be read ({one_line(error)})") from None
+    text = "\n".join(parts)[:characters] + "\n"
+    found = hashlib.sha256(text.encode()).hexdigest()
+    if sha256 not in (None, found):
+        raise DataError(f"statistics.hub: the text of {id!r} has sha256 {found}, expected {sha256}; name its revision")
+    return text

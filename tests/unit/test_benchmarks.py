@@ -8,13 +8,14 @@ import math
 
 import pytest
 
-from benchmarks import table
-from benchmarks.common import CONTEXTS, Timing, alternate, ratio, subject
+from benchmarks import fuzz, table
+from benchmarks.common import CONTEXTS, Timing, alternate, machine, ratio, subject
 from benchmarks.names import NAMES
 from benchmarks.published import one_by_one
 from benchmarks.run import main, measure
 from benchmarks.solve import slope
 from editlab.edit.targets import TargetOptions, optimize_targets
+from editlab.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,48 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
     assert "old" not in once
     for text in ("Targets", "Solve", "Evaluation", "Resident memory", "CPU time of a memit cell"):
         assert text in once
+
+
+def test_no_reader_of_files_fails_on_broken_input(results):
+    """Some 2,000 inputs; ``make fuzz`` gives them 112,000."""
+    found = json.loads((results / "fuzz.json").read_text(encoding="utf-8"))
+    assert found["inputs"] >= 1_900
+    for name, reader in found["readers"].items():
+        assert reader["inputs"] > 60, name
+        assert sum(reader["refused"].values()) > 0, name
+        assert reader["accepted"] > 0 or reader["inputs"] < 100, name
+
+
+def test_an_undocumented_exception_ends_the_fuzzing():
+    tally = fuzz.Tally()
+    tally.count(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        tally.count(lambda: 1 / 0)
+    with pytest.raises(AssertionError, match="not one printable line"):
+        tally.count(lambda: _raise(DataError("two\nlines")))
+    assert tally.inputs == 1
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_soak_has_its_row(tmp_path):
+    kills = [{"kind": "everything"}, {"kind": "job"}]
+    found = {
+        "benchmark": "soak",
+        "machine": machine(),
+        "kills": kills,
+        "jobs": 50,
+        "damaged": 0,
+        "unlike_provenance": 0,
+    }
+    (tmp_path / "soak.json").write_text(json.dumps({**found, "differences": []}))
+    text = table.render(tmp_path)
+    assert "`kill -9` at 2 random moments of 50 jobs (1 of everything, 1 of job)" in text
+    assert "**the same files, byte for byte** as an undisturbed run; 0 damaged files accepted" in text
+    (tmp_path / "soak.json").write_text(json.dumps({**found, "differences": ["x"], "damaged": 2}))
+    assert "**1 files differ** as an undisturbed run; 2 damaged files accepted" in table.render(tmp_path)
 
 
 def test_toy_runs_are_not_shown(results):

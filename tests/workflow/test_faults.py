@@ -216,6 +216,18 @@ def test_results_from_the_future_are_brought_back(copied):
     assert copied.jobs(MATRIX) == {}
 
 
+# ---- what is read --------------------------------------------------------------------------------------------------
+
+
+def test_tags_of_a_study_file_run_nothing(fresh):
+    tag = "!!python/object/apply:os.system ['touch pwned']"
+    (fresh.root / "evil.yaml").write_text(f"study: {tag}\n")
+    done = fresh.run("-n", MATRIX, configfile="evil.yaml", check=False)
+    assert done.returncode
+    assert "not valid JSON or YAML" in done.stdout + done.stderr
+    assert not (fresh.root / "pwned").exists()
+
+
 # ---- order ---------------------------------------------------------------------------------------------------------
 
 

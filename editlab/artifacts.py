@@ -165,6 +165,22 @@ def write_provenance(
     write_json(directory / name, {**provenance, "checksum": own_checksum(provenance)})
 
 
+def accept_altered(record_file: Path, names: Iterable[str]) -> None:
+    """Take files as they are now: their checksums enter the provenance, the former ones stay in it as ``accepted``.
+
+    Raises:
+        DamagedError: the provenance itself is damaged.
+        ArtifactError: a file cannot be read.
+    """
+    record = load_provenance(record_file)
+    accepted = dict(record.get("accepted", {}))
+    for name in names:
+        accepted.setdefault(name, record["files"].get(name))
+        record["files"][name] = sha256(record_file.parent / name)
+    record["accepted"] = accepted
+    write_json(record_file, {**record, "checksum": own_checksum(record)})
+
+
 def own_checksum(provenance: Mapping[str, Any]) -> str:
     """Checksum of a provenance without its entry ``checksum``, whatever the order and white space of its file."""
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True)

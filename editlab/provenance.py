@@ -32,6 +32,7 @@ from editlab.artifacts import (
 from editlab.errors import ArtifactError, DamagedError, OutdatedError
 
 RESULTS = Path("results")
+MEASURED = "benchmarks"  # folder of results that no job makes: what ``make bench`` measured has no provenance
 ASIDE = ".altered"  # suffix of a damaged result that was moved out of the way
 CLOCK_ERROR = 10.0  # seconds by which the clocks of two machines may differ
 EARLY = 86_400.0  # 2 January 1970: older than anything
@@ -101,7 +102,7 @@ def check_inputs(paths: Iterable[str | Path], made: Path = RESULTS) -> None:
     """
     now = functools.cache(recorded)
     for path in map(Path, dict.fromkeys(str(p) for p in paths)):
-        if not path.is_relative_to(made) or not path.exists():
+        if not path.is_relative_to(made) or path.is_relative_to(made / MEASURED) or not path.exists():
             continue
         if path.is_dir():
             check_directory(path)
@@ -213,7 +214,7 @@ def outdated(folder: Path = RESULTS) -> dict[Path, str]:
     now = functools.cache(recorded)
     ends = {
         result: changed
-        for place in (folder, folder / "figures")
+        for place in (folder, folder / "figures", folder / "tables")
         for file in sorted(place.glob(f"*.{PROVENANCE}"))
         for result in [file.with_name(file.name.removesuffix(f".{PROVENANCE}"))]
         if (record := _read(file)) is not None and (changed := changed_root(record, now))

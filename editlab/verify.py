@@ -1,8 +1,11 @@
-"""Compare all results with their provenance: ``python -m editlab.verify [folder] [--set-aside]``.
+"""Compare all results with their provenance: ``python -m editlab.verify [folder] [--set-aside | --accept]``.
 
 Lists what is *altered* (bytes differ, files missing or added, provenance damaged), what is *stale* (an input or the code
 behind it has changed since it was made) and what is *unknown* (a file without provenance). The exit status is 1 when
 there is any of these. Files are read by several threads; a bar shows the progress on a terminal.
+
+Whoever alters a file on purpose (what would the report say if this cell were worse?) accepts it with ``--accept``: the
+provenance then holds its new checksum, and the former one under ``accepted``; a plain run makes again what depends on it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from editlab.artifacts import directory_files, load_provenance, sha256
+from editlab.artifacts import accept_altered, directory_files, load_provenance, provenance_file, sha256
 from editlab.code import code_changed
 from editlab.errors import ArtifactError, EditlabError
 from editlab.provenance import ASIDE, RESULTS, backdate, changed_root, recorded, records, set_aside
@@ -145,11 +148,27 @@ def rebuild(report: Report) -> list[Path]:
     return moved
 
 
+def accept(report: Report) -> list[Path]:
+    """Take altered files as they are (:func:`editlab.artifacts.accept_altered`); those that were accepted.
+
+    Files that are missing, and those whose provenance is damaged, stay findings.
+    """
+    accepted = []
+    for finding in report.findings:
+        record = provenance_file(finding.result)
+        if finding.kind == "altered" and finding.path.is_file() and finding.path != record:
+            accept_altered(record, [finding.path.name])
+            accepted.append(finding.path)
+    return accepted
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the findings, then what to do; the exit status is 1 when there are any."""
     parser = argparse.ArgumentParser(prog="python -m editlab.verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="the results (default: results)")
-    parser.add_argument("--set-aside", action="store_true", help="make a plain run rebuild what is altered or stale")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--set-aside", action="store_true", help="make a plain run rebuild what is altered or stale")
+    choice.add_argument("--accept", action="store_true", help="take altered files as they are, on record")
     chosen = parser.parse_args(arguments)
     started = time.perf_counter()
     try:
@@ -171,8 +190,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.set_aside:
         for path in rebuild(report):
             print(f"set aside: {path}", file=sys.stdout)
+    elif chosen.accept:
+        for path in accept(report):
+            print(f"accepted as it is: {path}", file=sys.stdout)
     elif report.of("altered", "stale"):
         print("to have them made again by a plain run: make verify SET_ASIDE=1", file=sys.stdout)
+        print("to keep altered files as they are: python -m editlab.verify --accept", file=sys.stdout)
     return 1 if report.findings else 0
 
 

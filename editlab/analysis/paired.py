@@ -57,41 +57,84 @@ def paired_differences(
     Raises:
         DataError: the cases of a pair differ.
     """
-    tables = [(_wide(a, value), _wide(b, value)) for a, b in pairs]
+    tables = [(wide_cases(a, value), wide_cases(b, value)) for a, b in pairs]
     for a, b in tables:
         if not a.index.equals(b.index):
             raise DataError("paired comparison: the two cells did not edit the same cases")
     if not tables:
         raise DataError("paired comparison: no pair of cells was given")
-    point = np.mean([_means(a.to_numpy()) - _means(b.to_numpy()) for a, b in tables], axis=0)
+    left, right = resampled([[a for a, _ in tables], [b for _, b in tables]], resamples=resamples, seed=seed)
+    return differences(left, right, confidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """A method's ES, PS, NS and S over seeds, and what they are on cases drawn anew.
+
+    Attributes:
+        point: ``(4,)`` means over seeds.
+        draws: ``(resamples, 4)`` the same of each draw; draw k is of the same cases in every method drawn together.
+        n: cases of all seeds.
+    """
+
+    point: NDArray[np.float64]
+    draws: NDArray[np.float64]
+    n: int
+
+
+def resampled(methods: Sequence[Sequence[pd.DataFrame]], *, resamples: int = 2000, seed: int = 0) -> list[Resampled]:
+    """Draw the cases of several methods together.
+
+    Args:
+        methods: for each method its tables (:func:`wide_cases`), one a seed, over the same cases in all methods.
+    """
     rng = np.random.default_rng(derive_seed("paired", seed))
-    draws = np.zeros((resamples, len(NAMES)))
-    for a, b in tables:
-        left, right = a.to_numpy(), b.to_numpy()
-        for k in range(resamples):
-            chosen = rng.integers(len(left), size=len(left))
-            draws[k] += (_means(left[chosen]) - _means(right[chosen])) / len(tables)
+    seeds = len(methods[0])
+    points = np.zeros((len(methods), len(NAMES)))
+    draws = np.zeros((len(methods), resamples, len(NAMES)))
+    for number in range(seeds):
+        values = np.stack([tables[number].to_numpy() for tables in methods])
+        weights = _drawn(rng, resamples, values.shape[1])
+        points += _means(np.ones((1, values.shape[1])), values)[:, 0] / seeds
+        draws += _means(weights, values) / seeds
+    counts = [sum(map(len, tables)) for tables in methods]
+    return [Resampled(p, d, n) for p, d, n in zip(points, draws, counts, strict=True)]
+
+
+def differences(a: Resampled, b: Resampled, confidence: float = 0.95) -> list[Difference]:
+    """A minus B, metric by metric, of two methods drawn together."""
+    draws = a.draws - b.draws
+    draws[np.abs(draws) < 1e-12] = 0.0  # sums in another order are no difference
     edge = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [edge, 1 - edge], axis=0)
     below, above = (draws <= 0).mean(0), (draws >= 0).mean(0)
     p = np.minimum(1.0, 2 * np.minimum(below, above))
-    count = sum(len(a) for a, _ in tables)
+    point = a.point - b.point
     return [
-        Difference(name, float(point[i]), float(low[i]), float(high[i]), float(p[i]), count)
+        Difference(name, float(point[i]), float(low[i]), float(high[i]), float(p[i]), a.n)
         for i, name in enumerate(NAMES)
     ]
 
 
-def _wide(table: pd.DataFrame, value: str) -> pd.DataFrame:
+def wide_cases(table: pd.DataFrame, value: str = "success") -> pd.DataFrame:
     """Cases (sorted) x probes of ES, PS, NS."""
     wide = table.pivot_table(index="case_id", columns="probe", values=value, aggfunc="mean")
     return wide.reindex(columns=list(METRICS.values())).sort_index()
 
 
-def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ES, PS, NS and S of a set of cases; NaN where a probe set is empty."""
+def _drawn(rng: np.random.Generator, resamples: int, cases: int) -> NDArray[np.float64]:
+    """How often each case is drawn, ``(resamples, cases)``."""
+    drawn = rng.integers(cases, size=(resamples, cases)) + np.arange(resamples)[:, None] * cases
+    return np.bincount(drawn.ravel(), minlength=resamples * cases).reshape(resamples, cases).astype(float)
+
+
+def _means(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """ES, PS, NS and S of weighted cases: ``(draws, cases) x (methods, cases, 3) -> (methods, draws, 4)``.
+
+    NaN where a probe set is empty. ``einsum`` and not ``@``: its sums do not depend on the number of threads.
+    """
     present = ~np.isnan(values)
-    counts = present.sum(0)
-    sums = np.where(present, values, 0.0).sum(0)
-    means = np.divide(sums, counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
-    return np.append(means, harmonic_mean(means))
+    sums = np.einsum("bn,mnk->mbk", weights, np.where(present, values, 0.0))
+    counts = np.einsum("bn,mnk->mbk", weights, present.astype(float))
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return np.concatenate([means, harmonic_mean(means)[..., None]], axis=-1)

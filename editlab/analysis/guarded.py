@@ -187,6 +187,25 @@ def trust_curves(cells: Cells) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["threshold", "x", "y", "method"])
 
 
+def trust_decisions(cells: Cells) -> pd.DataFrame:
+    """Every judged and labelled batch of the guarded cells: their coordinates, its ``number`` in the stream, and the
+    other columns of ``decisions``."""
+    parts = [
+        decisions(read_events(directory)).rename(columns={"batch": "number"}).assign(**cell)
+        for directory, cell in cells
+    ]
+    found = [part for part in parts if len(part)]
+    return pd.concat(found, ignore_index=True) if found else parts[0].iloc[:0]
+
+
+def greedy_step_events(cells: Cells) -> pd.DataFrame:
+    """Every judged greedy step of the cells: their coordinates and the columns of ``greedy_steps``."""
+    parts = [greedy_steps(read_events(directory)).assign(**cell) for directory, cell in cells]
+    found = [part for part in parts if len(part)]
+    names = ["layer", "step", "scale", "accepted", "reason", "gain", "trust"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*names, *cells[0][1]])
+
+
 def greedy_table(cells: Cells) -> pd.DataFrame:
     """Scores of every cell, and for greedy ones: steps and acceptance, mean gain, trust against gain."""
     rows = []
@@ -207,8 +226,7 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
 
 def greedy_step_table(cells: Cells) -> pd.DataFrame:
     """By method, layer and step: how often it was tried and accepted, and its gain and trust."""
-    parts = [greedy_steps(read_events(d)).assign(**cell) for d, cell in cells]
-    steps = pd.concat([p for p in parts if len(p)], ignore_index=True) if any(map(len, parts)) else pd.DataFrame()
+    steps = greedy_step_events(cells)
     if steps.empty:
         return pd.DataFrame(
             columns=["method", "replay", "rank", "layer", "step", "tried", "acceptance", "gain", "trust"]

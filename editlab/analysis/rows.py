@@ -1,0 +1,22 @@
+"""Rows of a table as dictionaries, where a sentence or a mark needs one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """All rows, in order."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def largest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The row with the largest known value of a column; of several alike the first."""
+    return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=-float("inf")).argmax())]])[0]
+
+
+def smallest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The row with the smallest known value of a column; of several alike the first."""
+    return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=float("inf")).argmin())]])[0]

@@ -1,0 +1,100 @@
+"""The files of ``make bench`` as one tidy table of what was timed.
+
+Rows: benchmark, series, x, x_name, value, low, high, unit, and for a comparison speedup (median of the ratios) with the
+least and largest of what was kept; repetitions; machine. Toy runs (``--quick``) are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.errors import ArtifactError
+
+COLUMNS = [
+    "benchmark", "series", "x", "x_name", "value", "low", "high", "unit",
+    "speedup", "speedup_low", "speedup_high", "against", "repetitions", "machine",
+]  # fmt: skip
+Row = dict[str, Any]
+
+
+def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a measured point.
+
+    Raises:
+        ArtifactError: a file is no benchmark result.
+    """
+    rows: list[Row] = []
+    for path in files:
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            reader = READERS.get(found["benchmark"])
+            if reader is None or found.get("quick"):
+                continue
+            common = {"benchmark": found["benchmark"], "machine": _machine(found["machine"])}
+            rows += [common | {"repetitions": found.get("repetitions", np.nan)} | row for row in reader(found)]
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ArtifactError(f"{path}: not a benchmark result ({reason}); measure again: make bench") from None
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
+
+
+def _spread(ratios: Mapping[str, float]) -> Row:
+    """Median and least ratio of CPU times, as value and interval."""
+    ends = sorted((float(ratios["cpu_min"]), float(ratios["cpu_median"])))
+    return {"speedup": float(ratios["cpu_median"]), "speedup_low": ends[0], "speedup_high": ends[1]}
+
+
+def _targets(found: Mapping[str, Any]) -> Iterator[Row]:
+    place = {"x_name": "facts in a batch", "unit": "CPU ms a fact"}
+    facts = int(found["facts"])
+    for form, name in (("batched", "batched"), ("one_by_one", "one by one")):
+        clock = found["seconds"][form]
+        ends = {"low": 1000 * clock["cpu_min"] / facts, "high": 1000 * clock["cpu_median"] / facts}
+        value = found["cpu_ms_per_fact"][form]
+        ends = {"low": min(ends["low"], value), "high": max(ends["high"], value)}
+        row = {"series": name, "x": facts, "value": value, **ends, **place}
+        yield row | (_spread(found["speedup"]) | {"against": "one by one"} if form == "batched" else {})
+    for point in found["batched_by_n"]:
+        if int(point["facts"]) != facts:
+            yield {"series": "batched", "x": int(point["facts"]), "value": point["cpu_ms_per_fact"], **place}
+
+
+def _solve(found: Mapping[str, Any]) -> Iterator[Row]:
+    for layer in found["layers"]:
+        for point in layer["rows"]:
+            for form, name in (("woodbury", "n x n"), ("direct", "d x d")):
+                clock = point["seconds"][form]
+                row = {"series": f"{name}, d = {layer['d_in']}", "x": int(point["facts"]), "x_name": "facts"}
+                row |= {
+                    "value": clock["cpu_min"],
+                    "low": clock["cpu_min"],
+                    "high": clock["cpu_median"],
+                    "unit": "CPU s",
+                }
+                yield row | (_spread(point["speedup"]) | {"against": "d x d"} if form == "woodbury" else {})
+
+
+def _evaluation(found: Mapping[str, Any]) -> Iterator[Row]:
+    for threads, measured in found["by_threads"].items():
+        clock = measured["seconds"]
+        low = found["prompts"] / clock["wall_median"]
+        row = {"series": f"{threads} threads" if threads != "1" else "1 thread", "x": int(threads), "x_name": "threads"}
+        rate = float(measured["prompts_per_second"])
+        yield row | {"value": rate, "low": min(low, rate), "high": rate, "unit": "prompts/s"}
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
+    "targets": _targets,
+    "solve": _solve,
+    "evaluation": _evaluation,
+}

@@ -52,6 +52,8 @@ GUARDED_TABLES = {
     "large_scale_forgetting": "large_scale",
     "replay_gain": "replay_ablation",
 }
+# Tables of rules/tables.smk and collect_costs that look at the cells of the matrix.
+VIEWS = {"curves": "edit", "comparisons": "edit", "costs": "edit"}
 AXES = ["method", "batch", "replay", "rank", "seed"]
 REPLAY_AXES = ["method", "batch", "replay", "capacity", "strategy", "rank", "seed"]
 CELL = "results/{experiment}/{model}/{dataset}"
@@ -106,7 +108,7 @@ def drop_tables_with_holes():
     """Remove tables that are there although a cell of theirs is not: Snakemake by itself does not look behind a table,
     and a table with a hole is no result. A dry run only says so."""
     dry = any(re.fullmatch(r"--dry-?run|-[a-mo-z]*n[a-z]*", a) for a in sys.argv[1:])
-    for table, experiment in TABLES.items():
+    for table, experiment in {**TABLES, **VIEWS}.items():
         path = Path(f"results/{table}.csv")
         if experiment not in STUDY.experiments or not path.exists():
             continue

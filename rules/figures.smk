@@ -1,25 +1,63 @@
-# Figures, each from one table; none of them imports torch.
+# Figures, each from one table of its own; none of them imports torch.
 
 
-rule plot_methods:
+rule draw_figure:
     input:
-        matrix="results/ablation_matrix.csv",
+        table=lambda w: FIGURES[w.figure].sources["table"],
     output:
-        pdf="results/figures/method_comparison.pdf",
-        png="results/figures/method_comparison.png",
+        pdf="results/figures/{figure}.pdf",
+        png=report(
+            "results/figures/{figure}.png",
+            caption=REPORT_CAPTION,
+            category=REPORT_CATEGORY,
+            subcategory=lambda w: FIGURES[w.figure].topic,
+            labels=lambda w: {"result": FIGURES[w.figure].title, "kind": "figure"},
+        ),
+        rst="results/figures/{figure}.rst",
+        tex="results/figures/{figure}.tex",
     log:
-        "logs/plot_methods.log",
+        "logs/draw_figure/{figure}.log",
     benchmark:
-        "results/benchmarks/rules/plot_methods.jsonl"
+        "results/benchmarks/rules/draw_figure/{figure}.jsonl"
+    wildcard_constraints:
+        figure="|".join(DRAWN),
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("plot_methods", "mem_mb"),
-        runtime=resource("plot_methods", "runtime"),
+        mem_mb=resource("draw_figure", "mem_mb"),
+        runtime=resource("draw_figure", "runtime"),
     params:
-        code=code_digest("analysis.figures"),
+        figure=lambda w: w.figure,
+        code=lambda w: code_digest(f"analysis.{FIGURES[w.figure].module}"),
     message:
-        "Draw the comparison of methods"
+        "Draw the figure {wildcards.figure}"
     script:
-        "../workflow_scripts/plot_methods.py"
+        "../workflow_scripts/draw_figure.py"
+
+
+use rule draw_figure as draw_layers with:
+    input:
+        table="results/layers/{model}/{dataset}/indirect_effects.csv",
+    output:
+        pdf="results/figures/layer_importance-{model}-{dataset}.pdf",
+        png=report(
+            "results/figures/layer_importance-{model}-{dataset}.png",
+            caption=REPORT_CAPTION,
+            category=REPORT_CATEGORY,
+            subcategory=FIGURES["layer_importance"].topic,
+            labels={"result": FIGURES["layer_importance"].title, "kind": "figure"},
+        ),
+        rst="results/figures/layer_importance-{model}-{dataset}.rst",
+        tex="results/figures/layer_importance-{model}-{dataset}.tex",
+    log:
+        "logs/draw_layers/{model}-{dataset}.log",
+    benchmark:
+        "results/benchmarks/rules/draw_layers/{model}-{dataset}.jsonl"
+    wildcard_constraints:
+        model="[^/]+",
+    params:
+        figure="layer_importance",
+        code=code_digest("analysis.figures.layers"),
+    message:
+        "Draw the layer heat map of {wildcards.model}"

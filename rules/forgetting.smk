@@ -18,9 +18,7 @@ rule collect_forgetting:
         mem_mb=resource("collect_forgetting", "mem_mb"),
         runtime=resource("collect_forgetting", "runtime"),
     params:
-        cells=lambda w: list(
-            zip(cell_directories("large_scale"), STUDY.cells("large_scale"))
-        ),
+        cells=lambda w: finished_cells("large_scale"),
         code=code_digest("analysis.guarded"),
     message:
         "Collect the forgetting curves of long streams"
@@ -44,9 +42,7 @@ rule collect_replay_gain:
         mem_mb=resource("collect_replay_gain", "mem_mb"),
         runtime=resource("collect_replay_gain", "runtime"),
     params:
-        cells=lambda w: list(
-            zip(cell_directories("replay_ablation"), STUDY.cells("replay_ablation"))
-        ),
+        cells=lambda w: finished_cells("replay_ablation"),
         code=code_digest("analysis.guarded"),
     message:
         "Compare every replay rate with none, case by case"

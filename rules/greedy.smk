@@ -10,6 +10,7 @@ rule collect_greedy:
         table="results/greedy_eval.csv",
         steps="results/greedy_steps.csv",
         gain="results/greedy_gain.csv",
+        events="results/greedy_step_events.csv",
     log:
         "logs/collect_greedy.log",
     benchmark:
@@ -21,11 +22,7 @@ rule collect_greedy:
         mem_mb=resource("collect_greedy", "mem_mb"),
         runtime=resource("collect_greedy", "runtime"),
     params:
-        cells=lambda w: [
-            c
-            for e in greedy_experiments()
-            for c in zip(cell_directories(e), STUDY.cells(e))
-        ],
+        cells=lambda w: [c for e in greedy_experiments() for c in finished_cells(e)],
         bases=["emmet_lora", "emmet_lora_append", "emmet"],
         code=code_digest("analysis.guarded"),
     message:

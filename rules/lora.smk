@@ -18,9 +18,7 @@ rule collect_lora:
         mem_mb=resource("collect_lora", "mem_mb"),
         runtime=resource("collect_lora", "runtime"),
     params:
-        cells=lambda w: list(
-            zip(cell_directories("lora_ablation"), STUDY.cells("lora_ablation"))
-        ),
+        cells=lambda w: finished_cells("lora_ablation"),
         pairs=[("emmet_lora", "emmet_lora_frobenius"), ("emmet_lora", "emmet")],
         code=code_digest("analysis.guarded"),
     message:

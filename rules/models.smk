@@ -134,27 +134,3 @@ checkpoint choose_layers:
         "Choose the layers of {wildcards.model} from the trace"
     script:
         "../workflow_scripts/choose_layers.py"
-
-
-rule plot_layers:
-    input:
-        effects="results/layers/{model}/{dataset}/indirect_effects.csv",
-    output:
-        pdf="results/figures/layer_importance-{model}-{dataset}.pdf",
-        png="results/figures/layer_importance-{model}-{dataset}.png",
-    log:
-        "logs/plot_layers/{model}-{dataset}.log",
-    benchmark:
-        "results/benchmarks/rules/plot_layers/{model}-{dataset}.jsonl"
-    conda:
-        "../envs/editlab.yaml"
-    threads: 1
-    resources:
-        mem_mb=resource("plot_layers", "mem_mb"),
-        runtime=resource("plot_layers", "runtime"),
-    params:
-        code=code_digest("analysis.figures"),
-    message:
-        "Draw the layer heat map of {wildcards.model}"
-    script:
-        "../workflow_scripts/plot_layers.py"

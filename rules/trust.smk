@@ -13,6 +13,7 @@ rule collect_trust:
         table="results/trust_eval.csv",
         curves="results/trust_curves.csv",
         forgetting="results/trust_forgetting.csv",
+        decisions="results/trust_decisions.csv",
     log:
         "logs/collect_trust.log",
     benchmark:
@@ -24,10 +25,7 @@ rule collect_trust:
         mem_mb=resource("collect_trust", "mem_mb"),
         runtime=resource("collect_trust", "runtime"),
     params:
-        cells=lambda w: {
-            e: list(zip(cell_directories(e), STUDY.cells(e)))
-            for e in trust_experiments()
-        },
+        cells=lambda w: {e: finished_cells(e) for e in trust_experiments()},
         thresholds=[0.2, 0.3, 0.4, 0.5, 0.6],
         code=code_digest("analysis.guarded"),
     message:

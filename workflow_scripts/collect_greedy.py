@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.analysis.guarded import compare, greedy_step_table, greedy_table
+    from editlab.analysis.guarded import compare, greedy_step_events, greedy_step_table, greedy_table
     from editlab.artifacts import write_csv
 
     cells, bases = snakemake.params.cells, snakemake.params.bases
@@ -12,3 +12,4 @@ with job(snakemake):
     write_csv(snakemake.output.table, greedy_table(cells))
     write_csv(snakemake.output.steps, greedy_step_table(cells))
     write_csv(snakemake.output.gain, compare(cells, pairs))
+    write_csv(snakemake.output.events, greedy_step_events(cells))

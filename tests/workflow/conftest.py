@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "profiles", "envs", "editlab")
+PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "profiles", "envs", "editlab", "report")
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
@@ -35,6 +35,12 @@ class Workflow:
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in the folder, with its copy of the library."""
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
 
     def jobs(self, *arguments: str, **options) -> dict[str, int]:
         """What a dry run would do: number of jobs by rule."""

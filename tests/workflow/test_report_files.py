@@ -1,0 +1,63 @@
+"""Figures, printed tables and their captions through the workflow: whole, the same twice, and true to a changed cell."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/figures/time_split"
+CELL = "results/edit/substrate/facts/method~memit/batch~4/replay~0/rank~0/seed~1"
+
+
+def made(workflow) -> dict[str, bytes]:
+    """The files of a figure and a table, by name."""
+    names = [f"{FIGURE}.{s}" for s in ("pdf", "png", "rst", "tex")]
+    return {name: workflow.read(name) for name in [*names, *(f"{TABLE}.{s}" for s in ("csv", "tex", "rst"))]}
+
+
+def test_a_cell_that_was_altered_and_accepted_changes_what_depends_on_it(copied):
+    targets = (f"{FIGURE}.png", f"{TABLE}.csv", f"{TIMES}.png")
+    copied.run(*targets)
+    assert copied.jobs(*targets) == {}
+    first, times = made(copied), copied.read(f"{TIMES}.png")
+    for name in first:
+        (copied.root / name).unlink()
+    copied.run(*targets)
+    assert made(copied) == first
+    metrics = copied.root / CELL / "metrics.csv"
+    lines = metrics.read_text().splitlines()
+    changed = [
+        f"{line.rsplit(',', 4)[0]},0.123,8,0.1,0.2" if line.startswith("final,ES,success") else line for line in lines
+    ]
+    assert changed != lines
+    metrics.write_text("\n".join(changed) + "\n")
+    accepted = copied.python("-m", "editlab.verify", CELL, "--accept")
+    assert f"accepted as it is: {CELL}/metrics.csv" in accepted.stdout
+    done = copied.run(*targets)
+    jobs = copied.job_counts(done)
+    assert jobs["collect_cells"] == 1
+    assert "edit_cell" not in jobs
+    second = made(copied)
+    assert {name for name in first if first[name] == second[name]} <= {f"{TABLE}.rst", f"{FIGURE}.tex", f"{FIGURE}.rst"}
+    assert b"0.123" in second[f"{TABLE}.csv"]
+    assert copied.read(f"{TIMES}.png") == times
+
+
+def test_report_lists_what_the_study_has(copied):
+    jobs = copied.jobs("all")
+    drawn = {"method_comparison", "method_radar", "batch_size", "replay_batch_heatmap", "forgetting_curves"}
+    assert jobs["draw_figure"] == len(drawn | {"retention_by_age", "time_split", "replay_gain"})
+    assert jobs["draw_layers"] == jobs["make_findings"] == 1
+    assert jobs["make_table"] == len(
+        (
+            "methods",
+            "ablation",
+            "batch_effect",
+            "replay_effect",
+            "costs",
+            "baselines",
+            "quick_validation",
+            "replay_ablation",
+        )
+    )
+    assert "collect_trust" not in jobs

@@ -48,10 +48,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except Exception as error:
+        if (told := _unwritable(path, error)) is None:
+            raise
+        raise told from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> ArtifactError | None:
+    """What to tell about an error while ``path`` was written; None: it has nothing to do with writing."""
+    if isinstance(error, OSError):
+        return ArtifactError(f"{path}: cannot be written ({error.strerror or one_line(error)})")
+    if type(error).__name__ == "SafetensorError":  # not imported here: the ground floor is light
+        return ArtifactError(f"{path}: cannot be written ({one_line(error)})")
+    return None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -288,7 +299,9 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
         elif path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except Exception as error:
+        if (told := _unwritable(path, error)) is None:
+            raise
+        raise told from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

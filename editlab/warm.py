@@ -194,20 +194,21 @@ def _end_with(connection: socket.socket) -> None:
 
 
 class Tee:
-    """A text stream that writes to several; a terminal if the first is one."""
+    """A text stream that writes to several; a terminal if the first is one. The others may fail: a log on a full disk
+    must not hide what went wrong."""
 
     def __init__(self, *streams: TextIO) -> None:
         self.streams = streams
 
     def write(self, text: str) -> int:
         for stream in self.streams:
-            stream.write(text)
-            stream.flush()
+            with contextlib.nullcontext() if stream is self.streams[0] else contextlib.suppress(OSError, ValueError):
+                stream.write(text)
+                stream.flush()
         return len(text)
 
     def flush(self) -> None:
-        for stream in self.streams:
-            stream.flush()
+        self.streams[0].flush()
 
     def isatty(self) -> bool:
         return self.streams[0].isatty()

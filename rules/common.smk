@@ -1,6 +1,5 @@
 # Shared by all rule files. The validated study, the spaces of cells, resources, digests of the code behind a result.
 
-import json
 import os
 import re
 import sys
@@ -227,7 +226,7 @@ def cell_inputs(wildcards):
         inputs["layers"] = checkpoints.choose_layers.get(
             model=wildcards.model, dataset=wildcards.dataset
         ).output[0]
-        layers = json.loads(Path(inputs["layers"]).read_text())["layers"]
+        layers = read_layers(inputs["layers"])
     if SOLVERS[recipe.solver].moment or SOLVERS[recipe.solver].site == "mlp":
         inputs["statistics"] = [
             f"results/statistics/{wildcards.model}/layer-{layer}.safetensors"

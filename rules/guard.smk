@@ -2,6 +2,7 @@
 # written, results whose inputs have changed behind the back of the dates.
 
 import fcntl
+import json
 import os
 import platform
 import re
@@ -9,7 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-from editlab.provenance import backdate, bring_to_present, dated_ahead, outdated
+from editlab.errors import DamagedError
+from editlab.provenance import (
+    backdate,
+    bring_to_present,
+    check_inputs,
+    dated_ahead,
+    outdated,
+    set_aside,
+)
 
 # Modes of Snakemake that run no job.
 LOOKS_ONLY = re.compile(
@@ -74,6 +83,17 @@ def correct_dates_ahead():
             file=sys.stderr,
         )
         bring_to_present(ahead, now)
+
+
+def read_layers(path):
+    """The layers in a file that is needed to plan: compared with its provenance first, as the jobs do."""
+    try:
+        check_inputs([path])
+    except DamagedError as error:
+        if RUNS_JOBS:
+            set_aside(error.path)
+        raise WorkflowError(f"{error}; it is set aside, a plain rerun makes it again")
+    return json.loads(Path(path).read_text(encoding="utf-8"))["layers"]
 
 
 def date_back_outdated_results():

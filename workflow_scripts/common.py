@@ -28,7 +28,7 @@ def job(snakemake):
     if path.is_symlink():  # a log never writes through a link
         path.unlink()
     terminal, watch = sys.stderr, Stopwatch()
-    with path.open("w", encoding="utf-8") as log, watched(_name(snakemake), _limit(snakemake), log):
+    with _opened(path) as log, watched(_name(snakemake), _limit(snakemake), log):
         sys.stderr = Tee(terminal, log)
         try:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -47,6 +47,17 @@ def job(snakemake):
             sys.exit(1)
         finally:
             sys.stderr = terminal
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The log, line by line; that the disk is full shows at what the job writes."""
+    log = path.open("w", encoding="utf-8", buffering=1)
+    try:
+        yield log
+    finally:
+        with contextlib.suppress(OSError):
+            log.close()
 
 
 def _name(snakemake):
@@ -89,4 +100,5 @@ def _recover(error):
 def _explain(snakemake, log):
     """Which job failed, with which parameters: into the log."""
     parameters = json.dumps(dict(snakemake.params.items()), default=str, sort_keys=True)
-    print(f"failed: {_name(snakemake)}; parameters: {parameters[:LARGE]}", file=log)
+    with contextlib.suppress(OSError):
+        print(f"failed: {_name(snakemake)}; parameters: {parameters[:LARGE]}", file=log)

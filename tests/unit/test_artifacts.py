@@ -95,6 +95,33 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.csv"]
 
 
+def test_a_full_disk_met_by_safetensors_is_told_in_the_same_way(tmp_path):
+    """Its errors are of a kind of their own. No file may grow here, as on a full disk."""
+    code = """
+import contextlib, resource, sys, numpy
+from editlab.artifacts import atomic_path, replace_directory
+from editlab.errors import ArtifactError
+from safetensors.numpy import save_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write, name in ((atomic_path, ""), (replace_directory, "model.safetensors")):
+    try:
+        with write("x") as target:
+            save_file({"a": numpy.ones(5000)}, target / name if name else target)
+    except ArtifactError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.count("x: cannot be written (") == 2, done.stderr
+    assert names(tmp_path) == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
 def test_a_writer_that_fails_half_way(tmp_path):
     with pytest.raises(ArtifactError, match=r"out\.bin"), atomic_path(tmp_path / "out.bin"):

@@ -88,6 +88,17 @@ def test_a_bad_input_ends_the_job_and_a_rerun_will_make_it_again(tmp_path, monke
         assert Path("results/in.json").stat().st_mtime < 1e6
 
 
+def test_a_full_disk_is_told_though_the_log_is_on_it(tmp_path):
+    limit = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no file may grow, as on a full disk
+    )
+    process = job(tmp_path, limit + WRITES)
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert text == "error: results/out.json: cannot be written (File too large)\n"
+    assert [p.name for p in (tmp_path / "results").iterdir()] == []
+
+
 HANGS = {
     "sleeps": "    import time; time.sleep(60)",
     "computes without letting go of the interpreter": "    import re; re.match('(a|a)*b', 'a' * 40)",

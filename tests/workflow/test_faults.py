@@ -159,6 +159,20 @@ def _record_of(path: Path) -> set[Path]:
     return {path.with_name(f"{path.name}.provenance.json"), path.parent / "provenance.json"}
 
 
+def test_a_damaged_file_that_planning_needs(copied):
+    layers = copied.root / "results/layers/substrate/facts/layers.json"
+    good = layers.read_bytes()
+    layers.write_text("{")
+    shutil.rmtree(copied.root / CELL.format("auto", 4, 0))
+    target = CELL.format("auto", 4, 0) + "/metrics.csv"
+    done = copied.run(target, check=False)
+    assert done.returncode
+    assert "layers.json: altered since it was made; rebuild with: " in done.stdout + done.stderr
+    assert "a plain rerun makes it again" in done.stdout + done.stderr
+    copied.run(target)
+    assert layers.read_bytes() == good
+
+
 # ---- disks ---------------------------------------------------------------------------------------------------------
 
 

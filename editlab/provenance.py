@@ -33,6 +33,7 @@ from editlab.errors import ArtifactError, DamagedError, OutdatedError
 
 RESULTS = Path("results")
 MEASURED = "benchmarks"  # folder of results that no job makes: what ``make bench`` measured has no provenance
+UNRECORDED = "benchmarks"  # folder of results that no rule makes: seconds and memory, measured by hand
 ASIDE = ".altered"  # suffix of a damaged result that was moved out of the way
 CLOCK_ERROR = 10.0  # seconds by which the clocks of two machines may differ
 EARLY = 86_400.0  # 2 January 1970: older than anything

@@ -26,9 +26,7 @@ from typing import Any
 from editlab.artifacts import accept_altered, directory_files, load_provenance, provenance_file, sha256
 from editlab.code import code_changed
 from editlab.errors import ArtifactError, EditlabError
-from editlab.provenance import ASIDE, RESULTS, backdate, changed_root, recorded, records, set_aside
-
-UNRECORDED = ("benchmarks",)  # folders of files that no rule reads: seconds and memory
+from editlab.provenance import ASIDE, RESULTS, UNRECORDED, backdate, changed_root, recorded, records, set_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _present(folder: Path) -> tuple[list[Path], list[Path]]:
     present, leftovers = [], []
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
         parts = path.relative_to(folder).parts
-        if parts[0] in UNRECORDED or any(part.endswith(ASIDE) for part in parts):
+        if parts[0] == UNRECORDED or any(part.endswith(ASIDE) for part in parts):
             continue
         if any(part.startswith(".") for part in parts):
             if any(part.startswith(".") and part.endswith(".tmp") for part in parts):

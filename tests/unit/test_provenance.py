@@ -76,6 +76,8 @@ def test_a_record_leads_down_to_the_users_file(study):
 
 def test_whole_inputs_pass(study):
     check_inputs([DATA, REQUESTS, MODEL, CELL / "metrics.csv", CELL / "curve.csv", TABLE, "results/not/there"])
+    write_text("results/benchmarks/x.json", "{}")  # measured by hand
+    check_inputs(["results/benchmarks/x.json"])
     check_inputs([CELL / "provenance.json"])  # an input in its own right: tables of costs read it
     assert verify().findings == []
     assert verify().results == 4

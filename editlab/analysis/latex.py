@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +31,8 @@ SPECIAL = {
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
     MINUS: "$-$",
-    "–": "--",
-    "—": "---",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
     "×": r"$\times$",
     "±": r"$\pm$",
     "≥": r"$\geq$",
@@ -39,19 +41,36 @@ SPECIAL = {
     "…": r"\ldots{}",
     "’": "'",
     "Δ": r"$\Delta$",
+    "γ": r"$\gamma$",
+    "λ": r"$\lambda$",
+    "⁄": "/",
 }  # fmt: skip
 ROWS = 60  # of a printed table; the CSV has all of them
 
 
+# Letters beyond ASCII that pdfLaTeX has in T1 fonts: Latin-1 and Latin Extended-A, with these exceptions.
+LETTERS = frozenset(c for c in map(chr, range(0xC0, 0x180)) if c.isalpha()) - frozenset("ĦħĸĿŀŉŦŧſ")
+
+
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is: no command, no environment, one line; characters that pdfLaTeX lacks become ``?``."""
+    """Text that LaTeX prints as it is: no command, no environment, no ligature, one line.
+
+    A character that pdfLaTeX lacks becomes its plain form (``ỏ`` -> ``o``) or its code point (``[U+4E2D]``); control
+    characters vanish.
+    """
     flat = " ".join(str(text).split())
-    return "".join(SPECIAL.get(c, c if _printable(c) else "?") for c in flat)
+    return re.sub("([-,])(?=\\1)", r"\1{}", "".join(map(_character, flat)))
 
 
-def _printable(character: str) -> bool:
-    """ASCII and the letters of Latin-1 (T1 has all of them)."""
-    return " " <= character <= "~" or ("\u00c0" <= character <= "\u00ff" and character != "\u00d7")
+def _character(character: str) -> str:
+    if character in SPECIAL:
+        return SPECIAL[character]
+    if " " <= character <= "~" or character in LETTERS:
+        return character
+    plain = unicodedata.normalize("NFKD", character)
+    if plain != character and (reduced := "".join(_character(c) for c in plain if not unicodedata.combining(c))):
+        return reduced
+    return f"[U+{ord(character):04X}]" if character.isprintable() and not unicodedata.combining(character) else ""
 
 
 @dataclasses.dataclass(frozen=True)

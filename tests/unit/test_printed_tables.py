@@ -138,7 +138,7 @@ def test_escape_leaves_no_command():
     allowed = {r"\textbackslash", r"\textasciicircum", r"\textasciitilde", r"\textless", r"\textgreater", r"\textbar"}
     allowed |= {r"\textquotedbl", r"\textquotesingle", r"\textasciigrave", r"\Delta"}
     assert commands <= allowed | {r"\{", r"\}", r"\$", r"\&", r"\#", r"\%", r"\_"}
-    assert "ünïcode ? $-$ $\\Delta$ next" in text
+    assert "ünïcode [U+2603] $-$ $\\Delta$ next" in text
 
 
 def test_names_are_escaped_in_every_output(tmp_path):

@@ -81,7 +81,7 @@ rule make_table:
             caption=REPORT_CAPTION,
             category=REPORT_CATEGORY,
             subcategory=lambda w: SHEETS[w.sheet].topic,
-            labels=lambda w: {"result": SHEETS[w.sheet].title, "kind": "table"},
+            labels=lambda w: {"result": f"Table: {SHEETS[w.sheet].title}"},
         ),
         tex="results/tables/{sheet}.tex",
         rst="results/tables/{sheet}.rst",

@@ -22,6 +22,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 matrix: setup  ## results/ablation_matrix.csv of the default study
 	$(BIN)/snakemake --cores $(CORES) results/ablation_matrix.csv
 
+report: setup  ## report.html: figures, tables and findings of the study (runs what is missing)
+	$(BIN)/snakemake --cores $(CORES) --report-after-run --report report.html
+
+paper: setup  ## report/final_report.pdf (needs LaTeX or tectonic)
+	$(BIN)/snakemake --cores $(CORES) report/final_report.pdf
+
 test: setup  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
 

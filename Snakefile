@@ -20,6 +20,7 @@ include: "rules/greedy.smk"
 include: "rules/forgetting.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
+include: "rules/report.smk"
 
 
 rule all:

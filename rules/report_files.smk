@@ -1,4 +1,5 @@
-# What the report of a study is made of: functions alone. The rules are in tables.smk and figures.smk.
+# What the report of a study is made of: functions alone. The rules are in tables.smk,
+# figures.smk and report.smk.
 
 from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS
 
@@ -6,6 +7,19 @@ REPORT_CAPTION = "../report/captions/generated.rst"
 REPORT_CATEGORY = "Knowledge editing"
 BENCHMARKS = sorted(str(p) for p in Path("results/benchmarks").glob("*.json"))
 DRAWN = [name for name in FIGURES if name != "layer_importance"]
+# Tables of cells and of curves that the pages show where the study has their experiment.
+CELL_TABLES = {
+    **TABLES,
+    "lora_ablation": "lora_ablation",
+    "greedy_eval": "greedy_eval",
+}
+CURVE_TABLES = {"curves": "edit", "large_scale_forgetting": "large_scale"}
+PAPER_SOURCES = ["paper", "macros", "reproducible"]
+OFFICIAL_STYLE = [
+    f
+    for f in ("report/paper/acl.sty", "report/paper/acl_natbib.bst")
+    if Path(f).exists()
+]
 
 
 def finished_cells(experiment):
@@ -68,6 +82,46 @@ def report_figures():
     return found + ([layers] if traced() else [])
 
 
+def declared(tables):
+    """By experiment, the table's file, for the experiments that the study has."""
+    return {e: f"results/{t}.csv" for t, e in tables.items() if has_results(e)}
+
+
+def all_cells():
+    """By experiment, directory and coordinates of every declared cell."""
+    return {
+        e: list(zip(cell_directories(e), STUDY.cells(e))) for e in STUDY.experiments
+    }
+
+
+def report_pages():
+    """The interactive pages, the front page and the model card."""
+    pages = ["cells.html", "forgetting.html", "missed_facts.html", "front_page.rst"]
+    return [f"results/report/{page}" for page in pages] + ["results/summary.md"]
+
+
 def report_files():
-    """Everything that the report is made of."""
-    return report_figures() + report_tables() + report_findings()
+    """Everything that a finished study adds to its cells and tables."""
+    return report_figures() + report_tables() + report_findings() + report_pages()
+
+
+def main_experiment():
+    """``edit``, or the first experiment of a study without it."""
+    return "edit" if "edit" in STUDY.experiments else next(iter(STUDY.experiments))
+
+
+def beside(files, suffix):
+    """The files of the same rules that end differently."""
+    return [str(Path(f).with_suffix(suffix)) for f in files]
+
+
+def report_texts(wildcards):
+    """What the sentences of summary, front page and paper are made of."""
+    return {
+        "requests": f"results/data/{STUDY.dataset}/requests.json",
+        "findings": report_findings(),
+        "tables": report_tables(),
+        "provenance": [
+            f for e in STUDY.experiments for f in cell_files(e, "provenance.json")
+        ],
+    }

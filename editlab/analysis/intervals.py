@@ -25,8 +25,13 @@ def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray
     return np.clip(np.minimum(centre - half, p), 0, 1), np.clip(np.maximum(centre + half, p), 0, 1)
 
 
-def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
+def pooled(
+    values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float, float]:
     """Mean of independent cells (seeds) with its interval, from the interval of each.
+
+    Args:
+        bounds: that the interval is cut at (shares: 0 and 1).
 
     Returns:
         mean, low, high; NaN where no cell has a value. The two sides are kept apart, so a bounded score whose cells lean
@@ -41,8 +46,7 @@ def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float,
     mean = float(v.mean())
     sides = [max(between, float((((v - edge) / Z) ** 2).mean())) for edge in (low, high)]
     below, above = (Z * (side / len(v)) ** 0.5 for side in sides)
-    bottom, top = (0.0, 1.0) if (v >= 0).all() and (v <= 1).all() else (-np.inf, np.inf)
-    return mean, max(mean - below, bottom), min(mean + above, top)
+    return mean, max(mean - below, bounds[0]), min(mean + above, bounds[1])
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:

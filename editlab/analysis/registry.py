@@ -110,7 +110,13 @@ SHEETS: Mapping[str, Entry] = MappingProxyType(
             "LoRA",
             "LoRA, posthoc and raw",
         ),
-        "trust": _sheet("guarded", {"table": "results/trust_eval.csv"}, "trust_eval", "Trust", "Decisions of trust"),
+        "trust": _sheet(
+            "guarded",
+            {"table": "results/trust_eval.csv", "forgetting": "results/trust_forgetting.csv"},
+            "trust_eval",
+            "Trust",
+            "Decisions of trust",
+        ),
         "greedy": _sheet(
             "guarded",
             {"table": "results/greedy_eval.csv", "gain": "results/greedy_gain.csv"},
@@ -137,6 +143,7 @@ SENTENCES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "lora_gain": ("results/lora_gain.csv", "lora_ablation"),
         "trust": ("results/trust_eval.csv", "trust_eval"),
         "trust_decisions": ("results/trust_decisions.csv", "trust_eval"),
+        "trust_forgetting": ("results/trust_forgetting.csv", "trust_eval"),
         "greedy_gain": ("results/greedy_gain.csv", "greedy_eval"),
         "greedy_steps": (GREEDY, "greedy_eval"),
         "retraining": ("results/rtt_edits.csv", "retraining"),

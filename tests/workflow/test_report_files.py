@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
-FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/figures/time_split"
+FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/tables/costs"
 CELL = "results/edit/substrate/facts/method~memit/batch~4/replay~0/rank~0/seed~1"
 
 
@@ -16,10 +16,10 @@ def made(workflow) -> dict[str, bytes]:
 
 
 def test_a_cell_that_was_altered_and_accepted_changes_what_depends_on_it(copied):
-    targets = (f"{FIGURE}.png", f"{TABLE}.csv", f"{TIMES}.png")
+    targets = (f"{FIGURE}.png", f"{TABLE}.csv", f"{TIMES}.csv")
     copied.run(*targets)
     assert copied.jobs(*targets) == {}
-    first, times = made(copied), copied.read(f"{TIMES}.png")
+    first, times = made(copied), copied.read(f"{TIMES}.csv")
     for name in first:
         (copied.root / name).unlink()
     copied.run(*targets)
@@ -40,7 +40,7 @@ def test_a_cell_that_was_altered_and_accepted_changes_what_depends_on_it(copied)
     second = made(copied)
     assert {name for name in first if first[name] == second[name]} <= {f"{TABLE}.rst", f"{FIGURE}.tex", f"{FIGURE}.rst"}
     assert b"0.123" in second[f"{TABLE}.csv"]
-    assert copied.read(f"{TIMES}.png") == times
+    assert copied.read(f"{TIMES}.csv") == times
 
 
 def test_report_lists_what_the_study_has(copied):

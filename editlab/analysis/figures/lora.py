@@ -77,11 +77,14 @@ def rank_tradeoff_caption(table: pd.DataFrame) -> str:
         return scope
     whole = raw.iloc[0]
     name = f"the raw {label(whole['method'])} edit ({level_with(whole['value'], whole['low'], whole['high'])})"
+    ranked = ranked[ranked["bytes"] < whole["bytes"]]
+    if ranked.empty:
+        return f"No edit is smaller than {name}. {scope}"
     reaching = ranked[ranked["high"] >= whole["low"]]
     if reaching.empty:
         best = largest(ranked, "value")
         told = level_with(best["value"], best["low"], best["high"])
-        return f"No low-rank edit comes up to {name}: the best is {label(best['method'])} at rank {best['rank']}, {told}. {scope}"
+        return f"No smaller edit comes up to {name}: the best is {label(best['method'])} at rank {best['rank']}, {told}. {scope}"
     first = reaching.iloc[0]
     share = percent(first["bytes"] / whole["bytes"])
     return (

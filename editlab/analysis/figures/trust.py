@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from editlab.analysis.decisions import area_under_roc, average_precision, precision_recall, roc
+from editlab.analysis.intervals import Z, wilson
 from editlab.analysis.rows import records
 from editlab.analysis.scores import SETTING, count, pooled_curves
-from editlab.analysis.style import DARK, GREY, band, legend, marks, panels, says, share_axis, styled
+from editlab.analysis.style import DARK, GREY, legend, marks, panels, says, share_axis, styled
+from editlab.analysis.style import band as line_with_band
 from editlab.analysis.wording import counted, label, leading, level_with, stands_on
 from editlab.randomness import derive_seed
 
@@ -23,6 +25,7 @@ ONE_CLASS = "No curve: a curve needs harmful and harmless batches, and there is 
 RESAMPLES = 500
 GRID = np.linspace(0, 1, 101)
 Curve = Callable[[pd.DataFrame], NDArray[np.float64]]
+Area = Callable[[pd.DataFrame], float]
 
 
 def _roc_on_grid(frame: pd.DataFrame) -> NDArray[np.float64]:
@@ -65,16 +68,43 @@ def resampled_curves(frame: pd.DataFrame, curve: Curve) -> NDArray[np.float64]:
     return np.stack(draws)
 
 
-def area_with_interval(frame: pd.DataFrame, area: Callable[[pd.DataFrame], float]) -> tuple[float, float, float]:
-    """An area under a curve with its bootstrap interval over batches."""
-    draws = resampled_curves(frame, lambda drawn: np.array([area(drawn)]))[:, 0]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return area(frame), float(low), float(high)
+def band(frame: pd.DataFrame, curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The 95 % band of a curve on the grid.
+
+    The bootstrap over batches alone would call a perfect curve of three harmful batches certain; so the band is at least
+    as wide as Wilson's interval of the share itself: of the harmful batches for ROC, of those rolled back for precision.
+    """
+    low, high = np.quantile(resampled_curves(frame, curve), [0.025, 0.975], axis=0)
+    values, harmful = curve(frame), float(frame["harmful"].sum())
+    caught = np.maximum(1.0, GRID * harmful)
+    basis = np.full_like(GRID, harmful) if curve is _roc_on_grid else caught / np.maximum(values, 1e-9)
+    bottom, top = wilson(values, np.minimum(basis, len(frame)))
+    return np.minimum(low, bottom), np.maximum(high, top)
 
 
-def _curves(
-    decisions: pd.DataFrame, curve: Curve, area: Callable[[pd.DataFrame], float], names: tuple[str, str]
-) -> Figure:
+def area_with_interval(frame: pd.DataFrame, area: Area) -> tuple[float, float, float]:
+    """An area under a curve with its 95 % interval: of ROC by Newcombe's score method (2006), which has a width for a
+    perfect curve too; of precision-recall the areas under the edges of its band.
+    """
+    value = area(frame)
+    if area is area_under_roc:
+        harmful = int(frame["harmful"].sum())
+        return value, *newcombe(value, harmful, len(frame) - harmful)
+    low, high = band(frame, _precision_on_grid)
+    return value, min(value, float(low.mean())), max(value, float(high.mean()))
+
+
+def newcombe(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """Newcombe's method 5 for an area under the ROC curve: the values that the area does not reject at 5 %."""
+    theta = np.linspace(0.0, 1.0, 2001)
+    half = (positives + negatives) / 2 - 1
+    spread = 1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)
+    variance = theta * (1 - theta) * spread / (positives * negatives)
+    inside = theta[np.abs(area - theta) <= Z * np.sqrt(np.maximum(0.0, variance)) + 1e-12]
+    return float(min(inside.min(initial=area), area)), float(max(inside.max(initial=area), area))
+
+
+def _curves(decisions: pd.DataFrame, curve: Curve, area: Area, names: tuple[str, str]) -> Figure:
     rows = stressed(decisions)
     groups = [(str(m), part) for m, part in rows.groupby("method", sort=False) if both_classes(part)]
     if not groups:
@@ -82,8 +112,7 @@ def _curves(
     figure, (axis,) = panels(1, 1, 2.9)
     looks = marks(m for m, _ in groups)
     for method, part in groups:
-        draws = resampled_curves(part, curve)
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        low, high = band(part, curve)
         value, bottom, top = area_with_interval(part, area)
         name = f"{label(method)}: area {level_with(value, bottom, top)}"
         mark = looks[method]
@@ -128,7 +157,7 @@ def trust_pr_caption(decisions: pd.DataFrame) -> str:
     return _areas_caption(decisions, average_precision, "average precision", chance)
 
 
-def _areas_caption(decisions: pd.DataFrame, area: Callable[[pd.DataFrame], float], what: str, chance: float) -> str:
+def _areas_caption(decisions: pd.DataFrame, area: Area, what: str, chance: float) -> str:
     rows = stressed(decisions)
     groups = [(str(m), part) for m, part in rows.groupby("method", sort=False) if both_classes(part)]
     if not groups:
@@ -143,7 +172,7 @@ def _areas_caption(decisions: pd.DataFrame, area: Callable[[pd.DataFrame], float
     seeds = groups[0][1]["seed"].nunique()
     return (
         f"{what[0].upper()}{what[1:]} of low trust as a sign of harm: {'; '.join(found)} (chance {chance:.2f}). 95 % bands "
-        f"over batches drawn anew (n = {counted(n, 'batch', 'batches')} a method, {harmful} of them harmful, "
+        f"over batches (n = {counted(n, 'batch', 'batches')} a method, {harmful} of them harmful, "
         f"{counted(seeds, 'seed')})."
     )
 
@@ -169,7 +198,7 @@ def rollback_effect_curve(table: pd.DataFrame) -> Figure:
     for axis, experiment in zip(axes, experiments, strict=True):
         part = curves[curves["experiment"] == experiment]
         for method, rows in part.groupby("method", sort=False):
-            band(axis, rows.sort_values("edits_seen"), "edits_seen", looks[str(method)], label(str(method)))
+            line_with_band(axis, rows.sort_values("edits_seen"), "edits_seen", looks[str(method)], label(str(method)))
         axis.set(title=PANELS.get(experiment, experiment.replace("_", " ")), ylabel="edits that hold")
         share_axis(axis, float(part["low"].min()))
     axes[-1].set_xlabel("edits seen")

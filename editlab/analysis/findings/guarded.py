@@ -16,6 +16,7 @@ from editlab.analysis.intervals import mean_interval
 from editlab.analysis.rows import largest, records
 from editlab.analysis.scores import pooled_curves
 from editlab.analysis.wording import counted, label, leading, level_with, percent, signed, signed_with
+from editlab.analysis.worth import guarded_runs, worth
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -108,7 +109,9 @@ def _bytes(tables: Tables) -> list[Finding]:
     raw = float(table.loc[table["rank"] == 0, "bytes"].mean())
     found = []
     for rank in sorted(table.loc[table["rank"] > 0, "rank"].unique()):
-        part = table[table["rank"] == rank]
+        part = table[(table["rank"] == rank) & (table["bytes"] < raw)]  # a posthoc edit stores the raw one too
+        if part.empty:
+            continue
         share = float(part["bytes"].mean()) / raw
         sentence = f"At rank {rank} a LoRA edit stores {percent(share)} of the bytes of the raw edit."
         found.append(
@@ -149,29 +152,31 @@ def trust_findings(tables: Tables) -> list[Finding]:
                 )
                 key = f"trust.auc_{method}"
                 found.append(Finding(key, sentence, value, low, high, len(part), sure, "results/trust_decisions.csv"))
-    table = tables.get("trust", pd.DataFrame())
-    runs = table[table["rule"] == "as run"] if "rule" in table else table
-    places = runs[["experiment", "method"]].drop_duplicates() if len(runs) else runs
-    for place in records(places):
+    runs = guarded_runs(tables.get("trust", pd.DataFrame()))
+    if runs.empty or "trust_forgetting" not in tables:
+        return found
+    for place in records(runs[["experiment", "method"]].drop_duplicates()):
         part = runs[(runs["experiment"] == place["experiment"]) & (runs["method"] == place["method"])]
-        found += [_worth(place["experiment"], place["method"], part, n) for n in WORTH if part[n].notna().any()]
+        numbers = worth(part, tables["trust_forgetting"])
+        found += [
+            _worth(place, len(part), name, numbers[name]) for name in WORTH if numbers[name][0] == numbers[name][0]
+        ]
     return found
 
 
-def _worth(experiment: str, method: str, part: pd.DataFrame, name: str) -> Finding:
+def _worth(place: Mapping[str, Any], seeds: int, name: str, numbers: tuple[float, float, float]) -> Finding:
     """One number of trust over the seeds of a kind of stream."""
-    value, low, high = mean_interval(part[name])
+    value, low, high = numbers
     known = low == low
     if name in SHARES:
         number = percent(value) + (f" ({percent(low)} to {percent(high)})" if known else "")
         claim, sure = SHARES[name].format(number), known
     else:
         claim, sure = _changed(name, value, low, high)
-    stream = "with harmful batches" if experiment == "trust_eval" else "without harmful batches"
-    sentence = f"On streams {stream}, trust ({label(method)}) {claim} ({counted(len(part), 'seed')})."
-    return Finding(
-        f"trust.{name}_{method}_{experiment}", sentence, value, low, high, len(part), sure, "results/trust_eval.csv"
-    )
+    stream = "with harmful batches" if place["experiment"] == "trust_eval" else "without harmful batches"
+    sentence = f"On streams {stream}, trust ({label(place['method'])}) {claim} ({counted(seeds, 'seed')})."
+    key = f"trust.{name}_{place['method']}_{place['experiment']}"
+    return Finding(key, sentence, value, low, high, seeds, sure, "results/trust_eval.csv")
 
 
 def _changed(name: str, value: float, low: float, high: float) -> tuple[str, bool]:
@@ -189,8 +194,11 @@ def greedy_findings(tables: Tables) -> list[Finding]:
     """Greedy steps against one step on the same cases; acceptance; whether trust knows what a step is worth."""
     found: list[Finding] = []
     if "greedy_gain" in tables and len(tables["greedy_gain"]):
+        seen: set[tuple[Any, ...]] = set()
         for row in records(tables["greedy_gain"]):
-            if row["metric"] == "S":
+            pair = (row["b"], row["a"], row["rank"], row["replay"])
+            if row["metric"] == "S" and pair not in seen:
+                seen.add((row["a"], row["b"], row["rank"], row["replay"]))
                 key = f"greedy.{row['a']}_vs_{row['b']}_rank{row['rank']}" + (
                     f"_replay{row['replay']:g}" if row["replay"] else ""
                 )

@@ -12,7 +12,8 @@ from editlab.analysis.rows import records
 from editlab.analysis.scores import SCORES, SETTING, count, pooled_curves
 from editlab.analysis.sheets.base import DIFFERENCE_COLUMNS, SCORE_COLUMNS, Sheet, Tables, differences_wide
 from editlab.analysis.sheets.methods import EXCLUDES, INTERVALS, METHOD, RANK, REPLAY
-from editlab.analysis.wording import counted, stands_on
+from editlab.analysis.wording import counted, label, stands_on
+from editlab.analysis.worth import guarded_runs, worth
 
 
 def replay_ablation(tables: Tables) -> Sheet:
@@ -108,28 +109,22 @@ def _against(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.Dat
 
 def trust(tables: Tables) -> Sheet:
     """How good the decisions were and what they were worth, by method and kind of stream."""
-    table = tables["table"]
-    runs = table[table["rule"] == "as run"] if "rule" in table else table
-    names = [
-        "accuracy",
-        "false_positive_rate",
-        "false_negative_rate",
-        "auc",
-        "retention_gain",
-        "ppl_rise_cut",
-        "overhead",
-    ]
-    frame = mean_table(runs, ["experiment", "method"], names)
-    frame["stream"] = (
-        frame["experiment"].map({"trust_eval": "harmful", "trust_clean": "clean"}).fillna(frame["experiment"])
-    )
-    batches = int(runs["n"].max()) if len(runs) else 0
-    seeds = int(frame["seeds"].max()) if len(frame) else 0
+    runs = guarded_runs(tables["table"])
+    rows: list[dict[str, Any]] = []
+    for (experiment, method), part in runs.groupby(["experiment", "method"], sort=False):
+        stream = {"trust_eval": "harmful", "trust_clean": "clean"}.get(str(experiment), str(experiment))
+        row: dict[str, Any] = {"experiment": experiment, "method": method, "stream": stream, "seeds": len(part)}
+        for name, found in worth(part, tables["forgetting"]).items():
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+        rows.append(row | {"n": int(part["n"].sum())})
+    frame = pd.DataFrame(rows)
+    batches, seeds = count(frame)
     caption = (
         "Decisions of trust against their labels, and their worth against the same method without trust: share of right "
         "decisions, harmless batches rolled back (FPR), harmful ones kept (FNR), area under the ROC curve, relative gain of "
-        "retention, share of the rise of perplexity avoided, share of trust in the editing time. Mean over "
-        f"{counted(seeds, 'seed')} with Student's 95 % interval (n = {counted(batches, 'batch', 'batches')} a stream)."
+        "retention, share of the rise of perplexity avoided, share of trust in the editing time, with 95 % intervals over "
+        f"batches (shares), cases and seeds (retention) or seeds (n = {counted(batches, 'batch', 'batches')}, "
+        f"{counted(seeds, 'seed')})."
     )
     columns = [
         METHOD,
@@ -150,11 +145,13 @@ def greedy(tables: Tables) -> Sheet:
     frame = _pooled_cells(
         tables["table"], ["steps", "acceptance", "gain_by_step", "trust_gain_correlation", "retention"]
     )
-    if len(tables["gain"]):
-        frame = _against(tables["gain"], frame, {"emmet_lora"})
+    base = next((b for b in ("emmet_lora_append", "emmet_lora") if (tables["gain"]["b"] == b).any()), "")
+    if base:
+        frame = _against(tables["gain"], frame, {base})
     caption = (
         f"{INTERVALS} ({stands_on(*count(frame))}). Accepted: share of greedy steps that stayed; ΔS: paired difference to "
-        "one LoRA step of the same rank on the same cases, bold where it excludes zero."
+        f"{label(base) or 'one step'} of the same rank in one step, on the same cases, bold where it excludes zero. Steps that "
+        "append add their rank."
     )
     columns = [
         METHOD,

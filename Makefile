@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup matrix test test-fast lint bench soak fuzz report paper verify archive clean help
+.PHONY: setup matrix test test-fast lint bench soak fuzz report paper readme verify archive clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,10 @@ lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
 
 bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
 	$(BIN)/python -m benchmarks.run
+
+readme: setup  ## the README's headline table and figure, from finished results
+	$(BIN)/snakemake --cores $(CORES) results/tables/methods.csv results/figures/method_comparison.png
+	$(BIN)/python -m editlab.analysis.readme
 
 verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
 	@$(BIN)/python -m editlab.verify $(if $(SET_ASIDE),--set-aside)

@@ -32,7 +32,6 @@ from editlab.artifacts import (
 from editlab.errors import ArtifactError, DamagedError, OutdatedError
 
 RESULTS = Path("results")
-MEASURED = "benchmarks"  # folder of results that no job makes: what ``make bench`` measured has no provenance
 UNRECORDED = "benchmarks"  # folder of results that no rule makes: seconds and memory, measured by hand
 ASIDE = ".altered"  # suffix of a damaged result that was moved out of the way
 CLOCK_ERROR = 10.0  # seconds by which the clocks of two machines may differ
@@ -103,7 +102,7 @@ def check_inputs(paths: Iterable[str | Path], made: Path = RESULTS) -> None:
     """
     now = functools.cache(recorded)
     for path in map(Path, dict.fromkeys(str(p) for p in paths)):
-        if not path.is_relative_to(made) or path.is_relative_to(made / MEASURED) or not path.exists():
+        if not path.is_relative_to(made) or path.is_relative_to(made / UNRECORDED) or not path.exists():
             continue
         if path.is_dir():
             check_directory(path)

@@ -14,7 +14,8 @@ from report_tables import guarded_tables, write_benchmarks, write_cells
 
 from editlab.analysis import style
 from editlab.analysis.comparisons import comparisons
-from editlab.analysis.figures.trust import area_with_interval
+from editlab.analysis.decisions import average_precision
+from editlab.analysis.figures.trust import _roc_on_grid, area_with_interval, band, newcombe
 from editlab.analysis.guarded import forgetting_table
 from editlab.analysis.registry import FIGURES, SHEETS, function
 from editlab.analysis.speed import speed_table
@@ -202,6 +203,24 @@ def test_area_has_an_interval_that_holds_it(tables):
     shuffled = part.assign(trust=np.random.default_rng(0).permutation(part["trust"]))
     value, low, high = area_with_interval(shuffled, area_under_roc)
     assert low < 0.5 < high
+
+
+@pytest.mark.parametrize(("area", "positives", "negatives"), [(1.0, 3, 45), (0.92, 3, 45), (0.5, 20, 20), (0.0, 4, 9)])
+def test_the_score_interval_of_an_area(area, positives, negatives):
+    low, high = newcombe(area, positives, negatives)
+    assert 0 <= low <= area <= high <= 1
+    assert high - low > 0.05  # a perfect curve of three batches is no certainty
+    narrow = newcombe(area, 10 * positives, 10 * negatives)
+    assert narrow[1] - narrow[0] < high - low
+
+
+def test_bands_have_a_width_for_a_perfect_curve():
+    frame = pd.DataFrame({"trust": [0.1, 0.2, 0.3, *np.linspace(0.5, 0.9, 20)], "harmful": [True] * 3 + [False] * 20})
+    low, high = band(frame, _roc_on_grid)
+    assert (high == 1).all()
+    assert (low < 0.6).all()
+    value, low_area, high_area = area_with_interval(frame, average_precision)
+    assert low_area < value == high_area == 1.0
 
 
 def test_benchmarks_are_read_and_toys_left_out(tmp_path):

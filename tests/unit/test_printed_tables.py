@@ -12,14 +12,16 @@ import pytest
 from docutils.core import publish_parts
 from report_tables import SKILL, guarded_tables, write_cells
 
-from editlab.analysis import latex, wording
+from editlab.analysis import latex, readme, wording
 from editlab.analysis.comparisons import between, clear_winner, comparisons
 from editlab.analysis.intervals import mean_interval, pooled, wilson
 from editlab.analysis.registry import SHEETS, function
 from editlab.analysis.scores import headline_settings, pooled_scores
 from editlab.analysis.sheets.base import write_sheet
 from editlab.analysis.tables import collect_cells
-from editlab.errors import DataError
+from editlab.analysis.worth import worth
+from editlab.artifacts import write_csv
+from editlab.errors import ArtifactError, DataError
 
 FIXED = {"study": "default", "model": "substrate", "dataset": "facts"}
 HOSTILE = '\\input{/etc/passwd} $x$ & 100% #1 _a^b~ {c} <script>alert("1")</script> `raw`_ |s| =cmd() .. include:: x'
@@ -202,3 +204,50 @@ def test_intervals_by_hand():
     assert np.isnan(pooled([np.nan], [np.nan], [np.nan])[0])
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
     assert np.isnan(mean_interval([1.0])[1])
+
+
+def test_worth_of_trust_by_hand():
+    place = {"experiment": "trust_eval", "method": "m", "batch": 32, "replay": 0, "rank": 0}
+    runs = pd.DataFrame(
+        [
+            {**place, "seed": s, "n": 16, "harmful": h, "accuracy": a, "false_negative_rate": f, "auc": 0.9}
+            | {"retention": 0.8, "retention_unguarded": 0.5, "overhead": 0.1}
+            for s, h, a, f in ((1, 0.25, 1.0, 0.0), (2, 0.0, 0.5, np.nan))
+        ]
+    )
+    last = [
+        {**place, "seed": s, "edits_seen": 512, "metric": "retention_success", "value": 0.8, "n": 100} for s in (1, 2)
+    ]
+    found = worth(runs, pd.DataFrame(last))
+    assert found["accuracy"][0] == pytest.approx(24 / 32)
+    assert found["false_negative_rate"][:2] == pytest.approx((0.0, 0.0))  # of the four harmful batches of one seed
+    assert found["false_negative_rate"][2] == pytest.approx(0.4899, abs=1e-3)
+    half = 1.96 * ((0.16 + 0.25) / 100 / 2) ** 0.5
+    assert found["retention_gain"] == pytest.approx((0.6, (0.3 - half) / 0.5, (0.3 + half) / 0.5), abs=1e-3)
+    assert found["overhead"] == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_readme_block(tables, tmp_path):
+    found = sheet("methods", tables)
+    (tmp_path / "results/tables").mkdir(parents=True)
+    (tmp_path / "results/figures").mkdir()
+    write_csv(tmp_path / readme.TABLE, found.frame)
+    assert not readme.update(tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{readme.START}\nformer text\n{readme.END}\nafter\n")
+    with pytest.raises(ArtifactError, match=r"method_comparison\.png: no such file"):
+        readme.update(tmp_path)
+    (tmp_path / readme.FIGURE).write_bytes(b"picture")
+    (tmp_path / "docs").mkdir()
+    assert readme.update(tmp_path)
+    once = (tmp_path / "README.md").read_text()
+    assert readme.update(tmp_path)
+    assert (tmp_path / "README.md").read_text() == once
+    assert "former text" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    rows = [line for line in once.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(SKILL) + 1
+    best = found.frame[[f"{m}_best" for m in ("ES", "PS", "NS", "S")]].any(axis=1)
+    assert [line.split(" | ")[0][2:] for line in rows if "**" in line] == list(found.frame.loc[best, "method"])
+    assert best.any()
+    assert (tmp_path / readme.COPY).read_bytes() == b"picture"

@@ -35,6 +35,7 @@ PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "pr
 KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found
 STEPS = re.compile(r"(\d+) of (\d+) steps")
+PARTING = 120.0  # seconds until every process of a killed run must be gone; a worker in the midst of its imports ends after them
 LIMIT = 1800.0  # seconds after which a single start counts as hung
 
 
@@ -175,7 +176,7 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
         kind = KINDS[len(done) % len(KINDS)] if len(done) < len(KINDS) else rng.choice(KINDS)
         busy, left = run.running(), run.left
         run.kill(kind, rng)
-        outlived += len(run.survivors(15.0))
+        outlived += len(run.survivors(PARTING))
         damaged += len(verify(study.folder / "results", progress=False).of("altered"))
         done.append({"kind": kind, "finished": total - (left or 0), "running": busy})
         print(f"kill {len(done)} of {kills}: {kind}, {left} jobs left, {', '.join(busy) or 'no job'}", file=sys.stderr)
@@ -184,7 +185,7 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
     run.reader.join(10)
     if run.process.returncode:
         raise RuntimeError("the last start failed:\n" + "\n".join(run.lines[-40:]))
-    run.survivors(15.0)
+    run.survivors(PARTING)
     return {
         "kills": done,
         "jobs": total,

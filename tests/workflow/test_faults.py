@@ -230,6 +230,26 @@ def test_results_from_the_future_are_brought_back(copied):
     assert copied.jobs(MATRIX) == {}
 
 
+# ---- elsewhere -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_whole_in_another_folder(finished, fresh, tmp_path):
+    def bundle(folder: Path, *arguments: str) -> str:
+        command = [sys.executable, "-m", "editlab.bundle", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(folder)}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    archive = str(tmp_path / "results.tar.gz")
+    bundle(finished.root, "create", archive, "--configfile", "tiny.yaml")
+    assert "all as in the manifest" in bundle(fresh.root, "check", archive)
+    bundle(fresh.root, "restore", archive, ".")
+    assert fresh.jobs(MATRIX) == {}
+    assert differences(fresh.root, finished.root, MATRIX) == []
+    assert (fresh.root / "configuration/tiny.yaml").read_bytes() == finished.read("tiny.yaml")
+
+
 # ---- what is read --------------------------------------------------------------------------------------------------
 
 

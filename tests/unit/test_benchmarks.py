@@ -17,6 +17,8 @@ from benchmarks.solve import slope
 from editlab.edit.targets import TargetOptions, optimize_targets
 from editlab.errors import DataError
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # all share one toy run
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):

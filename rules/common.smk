@@ -264,13 +264,13 @@ def cell_parameters(wildcards):
 def trust_experiments():
     """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
     cell_directories("trust_eval")  # a clear error when it is not declared
-    return [e for e in ("trust_eval", "trust_clean") if e in STUDY.experiments]
+    return [e for e in ("trust_eval", "trust_clean") if has_results(e)]
 
 
 def greedy_experiments():
     """Greedy steps, and one step at a higher rank to hold them against where that is declared."""
     cell_directories("greedy_eval")
-    return [e for e in ("greedy_eval", "greedy_rank") if e in STUDY.experiments]
+    return [e for e in ("greedy_eval", "greedy_rank") if has_results(e)]
 
 
 def retrained_files():

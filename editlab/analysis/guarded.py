@@ -128,24 +128,32 @@ def trust_table(cells: Cells, unguarded: str, unedited: str, thresholds: Sequenc
         frame = decisions(read_events(directory))
         if frame.empty:
             continue
-        scores, place = final_scores(directory), _place(cell)
-        base = final_scores(by_place[unguarded, place])
-        start = final_scores(by_place[unedited, _unedited_place(cell)])["perplexity"]
-        rise = base["perplexity"] - start
-        worth = {
-            "retention": scores["retention"],
-            "retention_unguarded": base["retention"],
-            "retention_gain": scores["retention"] / base["retention"] - 1 if base["retention"] else np.nan,
-            "NS": scores["NS"],
-            "NS_unguarded": base["NS"],
-            "perplexity": scores["perplexity"],
-            "perplexity_unguarded": base["perplexity"],
-            "ppl_rise_cut": 1 - (scores["perplexity"] - start) / rise if rise > 0 else np.nan,
-            "overhead": _overhead(directory),
-        }
+        unguarded_cell = by_place.get((unguarded, _place(cell)))
+        unedited_cell = by_place.get((unedited, _unedited_place(cell)))
+        worth = _worth(directory, unguarded_cell, unedited_cell)
         rows.append({**cell, "rule": "as run", **rates(frame), **_areas(frame), **worth})
         rows += [{**cell, "rule": f"trust < {t:g}", **rates(frame, t)} for t in thresholds]
     return pd.DataFrame(rows)
+
+
+def _worth(directory: str, unguarded: str | None, unedited: str | None) -> dict[str, float]:
+    """What the decisions of a cell were worth against the unguarded one; NaN where a cell to compare with is missing."""
+    scores = final_scores(directory)
+    base = final_scores(unguarded) if unguarded else {}
+    start = final_scores(unedited)["perplexity"] if unedited else np.nan
+    kept, perplexity = base.get("retention", np.nan), base.get("perplexity", np.nan)
+    rise = perplexity - start
+    return {
+        "retention": scores["retention"],
+        "retention_unguarded": kept,
+        "retention_gain": scores["retention"] / kept - 1 if kept else np.nan,
+        "NS": scores["NS"],
+        "NS_unguarded": base.get("NS", np.nan),
+        "perplexity": scores["perplexity"],
+        "perplexity_unguarded": perplexity,
+        "ppl_rise_cut": 1 - (scores["perplexity"] - start) / rise if rise > 0 else np.nan,
+        "overhead": _overhead(directory),
+    }
 
 
 def _place(cell: Mapping[str, str]) -> tuple[str, ...]:
@@ -298,9 +306,10 @@ def replay_gain(cells: Cells) -> pd.DataFrame:
     plain = {(c["method"], c["batch"], c["seed"]): d for d, c in cells if float(c["replay"]) == 0}
     groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for directory, cell in cells:
-        if float(cell["replay"]) > 0:
+        other = plain.get((cell["method"], cell["batch"], cell["seed"]))
+        if float(cell["replay"]) > 0 and other is not None:
             key = tuple(cell[k] for k in ("method", "batch", "replay", "capacity", "strategy"))
-            groups.setdefault(key, []).append((directory, plain[cell["method"], cell["batch"], cell["seed"]]))
+            groups.setdefault(key, []).append((directory, other))
     rows = []
     for key, matched in groups.items():
         axes = dict(zip(("method", "batch", "replay", "capacity", "strategy"), key, strict=True))

@@ -26,7 +26,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oooo", "----", "++++")
-SLOTS = {"rome": 3, "memit": 0, "emmet": 1, "alphaedit": 2, "ft": 4}
+SLOTS = {  # so that a method looks the same in every figure
+    "rome": 3, "memit": 0, "emmet": 1, "alphaedit": 2, "ft": 4,
+    "emmet_lora": 5, "memit_lora": 6, "alphaedit_lora": 7, "emmet_trust": 8, "emmet_greedy": 9,
+}  # fmt: skip
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same bytes on every machine
     "font.size": 7,
@@ -89,11 +92,11 @@ CONTROL_MARKS = {
 
 
 def marks(methods: Iterable[str]) -> dict[str, Mark]:
-    """A mark for each method: its own slot where it has one and it is free, else the next free one."""
+    """A mark for each method: its own slot where it has one, else the next free one in the order of names."""
     names = list(dict.fromkeys(methods))
     slots = {name: SLOTS[name] for name in names if name in SLOTS}
     free = [i for i in range(len(names) + len(SLOTS)) if i not in slots.values()]
-    for name in names:
+    for name in sorted(names):
         if name not in slots and name not in CONTROL_MARKS:
             slots[name] = free.pop(0)
     return {name: CONTROL_MARKS[name] if name in CONTROL_MARKS else _mark(slots[name]) for name in names}
@@ -169,17 +172,33 @@ def error_bars(axis: Axes, x: Any, rows: Any, mark: Mark, name: str | None = Non
     axis.errorbar(x, rows["value"], yerr=[below, above], **look)
 
 
-def band(axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, marker: bool = True) -> None:
+def band(
+    axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, marker: bool = True, alpha: float = 0.15
+) -> None:
     """A line with its 95 % band (columns value, low, high)."""
     look = mark.plot() | ({} if marker else {"marker": ""})
     axis.plot(rows[x], rows["value"], label=name, **look)
-    axis.fill_between(rows[x], rows["low"], rows["high"], color=mark.color, alpha=0.15, linewidth=0)
+    axis.fill_between(rows[x], rows["low"], rows["high"], color=mark.color, alpha=alpha, linewidth=0)
+
+
+def shading(lines: int) -> float:
+    """Opacity of a band among so many: where they lie over each other they must not hide the lines."""
+    return 0.15 if lines < 6 else 0.07
 
 
 def share_axis(axis: Axes, low: float = 0.0, high: float = 1.0) -> None:
     """A y axis for shares that leaves room for marks on its ends; not below what the data need, in steps of 0.1."""
     bottom = min(0.9, max(0.0, int(10 * (low - 0.02)) / 10))
     axis.set_ylim(bottom - 0.02 * (1 - bottom), high + 0.03 * (1 - bottom))
+
+
+def apart(values: list[float]) -> list[float]:
+    """Ticks that do not run into each other on an axis of doublings."""
+    kept = values[:1]
+    for value in values[1:]:
+        if value / kept[-1] >= (values[-1] / values[0]) ** 0.12:
+            kept.append(value)
+    return kept
 
 
 def shown(methods: Iterable[str]) -> list[str]:

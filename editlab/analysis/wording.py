@@ -83,6 +83,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def few(names: Sequence[str], most: int = 4) -> list[str]:
+    """The first names, and how many more there are."""
+    return [*names[:most], f"{len(names) - most} more"] if len(names) > most + 1 else list(names)
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """``1 seed``, ``1,200 cases``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

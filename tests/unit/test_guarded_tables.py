@@ -131,6 +131,25 @@ def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
     assert low <= high
 
 
+def test_trust_table_without_the_cells_to_compare_with(cells):
+    guarded_cells = [(d, c) for d, c in cells if c["method"] == "emmet_trust"]
+    table = guarded.trust_table(guarded_cells, "emmet", "none")
+    assert table["accuracy"].between(0, 1).all()
+    assert table[["retention_gain", "ppl_rise_cut"]].isna().all().all()
+
+
+def test_decisions_and_steps_one_row_each(cells):
+    decided = guarded.trust_decisions(cells)
+    assert set(decided["method"]) == {"emmet_trust", "emmet_greedy"}
+    assert len(decided) == 4 * 6  # batches of four cells
+    assert {"number", "batch", "trust", "harmful", "seed"} <= set(decided.columns)
+    assert decided["batch"].eq("4").all()
+    assert guarded.trust_decisions([c for c in cells if c[1]["method"] == "none"]).empty
+    steps = guarded.greedy_step_events(cells)
+    assert len(steps) == guarded.greedy_step_table(cells)["tried"].sum()
+    assert guarded.greedy_step_events([c for c in cells if c[1]["method"] == "none"]).empty
+
+
 def test_trust_curves_pool_the_seeds(cells):
     curves = guarded.trust_curves(cells)
     assert set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}

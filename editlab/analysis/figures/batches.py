@@ -17,6 +17,7 @@ from editlab.analysis.style import (
     HEAT,
     LINES,
     MARKERS,
+    apart,
     error_bars,
     legend,
     marks,
@@ -25,7 +26,7 @@ from editlab.analysis.style import (
     share_axis,
     styled,
 )
-from editlab.analysis.wording import SCORE_NAMES, counted, label, level, level_with, signed_with, stands_on
+from editlab.analysis.wording import SCORE_NAMES, counted, few, label, level, level_with, listed, signed_with, stands_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 NO_CELLS = "No finished cell to compare."
 NO_REPLAY = "No method was run with several replay rates."
-MAPS = 6  # heat maps in one figure
+MAPS = 12  # heat maps in one figure
+ROOM = 8  # cells side by side that have room for a number
 
 
 def _plain(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +57,7 @@ def batch_size(matrix: pd.DataFrame) -> Figure:
     figure, axes = panels(2, 2, 3.3 + 0.13 * max(0, table["method"].nunique() // 3 - 1), sharex=True)
     looks = marks(table["method"])
     batches = sorted(table["batch"].unique())
-    spread = 0.16 if len(batches) < 4 else 0.06
+    spread = min(0.16 if len(batches) < 4 else 0.06, 0.9 / len(looks))
     for axis, metric in zip(axes, SCORES, strict=True):
         part = table[table["metric"] == metric]
         for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
@@ -63,7 +65,8 @@ def batch_size(matrix: pd.DataFrame) -> Figure:
             shift = 2 ** (spread * (i - (len(looks) - 1) / 2))
             error_bars(axis, ordered["batch"] * shift, ordered, looks[str(method)], label(str(method)))
         axis.set_xscale("log", base=2)
-        axis.set_xticks(batches, [str(b) for b in batches])
+        ticks = apart(batches)
+        axis.set_xticks(ticks, [f"{b:g}" for b in ticks])
         axis.minorticks_off()
         axis.set_xlim(batches[0] / 1.7, batches[-1] * 1.7)
         axis.set_title(SCORE_NAMES[metric])
@@ -91,9 +94,11 @@ def batch_size_caption(matrix: pd.DataFrame) -> str:
         text = f"{label(str(method))} from {level(first['value'])} to {level(last['value'])}"
         group = rises if last["low"] > first["high"] else falls if last["high"] < first["low"] else rest
         group.append(text)
+    if len(rest) > 2:
+        rest = [counted(len(rest), "other method") if rises or falls else f"all {counted(len(rest), 'method')}"]
     smallest, largest = table["batch"].min(), table["batch"].max()
     said = [
-        f"{how} for {', '.join(group)}"
+        f"{how} for {listed(few(group))}"
         for how, group in (("rises", rises), ("falls", falls), ("changes within overlapping intervals", rest))
         if group
     ]
@@ -116,7 +121,7 @@ def _replayed(matrix: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def replay_batch_heatmap(matrix: pd.DataFrame) -> Figure:
-    """S by replay rate and batch size, one map a method, with half the width of the interval."""
+    """S by replay rate and batch size, one map a method, with half the width of the interval where there is room."""
     import matplotlib.pyplot as plt
 
     table = _replayed(matrix)
@@ -124,15 +129,15 @@ def replay_batch_heatmap(matrix: pd.DataFrame) -> Figure:
     if not methods:
         return says(NO_REPLAY)
     table = table[table["method"].isin(methods)]
-    columns = min(2, len(methods))
-    rows = -(-len(methods) // columns)
-    height = 0.55 + rows * (0.35 + 0.31 * table["replay"].nunique())
+    rows, columns, roomy = _layout(table)
+    height = 0.6 + rows * (0.35 + (0.31 if roomy else 0.17) * table["replay"].nunique())
     figure, grid = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, sharex=True, sharey=True)
     low, high = float(table["value"].min()), float(table["value"].max())
+    span = (low, high) if high > low else (low - 0.5, high + 0.5)
     image: Any = None
     for axis, method in zip(grid.flat, methods, strict=False):
         part = table[table["method"] == method]
-        image = _heat(axis, part, sorted(table["batch"].unique()), sorted(table["replay"].unique()), low, high)
+        image = _heat(axis, part, sorted(table["batch"].unique()), sorted(table["replay"].unique()), span, roomy)
         axis.set_title(label(method))
     for axis in list(grid.flat)[len(methods) :]:
         axis.set_visible(False)
@@ -146,32 +151,31 @@ def replay_batch_heatmap(matrix: pd.DataFrame) -> Figure:
     return figure
 
 
-def _heat(axis: Axes, part: pd.DataFrame, batches: list[int], rates: list[float], low: float, high: float) -> Any:
+def _layout(table: pd.DataFrame) -> tuple[int, int, bool]:
+    """Rows and columns of maps, and whether their cells have room for numbers."""
+    maps = min(MAPS, table["method"].nunique())
+    columns = min(2 if maps < 5 else 3, maps)
+    return -(-maps // columns), columns, columns * table["batch"].nunique() <= ROOM
+
+
+def _heat(
+    axis: Axes, part: pd.DataFrame, batches: list[int], rates: list[float], span: tuple[float, float], roomy: bool
+) -> Any:
     """One map; each cell says its value and half the width of its interval where there is room."""
     shape = (len(rates), len(batches))
     values, halves = np.full(shape, np.nan), np.full(shape, np.nan)
     for row in records(part):
         place = rates.index(row["replay"]), batches.index(row["batch"])
         values[place], halves[place] = row["value"], (row["high"] - row["low"]) / 2
-    span = (low, high) if high > low else (low - 0.5, high + 0.5)
     image = axis.pcolormesh(values, cmap=HEAT, vmin=span[0], vmax=span[1], edgecolors="white", linewidth=1.2)
-    roomy = len(batches) <= 4
     for (i, j), value in np.ndenumerate(values):
-        if not np.isnan(value):
+        if roomy and not np.isnan(value):
             bright = (value - span[0]) / (span[1] - span[0]) > 0.55
-            text = f"{value:.2f}" + (f"\n±{halves[i, j]:.2f}" if roomy else "")
+            text = f"{value:.2f}\n±{halves[i, j]:.2f}"
             color = "black" if bright else "white"
-            axis.text(
-                j + 0.5,
-                i + 0.5,
-                text,
-                ha="center",
-                va="center",
-                size=5.8 if roomy else 4.6,
-                color=color,
-                linespacing=0.95,
-            )
-    axis.set_xticks(np.arange(len(batches)) + 0.5, [str(b) for b in batches])
+            where: dict[str, Any] = {"ha": "center", "va": "center", "size": 5.4, "color": color, "linespacing": 0.95}
+            axis.text(j + 0.5, i + 0.5, text, **where)
+    axis.set_xticks(np.arange(len(batches)) + 0.5, [str(b) for b in batches], rotation=0 if roomy else 90)
     axis.set_yticks(np.arange(len(rates)) + 0.5, [f"{r:g}" for r in rates])
     axis.grid(visible=False)
     axis.tick_params(length=0)
@@ -190,9 +194,10 @@ def replay_batch_heatmap_caption(matrix: pd.DataFrame) -> str:
         plain = part[part["replay"] == part["replay"].min()].iloc[0]
         for row in records(part[part["replay"] > plain["replay"]]):
             changes.append((row["value"] - plain["value"], row, plain, label(str(method)), batch))
-    cut = len(set(table["method"])) - MAPS
+    cut = table["method"].nunique() - MAPS
     left_out = f" The first {MAPS} methods are shown, {cut} are in the table." if cut > 0 else ""
-    scale = f"Each cell: S at the end, ± half of its 95 % interval ({stands_on(*count(table))}).{left_out}"
+    half = ", ± half of its 95 % interval" if _layout(table)[2] else "; intervals are in the table of every setting"
+    scale = f"Each cell: S at the end{half} ({stands_on(*count(table))}).{left_out}"
     if not changes:
         return scale
     _, row, plain, name, batch = max(changes, key=lambda c: abs(c[0]))

@@ -9,7 +9,7 @@ import pandas as pd
 from editlab.analysis.intervals import mean_interval
 from editlab.analysis.rows import records
 from editlab.analysis.scores import SETTING, at, headline_settings
-from editlab.analysis.style import COLORS, DARK, HATCHES, LINES, MARKERS, legend, panels, says, styled
+from editlab.analysis.style import COLORS, DARK, HATCHES, LINES, MARKERS, apart, legend, panels, says, styled
 from editlab.analysis.wording import counted, label, level, level_with, listed, percent
 
 if TYPE_CHECKING:
@@ -143,22 +143,13 @@ def speed_benchmark(speed: pd.DataFrame) -> Figure:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ticks = _apart(sorted(part["x"].unique()))
+        ticks = apart(sorted(part["x"].unique()))
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
         axis.set(title=name, xlabel=part["x_name"].iloc[0], ylabel=part["unit"].iloc[0])
         axis.margins(y=0.15)
         axis.legend(loc="best", handlelength=2.0)
     return figure
-
-
-def _apart(values: list[float]) -> list[float]:
-    """Ticks that do not run into each other on an axis of doublings."""
-    kept = values[:1]
-    for value in values[1:]:
-        if value / kept[-1] >= (values[-1] / values[0]) ** 0.12:
-            kept.append(value)
-    return kept
 
 
 def speed_benchmark_caption(speed: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from editlab.analysis.rows import records, smallest
 from editlab.analysis.scores import SETTING, at, controls, count, pooled_curves
-from editlab.analysis.style import band, error_bars, legend, marks, panels, says, share_axis, styled
+from editlab.analysis.style import band, error_bars, legend, marks, panels, says, shading, share_axis, styled
 from editlab.analysis.wording import counted, label, leading, level_with, listed, stands_on
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ def forgetting_curves(curves: pd.DataFrame) -> Figure:
     if table.empty:
         return says(NO_CURVES)
     figure, axes = panels(2, 1, 3.4, sharex=True)
-    looks = marks(table["method"])
+    looks, faint = marks(table["method"]), shading(table["method"].nunique())
     for axis, metric, name in zip(axes, (RETENTION, NEIGHBORS), ("edits that hold", "neighbours"), strict=True):
         part = table[table["metric"] == metric]
         for method, rows in part.groupby("method", sort=False):
-            band(axis, rows.sort_values("edits_seen"), "edits_seen", looks[str(method)], label(str(method)))
+            band(
+                axis, rows.sort_values("edits_seen"), "edits_seen", looks[str(method)], label(str(method)), alpha=faint
+            )
         axis.set_ylabel(name)
         share_axis(axis, float(part["low"].min()))
     axes[-1].set_xlabel("edits seen")
@@ -98,7 +100,7 @@ def retention_by_age(curves: pd.DataFrame) -> Figure:
     looks = marks(table["method"])
     for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
         ordered = rows.sort_values("age")
-        shift = 0.1 * (i - (len(looks) - 1) / 2)
+        shift = min(0.1, 0.8 / len(looks)) * (i - (len(looks) - 1) / 2)
         error_bars(axis, ordered["age"] + shift, ordered, looks[str(method)], label(str(method)))
     axis.set_xticks(range(1, 5), QUARTERS)
     axis.grid(axis="x", visible=False)
@@ -146,14 +148,20 @@ def large_scale_forgetting(table: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(curves["method"]))
     height = 1.6 + 1.35 * 1 + 0.14 * -(-len(methods) // 2)
     figure, axes = panels(2, len(rates), height + 0.3, sharex=True, sharey="row")
-    looks = marks(methods)
+    looks, faint = marks(methods), shading(len(methods))
     for number, axis in enumerate(axes):
         metric, name = LARGE[number // len(rates)]
         rate = rates[number % len(rates)]
         part = curves[(curves["metric"] == metric) & (curves["replay"] == rate)]
         for method, rows in part.groupby("method", sort=False):
             band(
-                axis, rows.sort_values("edits_seen"), "edits_seen", looks[str(method)], label(str(method)), marker=False
+                axis,
+                rows.sort_values("edits_seen"),
+                "edits_seen",
+                looks[str(method)],
+                label(str(method)),
+                marker=False,
+                alpha=faint,
             )
         if number % len(rates) == 0:
             axis.set_ylabel(name)

@@ -35,7 +35,7 @@ def _named(table: pd.DataFrame, metric: str) -> list[tuple[str, float, float, fl
 
 def _setting(row: Mapping[str, Any]) -> str:
     """A method with its batch size, where it edits."""
-    return label(row["method"]) if row["method"] == "none" else f"{label(row['method'])}, batch {row['batch']}"
+    return label(row["method"]) if row["method"] == "none" else f"{label(row['method'])} ({row['batch']})"
 
 
 @styled
@@ -83,7 +83,7 @@ def method_comparison_caption(matrix: pd.DataFrame) -> str:
     edits = int(matrix["edits"].max())
     return (
         f"{found} Success after {edits} edits without replay, with 95 % intervals over cases and seeds "
-        f"({stands_on(*count(table))}); S is the harmonic mean of ES, PS and NS."
+        f"({stands_on(*count(table))}); batch size in brackets; S is the harmonic mean of ES, PS and NS."
     )
 
 
@@ -127,7 +127,7 @@ def method_radar(matrix: pd.DataFrame) -> Figure:
     )
     angles = np.linspace(0, 2 * np.pi, len(axes_names), endpoint=False)
     closed = np.r_[angles, angles[:1]]
-    looks = marks(table["method"])
+    looks = marks(matrix["method"])
     for axis, row in zip(grid.flat, records(drawn), strict=False):
         values = np.array([row[a] for a in axes_names], dtype=float)
         values = np.vstack([values, values[:1]])

@@ -36,7 +36,7 @@ KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 PARTING = 120.0  # seconds until every process of a killed run must be gone; a worker in the midst of its imports ends after them
-LIMIT = 1800.0  # seconds after which a single start counts as hung
+LIMIT = 7200.0  # seconds after which a single start counts as hung
 
 
 @dataclasses.dataclass(frozen=True)

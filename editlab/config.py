@@ -200,7 +200,7 @@ class Resources(Section):
     """What a job asks of a cluster; memory is raised with each retry."""
 
     mem_mb: Count = 1500
-    runtime: Count = Field(60, description="minutes")
+    runtime: Count = Field(60, description="minutes; a job that takes longer is ended, also without a cluster")
     gpu: Annotated[int, Field(ge=0)] = 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -92,7 +93,7 @@ class _Projected(Exception):
 
 
 def _hand_over(
-    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_: Any
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_mask: Any, scaling: float, **_: Any
 ) -> Any:
     raise _Projected(query, key, value, scaling)
 
@@ -229,7 +230,8 @@ class Architecture:
         return arguments
 
     def project(self, layer: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-        """What the attention of a block starts from, position encoding included, and nothing more of the block.
+        """What the attention of a block starts from, position encoding included, and nothing more of the block. Inside
+        :meth:`handing_over` alone.
 
         Args:
             hidden: inputs of the block ``(rows, length, d)``.
@@ -242,32 +244,32 @@ class Architecture:
             ModelError: the model's attention is not one that can be looked into (flash attention of GPT-J).
         """
         arguments = self._arguments(hidden, None, positions, None)
-        with self._handing_over(layer):
-            try:
-                self.block(layer)(hidden, **arguments)
-            except _Projected as found:
-                return found.parts
-        raise ModelError(f"{self.model_type}: use another attention implementation, e.g. attn_implementation='sdpa'")
+        try:
+            self.block(layer)(hidden, **arguments)
+        except _Projected as found:
+            return found.parts
+        raise ModelError(
+            f"{self.model_type}: its attention cannot be looked into (outside handing_over, or flash attention of GPT-J)"
+        )
 
     @contextlib.contextmanager
-    def _handing_over(self, layer: int) -> Iterator[None]:
-        """Let the attention of a block end where its scores would be computed, in :class:`_Projected`."""
-        attention = self.attention(layer)
-        config: Any = self.model.config
-        if hasattr(attention, "_attn"):  # GPT-J calls a method of its own
-
-            def hand_over(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Any:
-                raise _Projected(query, key, value, 1.0 / float(attention.scale_attn))  # type: ignore[arg-type]
-
-            attention.__dict__["_attn"] = hand_over
+    def handing_over(self) -> Iterator[None]:
+        """For the length of the block, attention ends where its scores would be computed: :meth:`project` needs it."""
+        attentions = [self.attention(layer) for layer in range(self.num_layers)]
+        if hasattr(attentions[0], "_attn"):  # GPT-J calls a method of its own
+            for attention in attentions:
+                scaling = 1.0 / float(attention.scale_attn)  # type: ignore[arg-type]
+                attention.__dict__["_attn"] = functools.partial(_hand_over, attention, scaling=scaling)
             try:
                 yield
             finally:
-                del attention.__dict__["_attn"]
+                for attention in attentions:
+                    del attention.__dict__["_attn"]
         else:
             from transformers import AttentionInterface
 
             AttentionInterface.register(_HAND_OVER, _hand_over)
+            config: Any = self.model.config
             before = config._attn_implementation
             config._attn_implementation = _HAND_OVER
             try:

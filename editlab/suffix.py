@@ -58,7 +58,7 @@ class Suffixes:
 
     def run(self, change: Tensor) -> Tensor:
         """Outputs ``(E, d)`` of the last block at the needed tokens when ``change (R, d)`` is added to the input of
-        block ``first`` at the changed tokens."""
+        block ``first`` at the changed tokens. Inside :meth:`Architecture.handing_over` alone."""
         rows, last = len(self.prefix), self.architecture.num_layers - 1
         changed = (self.hidden[:rows] + change).to(self.hidden.dtype)
         hidden = torch.cat([changed, self.hidden[rows:]])
@@ -117,6 +117,11 @@ class Suffixes:
         return _additive(visible, self.hidden.dtype)[:, None]
 
     @functools.cached_property
+    def _change_mask(self) -> Tensor:
+        """(R, 1, longest prefix + 1), additive: what the changed token sees, itself at the end."""
+        return F.pad(self._prefix_mask, (0, 1))
+
+    @functools.cached_property
     def _all_queries(self) -> _Queries:
         return self._queries(torch.arange(len(self.row), device=self.row.device))
 
@@ -161,7 +166,7 @@ class Suffixes:
             query[:, :, None],
             (self.keys[self.first], key[:, :, None]),
             (self.values[self.first], value[:, :, None]),
-            F.pad(self._prefix_mask, (0, 1)),
+            self._change_mask,
             scaling,
         )[:, :, 0]
         share, later = len(query) // len(key), self.row[rows:]
@@ -251,7 +256,8 @@ def prepare_suffixes(
             needed=torch.tensor([index[place] for place in needed], device=device),
         )
         if first < architecture.num_layers:
-            suffixes = _with_constants(suffixes)
+            with architecture.handing_over():
+                suffixes = _with_constants(suffixes)
     return suffixes, mlp
 
 

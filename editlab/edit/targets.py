@@ -102,7 +102,8 @@ def optimize_targets(
         for facts in _chunk_facts(texts, len(requests), options.max_tokens):
             chosen = [dataclasses.replace(r, fact=r.fact - facts.start) for r in texts if r.fact in facts]
             problem = _Problem.prepare(Architecture(model), chosen, len(facts), layer, site, encoder.pad_id)
-            parts.append(_optimize(problem, options))
+            with problem.suffixes.architecture.handing_over():
+                parts.append(_optimize(problem, options))
             if progress is not None:
                 progress(len(facts))
     return Targets(

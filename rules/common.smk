@@ -131,7 +131,7 @@ def all_targets():
     return [
         f"results/{table}.csv"
         for table, experiment in {**TABLES, **GUARDED_TABLES}.items()
-        if experiment in STUDY.experiments
+        if has_results(experiment)
     ]
 
 

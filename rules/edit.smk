@@ -118,8 +118,8 @@ rule collect_costs:
         mem_mb=resource("collect_costs", "mem_mb"),
         runtime=resource("collect_costs", "runtime"),
     params:
-        cells=lambda w: cell_directories("edit"),
-        coordinates=STUDY.cells("edit") if "edit" in STUDY.experiments else [],
+        cells=lambda w: [directory for directory, _ in finished_cells("edit")],
+        coordinates=lambda w: [cell for _, cell in finished_cells("edit")],
         code=code_digest("analysis.tables"),
     message:
         "Collect where the time of the cells went"

@@ -23,11 +23,11 @@ from editlab.analysis.style import marks
 from editlab.analysis.wording import counted, label, level_with, listed, rst
 
 LARGEST = 1_450_000  # bytes of a page that a browser shows inside the report
-SCORES = ("ES", "PS", "NS", "S")
+SCORES = ("S", "ES", "PS", "NS")
 AXES = ("method", "batch", "replay", "capacity", "strategy", "rank", "seed", "when", "protocol")
 EXTRA = {"GE": 2, "perplexity": 1, "delta_norm": 1, "retention": 3, "parameters": 0, "acceptance": 3}
 TITLES = {"GE": "GE", "delta_norm": "norm of the change"}
-HIDDEN = ("capacity", "strategy", "edits", "GE", "norm of the change")
+HIDDEN = ("capacity", "strategy", "when", "protocol", "edits", "GE", "norm of the change")
 METRICS = {
     "retention_success": "retention of all earlier edits (success)",
     "retention_accuracy": "retention of all earlier edits (accuracy)",

@@ -40,8 +40,8 @@ USUALLY = 3
 LEVELS = {
     **dict.fromkeys(("trust_roc", "replay_batch_heatmap"), 2),
     **dict.fromkeys(("rank_tradeoff", "rollback_effect_curve"), 3),
-    **dict.fromkeys(("failures", "large_scale_forgetting"), 4),
-    **dict.fromkeys(("greedy_gain_by_step", "batch_size"), 5),
+    **dict.fromkeys(("large_scale_forgetting", "greedy_gain_by_step"), 4),
+    **dict.fromkeys(("batch_size",), 5),
     **dict.fromkeys(("trust", "lora", "experiments"), 6),
     **dict.fromkeys(("retention_by_age", "replay_gain", "time_split"), 7),
     **dict.fromkeys(("retraining", "replay_ablation", "forgetting", "greedy", "baselines", "combined"), 8),
@@ -96,7 +96,9 @@ def generated(
     ]
     firsts = leading(findings, [t for t in prose.SECTIONS if t != "costs"], 5)
     items = "".join(rf"\item {escape(f['sentence'])} " for f in firsts)
-    lines.append(_define("list", "introduction", rf"\begin{{itemize}}{items}\end{{itemize}}" if items else _nothing()))
+    lines.append(
+        _define("list", "introduction", rf"\begin{{itemize}}\tight {items}\end{{itemize}}" if items else _nothing())
+    )
     for kind, shown in (("figure", figures), ("table", tables)):
         for name, caption in shown.items():
             level = LEVELS.get(name, 1)
@@ -116,7 +118,7 @@ def values(run: Run, requests: Sequence[EditRequest]) -> dict[str, str]:
     """Values and short passages by key, escaped."""
     study = run.study
     main = prose.main_experiment(study)
-    methods = study["experiments"][main]["methods"]
+    methods = list(dict.fromkeys(cell["method"] for _, cell in run.finished(main)))
     contestants = [m for m in methods if m not in run.controls()]
     model, data = study["models"][study["model"]], study["datasets"][study["dataset"]]
     cite = _cite(*MODEL_CITED.get("hub" if model["source"] == "hub" else str(model["architecture"]), ()))
@@ -312,16 +314,21 @@ def listed_short(methods: Sequence[str]) -> str:
 
 
 def recipe_tabular(run: Run) -> str:
-    """Hyper-parameters of every method that runs; what the targets of all have in common is in the text."""
+    """Hyper-parameters of every method that runs; what a method shares with an earlier one is not said again."""
     frame = prose.recipe_table(run.study, run.controls())
-    parts = ["targets", "solve", "storage and guard"]
-    joined = ["; ".join(v for v in row if v and v != "raw") for row in frame[parts].itertuples(index=False)]
+    first: dict[tuple[str, ...], str] = {}
+    texts = []
+    for row in frame.to_dict("records"):
+        core = (row["solver"], row["layers"], row["targets"], row["solve"])
+        like = first.setdefault(core, row["method"])
+        said = [row["targets"], row["solve"]] if like == row["method"] else [f"as {label(like)}"]
+        texts.append("; ".join(part for part in [*said, row["storage and guard"]] if part and part != "raw"))
     columns = [
         Column("method", "method", "method"),
         Column("layers", "layers", "text"),
         Column("all", "parameters", "text"),
     ]
-    return _wrapped(tabular(frame.assign(all=joined), columns, "config.yaml"), "llX")
+    return _wrapped(tabular(frame.assign(all=texts), columns, "config.yaml"), "llX")
 
 
 def _wrapped(text: str, layout: str, anywhere: bool = False) -> str:

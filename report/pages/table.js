@@ -22,11 +22,15 @@
     visible: !data.hidden.includes(column.title),
     className: numeric(column.kind) ? "dt-right" : "dt-left",
     type: numeric(column.kind) ? "num" : "string",
+    orderSequence: numeric(column.kind) ? ["desc", "asc"] : ["asc", "desc"],
     render: (value, type) =>
       type === "display" ? show[column.kind](value, column)
         : type === "export" || type === "filter" ? show[column.kind](value, column).replace(/<[^>]+>/g, "")
         : numeric(column.kind) ? plain(value, column.kind) ?? -Infinity : value,
   }));
+  const oneHead = (content) => {  // without the row of search fields
+    content.headerStructure = content.headerStructure.slice(0, 1);
+  };
   const table = document.createElement("table");
   table.id = "cells";
   table.className = "display compact nowrap";
@@ -43,7 +47,7 @@
     ordering: { indicators: false, handler: true },
     layout: {
       topStart: ["pageLength", { buttons: ["colvis", { extend: "csv", escapeExcelFormula: true,
-        filename: data.name, exportOptions: { orthogonal: "export" } }] }],
+        filename: data.name, exportOptions: { orthogonal: "export", customizeData: oneHead } }] }],
       topEnd: { search: { text: "Search all columns: " } },
     },
     language: { info: "_TOTAL_ rows shown", infoFiltered: "of _MAX_", infoEmpty: "no row fits" },

@@ -92,13 +92,13 @@ CONTROL_MARKS = {
 
 
 def marks(methods: Iterable[str]) -> dict[str, Mark]:
-    """A mark for each method: its own slot where it has one, else the next free one in the order of names."""
+    """A mark for each method: its own slot where it has one, else the next free one, of a new color while there is one."""
     names = list(dict.fromkeys(methods))
     slots = {name: SLOTS[name] for name in names if name in SLOTS}
-    free = [i for i in range(len(names) + len(SLOTS)) if i not in slots.values()]
-    for name in sorted(names):
-        if name not in slots and name not in CONTROL_MARKS:
-            slots[name] = free.pop(0)
+    for name in sorted(set(names) - set(slots) - set(CONTROL_MARKS)):
+        colors = {slot % len(COLORS) for slot in slots.values()}
+        free = [slot for slot in range(len(names) + len(SLOTS)) if slot not in slots.values()]
+        slots[name] = next((slot for slot in free if slot % len(COLORS) not in colors), free[0])
     return {name: CONTROL_MARKS[name] if name in CONTROL_MARKS else _mark(slots[name]) for name in names}
 
 

@@ -178,9 +178,17 @@ def test_marks_differ_without_colour():
     names = ["rome", "memit", "emmet", "alphaedit", "ft", "emmet_lora", "emmet_trust", "none", "random"]
     marks = style.marks(names)
     assert list(marks) == names
-    assert len({mark.marker for mark in marks.values()}) == len(names)
-    assert len({mark.color for mark in marks.values()}) == len(names)
+    looks = [(mark.marker, mark.line, mark.face != "#ffffff") for mark in marks.values()]
+    assert len({repr(look) for look in looks}) == len(names)
     assert style.marks(["memit", "rome"])["rome"] == marks["rome"]
+
+
+def test_every_method_of_a_figure_has_its_own_colour_while_there_are_enough():
+    for names in (["emmet", "emmet_trust", "emmet_trust_distance", "none"], ["emmet_greedy", "a", "b", "memit"]):
+        marks = style.marks(names)
+        assert len({mark.color for mark in marks.values()}) == len(names)
+    many = style.marks([f"m{i}" for i in range(14)])
+    assert len({(m.color, m.marker, m.face) for m in many.values()}) == 14
 
 
 def test_colours_differ_in_lightness_or_hue():

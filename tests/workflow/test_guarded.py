@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from editlab.analysis.findings import findings
+from editlab.analysis.latex import tabular
+from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS, function
+
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("guarded")]
 
 LORA = {"solver": "emmet", "layers": [0], "steps": 4, "backend": "lora", "max_rank": 8}
@@ -52,6 +56,8 @@ TABLES = {
     "large_scale_forgetting": {"edits_seen", "metric", "value"},
     "turning_points": {"kind", "edits", "ci_low", "ci_high"},
     "rtt_edits": {"model", "facts", "when", "accuracy", "restored"},
+    "trust_decisions": {"number", "trust", "harmful", "experiment"},
+    "greedy_step_events": {"layer", "step", "gain", "trust", "accepted"},
     "replay_gain": {"replay", "capacity", "strategy", "metric", "verdict"},
 }
 
@@ -82,6 +88,27 @@ def test_ranks_collapse_for_raw_recipes(guarded):
         "emmet_lora_frobenius": 2,
         "emmet_posthoc": 2,
     }
+
+
+SHOWN = [*((FIGURES, name) for name in FIGURES), *((SHEETS, name) for name in SHEETS)]
+
+
+@pytest.mark.parametrize(("registry", "name"), [(r, n) for r, n in SHOWN if r[n].experiment in EXPERIMENTS])
+def test_figures_and_printed_tables_know_the_columns(guarded, registry, name):
+    entry = registry[name]
+    tables = {key: pd.read_csv(guarded.root / path) for key, path in entry.sources.items()}
+    if registry is FIGURES:
+        assert function(entry, name)(tables["table"]).axes
+        assert function(entry, f"{name}_caption")(tables["table"]).endswith(".")
+    else:
+        sheet = function(entry, name)(tables)
+        assert tabular(sheet.frame, sheet.columns, sheet.source)
+
+
+def test_sentences_know_the_columns(guarded):
+    paths = {name: guarded.root / path for name, (path, _) in SENTENCES.items()}
+    found = findings({name: pd.read_csv(path) for name, path in paths.items() if path.is_file()})
+    assert {"lora", "trust", "greedy"} <= {finding["topic"] for finding in found}
 
 
 def test_a_second_run_does_nothing(guarded):

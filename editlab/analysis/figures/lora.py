@@ -134,7 +134,8 @@ def retraining_caption(table: pd.DataFrame) -> str:
     held = table[(table["facts"] == "held_out") & (table["when"] == "before")]
     n = int(held["n"].max()) if len(held) else 0
     return (
-        "Share of the old objects of held-out edited facts that retraining on other edited facts brought back (1: all): "
+        "Share of the old objects of held-out edited facts that retraining on other edited facts brought back, by exact "
+        "match of the answer (1: all): "
         f"{found}. Mean over {counted(int(rows['seeds'].max()), 'seed')} with Student's 95 % interval (n = "
         f"{counted(n, 'held-out fact')} a seed)."
     )

@@ -238,7 +238,7 @@ def retraining_findings(tables: Tables) -> list[Finding]:
         number = percent(value) + (f" ({percent(low)} to {percent(high)})" if low == low else "")
         known = value == value
         sentence = (
-            f"Retraining on other edited facts brings back {number} of the old objects that {label(str(method))} had replaced "
+            f"Retraining on other edited facts brings back {number} of the exact answers that {label(str(method))} had replaced "
             f"({counted(len(part), 'seed')})."
         )
         if known:

@@ -174,7 +174,8 @@ def retraining(tables: Tables) -> Sheet:
     frame["n"] = facts
     seeds = int(frame["seeds"].max()) if len(frame) else 0
     caption = (
-        "Share of the old objects of held-out edited facts that came back after retraining on other edited facts (1: all): "
+        "Share of the old objects of held-out edited facts that came back after retraining on other edited facts, by exact "
+        "match of the answer (1: all): "
         f"mean over {counted(seeds, 'seed')} with Student's 95 % interval (n = {counted(facts, 'held-out fact')} a seed)."
     )
     return Sheet(frame, [METHOD, RANK, Column("restored", "restored")], caption, "results/rtt_edits.csv")

@@ -7,7 +7,10 @@ import sys
 import threading
 from pathlib import Path
 
+from editlab.warm import OWNER
+
 GRACE = 5.0  # seconds until the interpreter itself is ended, when a library will not let go of it
+ARM = 30.0  # seconds after which that is put off: time in which the process was stopped does not count
 POLL = 1.0  # seconds between looks at the ancestors
 
 
@@ -20,23 +23,32 @@ def watched(name, seconds, log):
         log: open file that gets the message, and the place where the job hung.
     """
     done = threading.Event()
-    threading.Thread(target=_watch, args=(name, seconds, log, done, _ancestors()), daemon=True).start()
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=log)
+    _arm(seconds, log)
+    watch = threading.Thread(target=_watch, args=(name, seconds, log, done, _ancestors()), daemon=True)
+    watch.start()
     try:
         yield
     finally:
         done.set()
+        watch.join()  # or it could arm once more
         if seconds is not None:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _arm(seconds, log):
+    """Let the interpreter end the process, in a thread of its own that waits for no lock of Python's."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=log)
 
 
 def _watch(name, seconds, log, done, ancestors):
     waited = 0.0
     while not done.wait(POLL if seconds is None else min(POLL, max(0.0, seconds - waited))):
         waited += POLL
-        if _ancestors() != ancestors:
+        if _ancestors() != ancestors or _owner_is_gone():
             _end(f"{name}: the Snakemake that started it has died; start it again", log)
+        if seconds is not None and seconds > waited and waited % ARM < POLL:
+            _arm(seconds - waited, log)
         if seconds is not None and waited >= seconds:
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(log)
@@ -63,3 +75,9 @@ def _ancestors():
         status = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace")
         return parent, int(status.rpartition(")")[2].split()[1])
     return (parent,)
+
+
+def _owner_is_gone():
+    """Whether the Snakemake that a local job was told of has died, perhaps before the job came to look."""
+    owner = os.environ.get(OWNER, "")
+    return owner.isdigit() and Path("/proc/self").exists() and not Path("/proc", owner).exists()

@@ -142,6 +142,16 @@ def test_a_job_ends_when_its_snakemake_has_died(tmp_path):
     assert "the Snakemake that started it has died" in text
 
 
+def test_a_job_that_starts_after_the_death_of_its_snakemake_ends(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setenv("EDITLAB_OWNER", str(dead.pid))
+    process = job(tmp_path, "with job(snakemake):\n    import time; time.sleep(60)")
+    text = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert "the Snakemake that started it has died" in text
+
+
 def test_a_log_does_not_write_through_a_link(tmp_path):
     write_text(tmp_path / "precious", "mine")
     (tmp_path / "logs").mkdir()

@@ -145,11 +145,21 @@ class Evaluation(Section):
     checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 
 
+class OwnBatches(Section):
+    """Methods of an experiment that have batch sizes of their own."""
+
+    methods: list[Name] = Field(
+        min_length=1, description="methods; those that the experiment does not have are ignored"
+    )
+    batch: list[Count] = Field(min_length=1, description="their batch sizes")
+
+
 class Experiment(Section):
     """A set of cells: the product of the axes, collapsed where an axis does not apply."""
 
     methods: list[Name] = Field(min_length=1)
     batch: list[Count] = Field(min_length=1)
+    own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
     rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
@@ -251,7 +261,7 @@ class Study(Section):
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
             traits = SOLVERS[self.methods[method].solver]
-            for batch in plan.batch:
+            for batch in next((own.batch for own in plan.own_batches if method in own.methods), plan.batch):
                 for replay in plan.replay:
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):

@@ -312,6 +312,12 @@ def test_axes_that_do_not_apply_collapse():
     assert len(cells(methods=["memit", "lora"], rank=[4, 8])) == 3
 
 
+def test_methods_may_have_batch_sizes_of_their_own():
+    own = [{"methods": ["lora", "elsewhere"], "batch": [32]}]
+    found = cells(methods=["memit", "lora"], batch=[1, 8], rank=[4], own_batches=own)
+    assert {(c["method"], c["batch"]) for c in found} == {("memit", "1"), ("memit", "8"), ("lora", "32")}
+
+
 def test_without_replay_capacity_and_strategy_collapse():
     found = cells(replay=[0, 0.3], capacity=[50, 100], strategy=["random", "priority"])
     assert len(found) == 1 + 4

@@ -7,6 +7,7 @@ configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/cluster.smk"
 include: "rules/report_files.smk"
 include: "rules/guard.smk"
 include: "rules/data.smk"

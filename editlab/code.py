@@ -64,13 +64,18 @@ def import_closure(*modules: str) -> list[str]:
 
 
 @functools.cache
+def _source(module: str) -> bytes:
+    file = module_file(module)
+    assert file is not None
+    return file.read_bytes()
+
+
+@functools.cache
 def code_digest(*modules: str) -> str:
     """The modules and a digest (16 hex characters) over their import closure: ``"edit.stream,models:0123456789abcdef"``."""
     digest = hashlib.sha256()
     for module in import_closure(*modules):
-        file = module_file(module)
-        assert file is not None
-        digest.update(f"{module}\0".encode() + file.read_bytes())
+        digest.update(f"{module}\0".encode() + _source(module))
     return f"{','.join(modules)}:{digest.hexdigest()[:16]}"
 
 

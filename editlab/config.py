@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
@@ -207,11 +207,21 @@ class Sweep(Section):
 
 
 class Resources(Section):
-    """What a job asks of a cluster; memory is raised with each retry."""
+    """What a job asks of a cluster (editlab/resources.py); memory doubles with each retry."""
 
-    mem_mb: Count = 1500
-    runtime: Count = Field(60, description="minutes; a job that takes longer is ended, also without a cluster")
-    gpu: Annotated[int, Field(ge=0)] = 0
+    mem_mb: Count = Field(1500, description="memory in MB, before model and batch are counted")
+    runtime: Count = Field(
+        60, description="minutes, before the model is counted; a job that takes longer is ended, also without a cluster"
+    )
+    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs, whatever the model")
+    model_copies: NonNegative = Field(3.0, description="memory for so many copies of the model's weights")
+    mem_mb_per_fact: NonNegative = Field(1.0, description="memory in MB for each fact of a batch")
+    runtime_per_1000_edits: NonNegative = Field(60.0, description="minutes for 1,000 edits of a cell")
+    runtime_per_billion: NonNegative = Field(
+        60.0, description="minutes for a billion parameters (a cell: for these and 1,000 edits)"
+    )
+    gpu_from: Positive | None = Field(1.0, description="billions of parameters from which one GPU is asked for")
+    group_below: NonNegative = Field(0.1, description="billions of parameters below which jobs share submissions")
 
 
 class Study(Section):
@@ -233,6 +243,7 @@ class Study(Section):
     sweep: Sweep = Sweep()
     resources: dict[str, Resources] = Field(default_factory=dict, description="by rule; default applies elsewhere")
     allow_missing: bool = Field(False, description="write tables with holes, and list them")
+    _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already
 
     @model_validator(mode="after")
     def _check(self) -> Study:
@@ -257,6 +268,11 @@ class Study(Section):
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
         """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""
+        if experiment not in self._cells:
+            self._cells[experiment] = self._product(experiment)
+        return self._cells[experiment]
+
+    def _product(self, experiment: str) -> list[dict[str, str]]:
         plan = self.experiments[experiment]
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:

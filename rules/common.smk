@@ -1,5 +1,7 @@
 # Shared by all rule files. The validated study, the spaces of cells, resources, digests of the code behind a result.
 
+import functools
+import gc
 import os
 import re
 import sys
@@ -28,12 +30,22 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 
-# Cells of this process share a warm worker (editlab/warm.py), unless EDITLAB_WORKER=off. A job on a cluster is a process
-# of its own.
-if workflow.is_main_process and os.environ.get("EDITLAB_WORKER") != "off":
+# Thousands of jobs are objects that live to the end: the collector need not look at them all the time.
+gc.set_threshold(50_000, 20, 100)
+
+# Cells of this process share a warm worker (editlab/warm.py), unless EDITLAB_WORKER=off; on a cluster those of one
+# submission do.
+SHARED = workflow.is_main_process or workflow.group_settings.local_groupid != "local"
+if SHARED and os.environ.get("EDITLAB_WORKER") != "off":
     os.environ[OWNER] = str(os.getpid())
 else:
     os.environ.pop(OWNER, None)
+
+# Jobs use the library of this checkout, wherever their interpreter comes from (conda, a container).
+SEARCHED = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if str(workflow.basedir) not in SEARCHED:
+    joined = os.pathsep.join(filter(None, [str(workflow.basedir), *SEARCHED]))
+    os.environ.update(PYTHONPATH=joined)
 
 TABLES = {
     "ablation_matrix": "edit",
@@ -85,21 +97,46 @@ CELLS = space(AXES)
 REPLAY_CELLS = space(REPLAY_AXES)
 
 
-def cell_directories(experiment):
-    """Directories of the cells of an experiment; with allow_missing only of those that are there."""
+# Where a job finds its files: with a default storage (profiles/kubernetes) in copies of what it declares as input.
+STORAGE = workflow.storage_settings
+HERE = (
+    os.path.join(
+        STORAGE.local_storage_prefix,
+        *STORAGE.default_storage_prefix.split("://"),
+        "",
+    )
+    if STORAGE.default_storage_provider
+    else ""
+)
+
+
+@functools.cache
+def cell_paths(experiment):
+    """Directories of the cells of an experiment, in the order of :meth:`Study.cells`, as inputs and outputs name them."""
     if experiment not in STUDY.experiments:
         raise WorkflowError(
             f"config: experiments.{experiment}: required for this target but missing"
         )
     base = f"results/{experiment}/{STUDY.model}/{STUDY.dataset}"
     return [
-        str(Path(base, *(f"{k}~{v}" for k, v in cell.items())))
+        os.path.join(base, *(f"{k}~{v}" for k, v in cell.items()))
         for cell in STUDY.cells(experiment)
     ]
 
 
+def cell_directories(experiment):
+    """The same directories, as a job finds them."""
+    return [HERE + path for path in cell_paths(experiment)]
+
+
 def cell_files(experiment, name):
-    files = [f"{directory}/{name}" for directory in cell_directories(experiment)]
+    """A file of every cell; from a storage come all that a table may read."""
+    names = ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "provenance.json")
+    files = [
+        f"{path}/{n}"
+        for path in cell_paths(experiment)
+        for n in (names if HERE else [name])
+    ]
     return [f for f in files if Path(f).exists()] if STUDY.allow_missing else files
 
 
@@ -111,9 +148,7 @@ def drop_tables_with_holes():
         path = Path(f"results/{table}.csv")
         if experiment not in STUDY.experiments or not path.exists():
             continue
-        if not all(
-            Path(d, "metrics.csv").exists() for d in cell_directories(experiment)
-        ):
+        if not all(Path(d, "metrics.csv").exists() for d in cell_paths(experiment)):
             print(
                 f"{path}: a cell is missing; the table will be made again",
                 file=sys.stderr,
@@ -122,7 +157,8 @@ def drop_tables_with_holes():
                 path.unlink()
 
 
-if not STUDY.allow_missing:
+# Jobs on other machines parse this file too, and may see a directory later than it was filled.
+if workflow.is_main_process and not STUDY.allow_missing and not HERE:
     drop_tables_with_holes()
 
 
@@ -133,21 +169,6 @@ def all_targets():
         for table, experiment in {**TABLES, **GUARDED_TABLES}.items()
         if has_results(experiment)
     ]
-
-
-def resource(name, key):
-    """A resource of a rule: from config.resources, memory doubled with each retry."""
-
-    def value(wildcards, attempt):
-        chosen = STUDY.resources.get(name, STUDY.resources.get("default"))
-        amount = (
-            getattr(chosen, key)
-            if chosen
-            else {"mem_mb": 1500, "runtime": 60, "gpu": 0}[key]
-        )
-        return amount * 2 ** (attempt - 1) if key == "mem_mb" else amount
-
-    return value
 
 
 def names(kind, section):
@@ -235,9 +256,16 @@ def cell_inputs(wildcards):
     return inputs
 
 
+@functools.cache
+def plain(section, name=None):
+    """A section of the study (or an entry of it) as plain values; not to be changed."""
+    found = getattr(STUDY, section)
+    return (found if name is None else found[name]).model_dump(mode="json")
+
+
 def cell_parameters(wildcards):
     """Everything that a cell depends on beside its files: a changed value reruns the cell."""
-    recipe = STUDY.methods[wildcards.method].model_dump(mode="json")
+    recipe = plain("methods", wildcards.method)
     if "capacity" in wildcards.keys():
         recipe |= {
             "replay_capacity": int(wildcards.capacity),
@@ -255,7 +283,7 @@ def cell_parameters(wildcards):
         "stress_fraction": plan.stress_fraction,
         "label_cases": plan.label_cases,
         "known_only": plan.known_only,
-        "evaluation": STUDY.evaluation.model_dump(mode="json"),
+        "evaluation": plain("evaluation"),
         "loading": loading(wildcards.model),
         "perplexity_text": STUDY.evaluation.perplexity_text,
     }
@@ -263,13 +291,13 @@ def cell_parameters(wildcards):
 
 def trust_experiments():
     """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
-    cell_directories("trust_eval")  # a clear error when it is not declared
+    cell_paths("trust_eval")  # a clear error when it is not declared
     return [e for e in ("trust_eval", "trust_clean") if has_results(e)]
 
 
 def greedy_experiments():
     """Greedy steps, and one step at a higher rank to hold them against where that is declared."""
-    cell_directories("greedy_eval")
+    cell_paths("greedy_eval")
     return [e for e in ("greedy_eval", "greedy_rank") if has_results(e)]
 
 
@@ -277,5 +305,5 @@ def retrained_files():
     """What retraining made of the cells of the experiment ``retraining``."""
     return [
         d.replace("results/retraining/", "results/retrained/") + ".csv"
-        for d in cell_directories("retraining")
+        for d in cell_paths("retraining")
     ]

@@ -10,6 +10,8 @@ rule generate_facts:
         "results/benchmarks/rules/generate_facts/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FactsData, STUDY.datasets),
+    group:
+        small_jobs("generate_facts", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -33,6 +35,8 @@ rule download_dataset:
         "logs/download_dataset/{dataset}.log",
     benchmark:
         "results/benchmarks/rules/download_dataset/{dataset}.jsonl"
+    # The node of the submission is the one that has a network.
+    localrule: True
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -60,6 +64,8 @@ rule read_dataset:
         "results/benchmarks/rules/read_dataset/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FileData, STUDY.datasets),
+    group:
+        small_jobs("read_dataset", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -83,6 +89,8 @@ rule fetch_text:
         "logs/fetch_text.log",
     benchmark:
         "results/benchmarks/rules/fetch_text.jsonl"
+    # The node of the submission is the one that has a network.
+    localrule: True
     conda:
         "../envs/editlab.yaml"
     threads: 1

@@ -1,5 +1,10 @@
 # The edit study: which facts are known, one cell a file target, and the tables over the cells.
 
+CELL_LOG = "logs/edit_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log"
+REPLAY_LOG = "logs/replay_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{capacity}-{strategy}-{rank}-{seed}.log"
+CELL_RESULT = f"{CELL}/{CELLS.wildcard_pattern}/metrics.csv"
+REPLAY_RESULT = f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/metrics.csv"
+
 
 rule find_known:
     input:
@@ -11,13 +16,15 @@ rule find_known:
         "logs/find_known/{model}-{dataset}.log",
     benchmark:
         "results/benchmarks/rules/find_known/{model}-{dataset}.jsonl"
+    group:
+        small_jobs("find_known", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("find_known", "mem_mb"),
-        runtime=resource("find_known", "runtime"),
-        gpu=resource("find_known", "gpu"),
+        mem_mb=model_resource("find_known", "mem_mb"),
+        runtime=model_resource("find_known", "runtime"),
+        gpu=model_resource("find_known", "gpu"),
     params:
         loading=lambda w: loading(w.model),
         code=code_digest("evaluation.scoring", "models"),
@@ -31,23 +38,25 @@ rule edit_cell:
     input:
         unpack(cell_inputs),
     output:
-        metrics=f"{CELL}/{CELLS.wildcard_pattern}/metrics.csv",
+        metrics=CELL_RESULT,
         cases=f"{CELL}/{CELLS.wildcard_pattern}/cases.csv",
         curve=f"{CELL}/{CELLS.wildcard_pattern}/curve.csv",
         events=f"{CELL}/{CELLS.wildcard_pattern}/events.jsonl",
         edit=f"{CELL}/{CELLS.wildcard_pattern}/edit.safetensors",
         provenance=f"{CELL}/{CELLS.wildcard_pattern}/provenance.json",
     log:
-        "logs/edit_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log",
+        CELL_LOG,
     benchmark:
         f"results/benchmarks/rules/edit_cell/{{experiment}}-{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
+    group:
+        small_jobs("edit_cell", "cells", CELL_LOG, CELL_RESULT)
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("edit_cell", "mem_mb"),
-        runtime=resource("edit_cell", "runtime"),
-        gpu=resource("edit_cell", "gpu"),
+        mem_mb=model_resource("edit_cell", "mem_mb"),
+        runtime=model_resource("edit_cell", "runtime"),
+        gpu=model_resource("edit_cell", "gpu"),
     params:
         cell=cell_parameters,
         code=code_digest("edit.stream", "models"),
@@ -60,16 +69,18 @@ rule edit_cell:
 # The replay ablation has two more axes; everything else is the same.
 use rule edit_cell as replay_cell with:
     output:
-        metrics=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/metrics.csv",
+        metrics=REPLAY_RESULT,
         cases=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/cases.csv",
         curve=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/curve.csv",
         events=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/events.jsonl",
         edit=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/edit.safetensors",
         provenance=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/provenance.json",
     log:
-        "logs/replay_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{capacity}-{strategy}-{rank}-{seed}.log",
+        REPLAY_LOG,
     benchmark:
         f"results/benchmarks/rules/replay_cell/{{experiment}}-{{model}}-{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.jsonl"
+    group:
+        small_jobs("edit_cell", "cells", REPLAY_LOG, REPLAY_RESULT)
 
 
 rule collect_cells:

@@ -37,13 +37,15 @@ rule retrain_edits:
         "logs/retrain_edits/{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log",
     benchmark:
         f"results/benchmarks/rules/retrain_edits/{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
+    group:
+        small_jobs("retrain_edits", "cells")
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("retrain_edits", "mem_mb"),
-        runtime=resource("retrain_edits", "runtime"),
-        gpu=resource("retrain_edits", "gpu"),
+        mem_mb=model_resource("retrain_edits", "mem_mb"),
+        runtime=model_resource("retrain_edits", "runtime"),
+        gpu=model_resource("retrain_edits", "gpu"),
     params:
         options=STUDY.retraining.model_dump(),
         cell_seed=lambda w: int(w.seed),

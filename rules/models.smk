@@ -13,6 +13,8 @@ rule train_substrate:
         "results/benchmarks/rules/train_substrate/{model}.jsonl"
     wildcard_constraints:
         model=names(SubstrateModel, STUDY.models),
+    group:
+        small_jobs("train_substrate", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 2
@@ -41,6 +43,8 @@ rule fetch_model:
         "results/benchmarks/rules/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=names(HubModel, STUDY.models),
+    # The node of the submission is the one that has a network.
+    localrule: True
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -66,13 +70,15 @@ rule make_contexts:
         "logs/make_contexts/{model}.log",
     benchmark:
         "results/benchmarks/rules/make_contexts/{model}.jsonl"
+    group:
+        small_jobs("make_contexts", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("make_contexts", "mem_mb"),
-        runtime=resource("make_contexts", "runtime"),
-        gpu=resource("make_contexts", "gpu"),
+        mem_mb=model_resource("make_contexts", "mem_mb"),
+        runtime=model_resource("make_contexts", "runtime"),
+        gpu=model_resource("make_contexts", "gpu"),
     params:
         contexts=STUDY.contexts.model_dump(),
         loading=lambda w: loading(w.model),
@@ -99,9 +105,9 @@ rule trace_layers:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("trace_layers", "mem_mb"),
-        runtime=resource("trace_layers", "runtime"),
-        gpu=resource("trace_layers", "gpu"),
+        mem_mb=model_resource("trace_layers", "mem_mb"),
+        runtime=model_resource("trace_layers", "runtime"),
+        gpu=model_resource("trace_layers", "gpu"),
     params:
         tracing=STUDY.tracing.model_dump(),
         loading=lambda w: loading(w.model),

@@ -13,13 +13,15 @@ rule collect_statistics:
         "logs/collect_statistics/{model}.log",
     benchmark:
         "results/benchmarks/rules/collect_statistics/{model}.jsonl"
+    group:
+        small_jobs("collect_statistics", "prepare")
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("collect_statistics", "mem_mb"),
-        runtime=resource("collect_statistics", "runtime"),
-        gpu=resource("collect_statistics", "gpu"),
+        mem_mb=model_resource("collect_statistics", "mem_mb"),
+        runtime=model_resource("collect_statistics", "runtime"),
+        gpu=model_resource("collect_statistics", "gpu"),
     params:
         layers=CONFIGURED_LAYERS,
         partial="results/statistics/{model}/partial.safetensors",
@@ -41,6 +43,9 @@ use rule collect_statistics as collect_traced_statistics with:
         "logs/collect_traced_statistics/{model}-{layer}.log",
     benchmark:
         "results/benchmarks/rules/collect_traced_statistics/{model}-{layer}.jsonl"
+    # They come after the trace, which needs what the group "prepare" makes.
+    group:
+        small_jobs("collect_statistics", "traced")
     params:
         layers=lambda w: [int(w.layer)],
         partial="results/statistics/{model}/partial-{layer}.safetensors",

@@ -23,9 +23,9 @@ rule sweep_recipes:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("sweep_recipes", "mem_mb"),
-        runtime=resource("sweep_recipes", "runtime"),
-        gpu=resource("sweep_recipes", "gpu"),
+        mem_mb=model_resource("sweep_recipes", "mem_mb"),
+        runtime=model_resource("sweep_recipes", "runtime"),
+        gpu=model_resource("sweep_recipes", "gpu"),
     params:
         recipes={
             name: recipe.model_dump(mode="json", exclude_unset=True)

@@ -15,6 +15,7 @@ from editlab.architectures import FAMILIES
 from editlab.code import ROOT, direct_imports
 
 GROUND = "errors validation artifacts randomness timing warm code provenance verify bundle edit.registry recipe config"
+GROUND += " resources"
 FLOORS: list[str] = [
     GROUND,
     "spd linalg muon architectures hooks models tokenization prefix suffix requests data",

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-NAMES = ("targets", "solve", "evaluation", "stream_memory", "many_cells", "cell_split", "fuzz")
+NAMES = ("targets", "solve", "evaluation", "stream_memory", "many_cells", "planning", "cell_split", "fuzz")
 SHOWN = (*NAMES, "soak")  # the soak takes as long as several studies: make soak
 RESULTS = Path("results/benchmarks")

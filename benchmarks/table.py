@@ -110,6 +110,11 @@ def _many_cells(found: dict[str, Any]) -> list[Row]:
     return [(f"{what}, against {against}", f"**{100 * found['share']:.0f} % of the time** ({text})")]
 
 
+def _planning(found: dict[str, Any]) -> list[Row]:
+    text = f"**{min(found['wall_seconds']):.1f} s** ({min(found['cpu_seconds']):.1f} s CPU, {found['peak_mib']} MiB)"
+    return [(f"Dry run of {found['cells']:,} cells, from the command to its exit (least of {found['rounds']})", text)]
+
+
 def _cell_split(found: dict[str, Any]) -> list[Row]:
     rows = []
     for method, split in found["methods"].items():
@@ -145,6 +150,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "evaluation": _evaluation,
     "stream_memory": _stream_memory,
     "many_cells": _many_cells,
+    "planning": _planning,
     "cell_split": _cell_split,
     "fuzz": _fuzz,
     "soak": _soak,

@@ -104,7 +104,14 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
     assert once.startswith(f"before\n{table.START}\n| what | measured |")
     assert once.endswith(f"{table.END}\nafter\n")
     assert "old" not in once
-    for text in ("Targets", "Solve", "Evaluation", "Resident memory", "CPU time of a memit cell"):
+    for text in (
+        "Targets",
+        "Solve",
+        "Evaluation",
+        "Resident memory",
+        "Dry run of 100 cells",
+        "CPU time of a memit cell",
+    ):
         assert text in once
 
 

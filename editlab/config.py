@@ -239,7 +239,7 @@ class Study(Section):
     evaluation: Evaluation = Evaluation()
     retraining: Retraining = Retraining()
     methods: dict[Name, Recipe]
-    experiments: dict[Name, Experiment]
+    experiments: dict[Name, Experiment] = Field(description="by name; null drops one that a base study declares")
     sweep: Sweep = Sweep()
     resources: dict[str, Resources] = Field(default_factory=dict, description="by rule; default applies elsewhere")
     allow_missing: bool = Field(False, description="write tables with holes, and list them")
@@ -354,11 +354,14 @@ def _replay_axes(plan: Experiment, replay: float) -> list[dict[str, str]]:
 
 
 def load_study(values: Mapping[str, Any]) -> Study:
-    """Validate the merged configuration.
+    """Validate the merged configuration. An experiment that is ``null`` is dropped: a study that is laid over another one can
+    leave out what the other declares.
 
     Raises:
         ConfigError: one line with the key, its value and what is allowed.
     """
+    if isinstance(values, Mapping) and isinstance(values.get("experiments"), Mapping):
+        values = {**values, "experiments": {k: v for k, v in values["experiments"].items() if v is not None}}
     return validated(Study, values, "config")
 
 

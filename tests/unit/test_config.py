@@ -235,6 +235,14 @@ def study_or_line(values: Any) -> None:
         assert len(set(cells)) == len(cells)
 
 
+def test_null_drops_an_experiment_of_the_base_study():
+    plan = BASE["experiments"]["edit"]
+    study = load_study({**BASE, "experiments": {"edit": plan, "other": None}})
+    assert list(study.experiments) == ["edit"]
+    with pytest.raises(ConfigError, match="experiments"):
+        load_study({**BASE, "experiments": None})
+
+
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,18 @@ from editlab.analysis.style import (
     share_axis,
     styled,
 )
-from editlab.analysis.wording import SCORE_NAMES, counted, few, label, level, level_with, listed, signed_with, stands_on
+from editlab.analysis.wording import (
+    SCORE_NAMES,
+    counted,
+    few,
+    label,
+    leading,
+    level,
+    level_with,
+    listed,
+    signed_with,
+    stands_on,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,8 +114,10 @@ def batch_size_caption(matrix: pd.DataFrame) -> str:
         if group
     ]
     found = f"From batch {smallest} to {largest}, S {'; '.join(said)}." if said else "Only one batch size was run."
+    at_largest = records(table[(table["metric"] == "S") & (table["batch"] == largest)])
+    top = leading([(label(r["method"]), r["value"], r["low"], r["high"]) for r in at_largest], f"S at batch {largest}")
     return (
-        f"{found} Success at the end without replay; bars are 95 % intervals over cases and seeds "
+        f"{found} {top} Success at the end without replay; bars are 95 % intervals over cases and seeds "
         f"({stands_on(*count(table))})."
     )
 

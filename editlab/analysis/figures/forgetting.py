@@ -9,7 +9,7 @@ import pandas as pd
 from editlab.analysis.rows import records, smallest
 from editlab.analysis.scores import SETTING, at, controls, count, pooled_curves
 from editlab.analysis.style import band, error_bars, legend, marks, panels, says, shading, share_axis, styled
-from editlab.analysis.wording import counted, label, leading, level_with, listed, stands_on
+from editlab.analysis.wording import counted, few, label, leading, level_with, listed, stands_on
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,19 +20,26 @@ QUARTERS = ("newest", "2nd", "3rd", "oldest")
 
 
 def sequential(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each method's smallest batch without replay: the most updates in a row, controls left out."""
+    """The rows at the smallest batch that half of the methods have, without replay: many updates in a row, and alike.
+
+    Controls are left out, and methods without that batch size.
+    """
     rows = curves[~curves["method"].isin(controls(curves))]
     settings = rows[list(SETTING)].drop_duplicates()
-    ordered = settings.sort_values(["replay", "batch", "rank"], ascending=[True, True, False], kind="stable")
-    return at(rows, ordered.groupby("method", sort=False).head(1))
+    settings = settings[settings["replay"] == settings.groupby("method")["replay"].transform("min")]
+    settings = settings[settings["rank"] == settings.groupby("method")["rank"].transform("max")]
+    counts = settings.groupby("batch")["method"].nunique()
+    usual = counts.index[2 * counts >= settings["method"].nunique()]
+    smallest = min(usual if len(usual) else counts.index, default=0)
+    return at(rows, settings[settings["batch"] == smallest])
 
 
-def _batches(table: pd.DataFrame) -> str:
-    """``batch 1``, or the batch sizes that differ."""
-    sizes = table.groupby("batch")["method"].unique()
-    if len(sizes) == 1:
-        return f"batch {sizes.index[0]}"
-    return "; ".join(f"batch {b}: {', '.join(label(m) for m in methods)}" for b, methods in sizes.items())
+def _scope(chosen: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """The batch size, and who was not run with it."""
+    methods = set(chosen["method"])
+    left = [m for m in dict.fromkeys(curves["method"]) if m not in methods and m not in controls(curves)]
+    without = f" ({listed(few([label(m) for m in left]))}: not run so)" if left else ""
+    return f"batch {int(chosen['batch'].iloc[0])}{without}"
 
 
 @styled
@@ -75,7 +82,8 @@ def forgetting_curves_caption(curves: pd.DataFrame) -> str:
         if worst is not None
         else ""
     )
-    return f"{found}{low} No replay, {_batches(chosen)}; 95 % bands over cases and seeds ({stands_on(*count(kept))} at the end)."
+    basis = f"95 % bands over cases and seeds ({stands_on(*count(kept))} at the end)"
+    return f"{found}{low} No replay, {_scope(chosen, curves)}; {basis}."
 
 
 def _named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
@@ -129,7 +137,8 @@ def retention_by_age_caption(curves: pd.DataFrame) -> str:
     )
     n, seeds = count(table)
     return (
-        f"{found} Edits that hold at the end, by quarter of the stream, without replay; 95 % intervals "
+        f"{found} Edits that hold at the end, by quarter of the stream, without replay, "
+        f"{_scope(sequential(curves), curves)}; 95 % intervals "
         f"({stands_on(n, seeds)} a point)."
     )
 

@@ -344,7 +344,7 @@ def _wrapped(text: str, layout: str, anywhere: bool = False) -> str:
     return rf"{head}\footnotesize\begin{{tabularx}}{{\columnwidth}}{{@{{}}{layout}{body}"
 
 
-def _breakable(line: str, length: int = 12) -> str:
+def _breakable(line: str, length: int = 8) -> str:
     """Escaped text in which words of more than ``length`` letters may be broken after every one of them."""
 
     def split(match: re.Match[str]) -> str:
@@ -368,7 +368,7 @@ def failure_tabular(failures: pd.DataFrame) -> str:
     shortened = frame.assign(**{c: [_short(v) for v in frame[c]] for c in ("prompt", "target_true", "target_new")})
     return _wrapped(
         tabular(shortened, columns, "results/missed_facts.csv"),
-        r"X>{\hsize=0.5\hsize}X>{\hsize=0.5\hsize}Xrrr",
+        r">{\hsize=1.4\hsize}X>{\hsize=0.8\hsize}X>{\hsize=0.8\hsize}Xrrr",
         anywhere=True,
     )
 

@@ -109,7 +109,7 @@ def missing_sentences(run: Run) -> list[str]:
     """What a reader could look for and not find: absent experiments and unfinished cells."""
     declared = set(run.study["experiments"])
     absent = [title for title, experiments in SECTIONS.values() if not declared & set(experiments)]
-    sentences = [f"This study has no experiment on {listed(absent)}."] if absent else []
+    sentences = [f"This study has no experiment of its own on {listed(absent)}."] if absent else []
     unfinished = len(run.missing())
     if unfinished:
         sentences.append(
@@ -123,7 +123,7 @@ def absent_sentence(section: str, study: Mapping[str, Any]) -> str:
     title, experiments = SECTIONS[section]
     if set(experiments) & set(study["experiments"]):
         return f"The files of this study do not allow a statement about {title}."
-    return f"This study has no experiment on {title}; declaring {' or '.join(experiments)} adds it."
+    return f"This study has no experiment of its own on {title}; declaring {' or '.join(experiments)} adds it."
 
 
 def limit_sentences(run: Run) -> list[str]:

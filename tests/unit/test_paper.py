@@ -67,7 +67,7 @@ def test_sentences_are_those_of_the_findings_and_missing_sections_say_so(made):
     run, requests, missed = made
     text = paper.generated(run, requests, FINDINGS, {"batch_size": "n = 3"}, {}, missed)
     assert defined(text, "findings", "methods") == r"A is as good as B. C beats D by 5 \%."
-    assert "no experiment on trust and rollback" in defined(text, "findings", "trust")
+    assert "no experiment of its own on trust and rollback" in defined(text, "findings", "trust")
     assert "do not allow a statement" in defined(text, "findings", "lora")
     assert r"\atdetail{5}{\deffigure{batch_size}{n = 3}}" in text
     changed = [FINDINGS[0] | {"sentence": "B is better."}, *FINDINGS[1:]]
@@ -101,7 +101,7 @@ def test_a_study_with_hardly_any_results_gives_a_smaller_paper(made, tmp_path):
     assert 5 <= outcome.pages <= 8
     assert (outcome.undefined, outcome.overfull) == ([], [])
     if shown := pdf_text(tmp_path / "paper.pdf"):
-        assert "no experiment on trust and rollback" in " ".join(shown.split())
+        assert "no experiment of its own on trust and rollback" in " ".join(shown.split())
         assert "??" not in shown
 
 

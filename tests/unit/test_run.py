@@ -107,7 +107,7 @@ def test_the_model_card_is_one_page_that_says_it_all(made):
     assert "EMMET is best, 0.90 (0.80 to 1.00)." in card
     assert "- Batch size makes no measurable difference." in card
     assert "Every declared cell is finished." in card
-    assert "no experiment on" in card
+    assert "no experiment of its own on" in card
     assert "GPT-2 of 4 layers and width 128" in card
 
 

@@ -132,7 +132,7 @@ rule write_paper:
     params:
         cells=lambda w: all_cells(),
         study=STUDY.model_dump(mode="json"),
-        code=code_digest("analysis.paper"),
+        code=code_digest("analysis.paper", "analysis.paper_tables"),
     message:
         "Write the generated part of the paper"
     script:

@@ -12,7 +12,7 @@ from fabricated import HOSTILE, fabricate
 from test_run import run_of, small_study
 from test_typeset import PAPER, needs_latex
 
-from editlab.analysis import paper
+from editlab.analysis import paper, paper_tables
 from editlab.analysis.failures import missed_facts
 from editlab.analysis.typeset import typeset_within
 from editlab.data import load_requests
@@ -78,7 +78,7 @@ def test_sentences_are_those_of_the_findings_and_missing_sections_say_so(made):
 
 def test_small_tables_follow_the_configuration_and_the_facts(made):
     run, _, missed = made
-    tables = paper.own_tables(run, missed, {"results/training/substrate.csv": "table methods"})
+    tables = paper_tables.own_tables(run, missed, {"results/training/substrate.csv": "table methods"})
     assert r"edit & MEMIT, EMMET, unedited & 32" in tables["experiments"]
     assert "clamp 0.75" in tables["recipes"]
     assert "as EMMET; LoRA, recompress, edit metric" in tables["recipes"]
@@ -91,8 +91,8 @@ def test_small_tables_follow_the_configuration_and_the_facts(made):
 @needs_latex
 def test_a_study_with_hardly_any_results_gives_a_smaller_paper(made, tmp_path):
     run, requests, missed = made
-    texts = {f"tables/{k}.tex": v for k, v in paper.own_tables(run, missed, {}).items()}
-    texts["generated.tex"] = paper.generated(run, requests, [], {}, paper.OWN_CAPTIONS, missed)
+    texts = {f"tables/{k}.tex": v for k, v in paper_tables.own_tables(run, missed, {}).items()}
+    texts["generated.tex"] = paper.generated(run, requests, [], {}, paper_tables.OWN_CAPTIONS, missed)
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")

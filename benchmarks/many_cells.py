@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "envs", "report", "editlab")
+import yaml
+
+from benchmarks.planning import copy_parts
+
 STUDY = """
 study: many
 datasets:
@@ -30,9 +32,6 @@ contexts: {{per_length: 1, lengths: [3]}}
 evaluation: {{snapshot_every: 4, perplexity_sentences: 10, generation_cases: 0, resamples: 50}}
 experiments:
   edit: {{methods: [memit], batch: [4], replay: [0], rank: [0], seeds: [{seeds}], num_edits: 4, known_only: false}}
-  quick_validation: {{num_edits: 4}}
-  baseline_comparison: {{num_edits: 4}}
-  replay_ablation: {{num_edits: 4}}
 """
 
 
@@ -41,12 +40,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     warm, alone = (4, 2) if quick else (500, 100)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for part in PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                shutil.copy(source, root / part)
+        copy_parts(root)
         _snakemake(root, 1)
         seconds = {
             "own_process": _time(root, alone, {"EDITLAB_WORKER": "off"}),
@@ -70,7 +64,10 @@ def _time(root: Path, cells: int, environment: dict[str, str]) -> float:
 
 def _snakemake(root: Path, cells: int, environment: dict[str, str] | None = None) -> None:
     study = root / "many.yaml"
-    study.write_text(STUDY.format(seeds=", ".join(map(str, range(1, cells + 1)))), encoding="utf-8")
+    values = yaml.safe_load(STUDY.format(seeds=", ".join(map(str, range(1, cells + 1)))))
+    declared = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))["experiments"]
+    values["experiments"] = dict.fromkeys(declared) | values["experiments"]  # null drops the others
+    study.write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "results/ablation_matrix.csv", "--cores", "2", "--quiet", "all"]
     done = subprocess.run(
         [*command, "--configfile", study.name],

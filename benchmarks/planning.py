@@ -1,6 +1,7 @@
 """Seconds until Snakemake knows what to do: a dry run of a study of 2,000 cells, from the command to its exit.
 
-Nothing is run and no file is there yet. The least of several rounds counts, as other work on the machine can only add.
+Nothing is run and no file is there yet. Quiet (``-q``), which is the planning, and with the list of all jobs printed; in turn,
+and the least of several rounds counts, as other work on the machine can only add.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ experiments:
     num_edits: 16
 """
 CELLS_A_SEED = 2 * 5 * 5
+MODES = {"planned": ("--quiet", "rules", "progress"), "listed": ()}
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
@@ -36,25 +38,33 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy_workflow(root, cells)
-        found = [_plan(root) for _ in range(rounds)]
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in MODES}
+        for _ in range(rounds):
+            for name, options in MODES.items():
+                found[name].append(_plan(root, options))
     return {
         "cells": cells,
         "rounds": rounds,
-        "wall_seconds": [round(wall, 2) for wall, _, _ in found],
-        "cpu_seconds": [round(cpu, 2) for _, cpu, _ in found],
-        "peak_mib": max(round(peak) for _, _, peak in found),
+        "wall_seconds": {name: [round(wall, 2) for wall, _, _ in rows] for name, rows in found.items()},
+        "cpu_seconds": {name: [round(cpu, 2) for _, cpu, _ in rows] for name, rows in found.items()},
+        "peak_mib": max(round(peak) for rows in found.values() for _, _, peak in rows),
     }
 
 
 def copy_workflow(root: Path, cells: int) -> None:
     """A folder with the workflow and a study ``planning.yaml`` of that many cells (a multiple of 50)."""
+    copy_parts(root)
+    write_study(root, cells)
+
+
+def copy_parts(root: Path) -> None:
+    """The workflow and the library, without results."""
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, root / part)
-    write_study(root, cells)
 
 
 def write_study(root: Path, cells: int) -> None:
@@ -70,9 +80,10 @@ def command(root: Path, *python: str) -> tuple[list[str], dict[str, Any]]:
     return [*line, "--configfile", "planning.yaml"], {"cwd": root, "env": environment}
 
 
-def _plan(root: Path) -> tuple[float, float, float]:
+def _plan(root: Path, more: tuple[str, ...]) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, MiB at the peak) of one dry run."""
     line, options = command(root)
+    line += more
     with (root / "plan.log").open("w") as log:
         started = time.perf_counter()
         process = subprocess.Popen(line, stdout=log, stderr=log, **options)

@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).parent
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")  # where a statement holds statements
 
 
 def module_file(module: str) -> Path | None:
@@ -41,13 +42,15 @@ def direct_imports(module: str) -> frozenset[str]:
 
 
 def _runtime_nodes(tree: ast.AST) -> list[ast.AST]:
+    """All statements but those of type-checking blocks. An import is a statement, so expressions are not entered."""
     nodes: list[ast.AST] = []
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
         nodes.append(node)
         guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        stack.extend(node.orelse if guarded and isinstance(node, ast.If) else ast.iter_child_nodes(node))
+        for field in ("orelse",) if guarded else _BODIES:
+            stack.extend(getattr(node, field, ()))
     return nodes
 
 

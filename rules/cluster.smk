@@ -61,6 +61,9 @@ def small_jobs(name, group, log=None, result=None):
     not) therefore goes alone: started once more, a run gets through with all but the guilty.
     """
 
+    if DRY and workflow.is_main_process:
+        return None
+
     @functools.cache
     def of_model(model):
         return group if needs.is_small(STUDY, name, model) else None

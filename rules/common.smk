@@ -140,10 +140,12 @@ def cell_files(experiment, name):
     return [f for f in files if Path(f).exists()] if STUDY.allow_missing else files
 
 
+DRY = any(re.fullmatch(r"--dry-?run|-[a-mo-z]*n[a-z]*", a) for a in sys.argv[1:])
+
+
 def drop_tables_with_holes():
     """Remove tables that are there although a cell of theirs is not: Snakemake by itself does not look behind a table,
     and a table with a hole is no result. A dry run only says so."""
-    dry = any(re.fullmatch(r"--dry-?run|-[a-mo-z]*n[a-z]*", a) for a in sys.argv[1:])
     for table, experiment in {**TABLES, **VIEWS}.items():
         path = Path(f"results/{table}.csv")
         if experiment not in STUDY.experiments or not path.exists():
@@ -153,7 +155,7 @@ def drop_tables_with_holes():
                 f"{path}: a cell is missing; the table will be made again",
                 file=sys.stderr,
             )
-            if not dry:
+            if not DRY:
                 path.unlink()
 
 

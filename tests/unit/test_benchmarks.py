@@ -109,7 +109,7 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
         "Solve",
         "Evaluation",
         "Resident memory",
-        "Dry run of 100 cells",
+        "Planning 100 cells",
         "CPU time of a memit cell",
     ):
         assert text in once

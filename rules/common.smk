@@ -267,12 +267,10 @@ def plain(section, name=None):
 
 def cell_parameters(wildcards):
     """Everything that a cell depends on beside its files: a changed value reruns the cell."""
-    recipe = plain("methods", wildcards.method)
+    recipe = dict(plain("methods", wildcards.method))
     if "capacity" in wildcards.keys():
-        recipe |= {
-            "replay_capacity": int(wildcards.capacity),
-            "replay_strategy": wildcards.strategy,
-        }
+        recipe["replay_capacity"] = int(wildcards.capacity)
+        recipe["replay_strategy"] = wildcards.strategy
     plan = STUDY.experiments[wildcards.experiment]
     return {
         "recipe": recipe,

@@ -103,7 +103,9 @@ def test_results_do_not_depend_on_the_number_of_cores(finished, fresh):
 
 
 def test_the_other_tables(copied):
-    copied.run("results/quick_validation.csv", "results/baseline_comparison.csv", "results/replay_ablation.csv")
+    tables = ("results/quick_validation.csv", "results/baseline_comparison.csv", "results/replay_ablation.csv")
+    copied.run(*tables)
+    assert copied.jobs(*tables, MATRIX) == {}
     baseline = table(copied, "results/baseline_comparison.csv")
     assert sorted(baseline["method"].unique()) == ["emmet", "memit", "rome"]
     assert (baseline[["seconds", "peak_memory_mb"]] > 0).all().all()

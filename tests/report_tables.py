@@ -123,8 +123,10 @@ def pairs(rng: np.random.Generator, wanted: Sequence[tuple[str, str]]) -> pd.Dat
         for rank in (4, 8, 16):
             for metric in ("ES", "PS", "NS", "S"):
                 value = 0.02 * float(rng.standard_normal())
-                row = {"a": a, "b": b, "rank": rank, "replay": 0, "seeds": 3, "metric": metric, "value": value}
-                rows.append(row | {"ci_low": value - 0.02, "ci_high": value + 0.02, "p_value": 0.2, "n": 384})
+                row = {"a": a, "b": b, "rank": rank, "replay": 0, "seeds": 3, "stored_ratio": 0.5, "metric": metric}
+                rows.append(
+                    row | {"value": value, "ci_low": value - 0.02, "ci_high": value + 0.02, "p_value": 0.2, "n": 384}
+                )
     return pd.DataFrame(rows)
 
 

@@ -83,7 +83,8 @@ def lora_table(cells: Cells) -> pd.DataFrame:
 def compare(cells: Cells, pairs: Sequence[tuple[str, str]], along: Sequence[str] = ("rank", "replay")) -> pd.DataFrame:
     """Paired differences method A - method B over all seeds, at every value of the axes ``along``.
 
-    An axis on which a method collapses (rank of raw recipes) matches any value.
+    An axis on which a method collapses (rank of raw recipes) matches any value. ``stored_ratio`` is how many times the
+    numbers of B's edit A's edit stores.
     """
     found = {tuple(sorted(cell.items())): directory for directory, cell in cells}
     rows = []
@@ -97,10 +98,16 @@ def compare(cells: Cells, pairs: Sequence[tuple[str, str]], along: Sequence[str]
                 groups.setdefault(tuple(cell[k] for k in along), []).append((directory, other))
         for key, matched in groups.items():
             tables = [(read_cases(one), read_cases(two)) for one, two in matched]
+            where = dict(zip(along, key, strict=True)) | {"seeds": len(matched), "stored_ratio": _stored_ratio(matched)}
             for difference in paired_differences(tables):
-                where = dict(zip(along, key, strict=True))
-                rows.append({"a": a, "b": b, **where, "seeds": len(matched), **dataclasses.asdict(difference)})
+                rows.append({"a": a, "b": b, **where, **dataclasses.asdict(difference)})
     return pd.DataFrame(rows)
+
+
+def _stored_ratio(matched: Sequence[tuple[str, str]]) -> float:
+    """Numbers that the first edits of the pairs store, over those of the second."""
+    first, second = (sum(stored(directory)["parameters"] for directory in side) for side in zip(*matched, strict=True))
+    return first / second if second else float("nan")
 
 
 def _partner(found: Mapping[tuple[tuple[str, str], ...], str], wanted: dict[str, str]) -> str | None:

@@ -104,7 +104,7 @@ class Run:
         found: dict[str, set[str]] = {"code": set(), "model": set(), "requests": set()}
         kinds = {"results/models/": "model", "results/data/": "requests"}
         for provenance in self.provenances(experiment):
-            found["code"].add(provenance["code"][:12])
+            found["code"].add(provenance["code"].rpartition(":")[2][:12])
             for path, checksum in provenance["inputs"].items():
                 for start, name in kinds.items():
                     if path.startswith(start):

@@ -176,3 +176,22 @@ def test_accepting_keeps_the_former_checksum(tmp_path):
     assert found["accepted"] == {"metrics.csv": former}
     assert found["files"]["metrics.csv"] != former
     shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(12.0, "12 times its"), (0.08, "8 % of its"), (1.0, None)])
+def test_what_a_gain_was_bought_with_is_said(everything, ratio, said):
+    gain = everything["greedy_gain"].assign(stored_ratio=ratio)
+    found = by_key({**everything, "greedy_gain": gain})
+    sentences = [f["sentence"] for key, f in found.items() if key.startswith("greedy.greedy")]
+    assert sentences
+    assert all((f"(storing {said} numbers)" in s) if said else "storing" not in s for s in sentences)
+
+
+def test_seeds_that_agree_by_chance_know_no_more_than_their_facts(everything):
+    table = everything["retraining"].assign(restored=0.125)
+    for found in by_key({"retraining": table}).values():
+        assert found["low"] < 0.1
+        assert found["high"] > 0.15
+    spread = table.assign(restored=table["seed"] / 10)
+    for found in by_key({"retraining": spread}).values():
+        assert found["high"] - found["low"] > 0.3

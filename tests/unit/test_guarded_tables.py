@@ -117,6 +117,17 @@ def test_paired_comparison_matches_collapsed_ranks_and_seeds(cells):
     assert (table["value"] <= table["ci_high"]).all()
 
 
+def test_a_comparison_tells_how_much_more_is_stored(cells):
+    table = guarded.compare(cells, [("emmet_greedy", "emmet_lora"), ("emmet_lora", "emmet")])
+    size = dict.fromkeys(METHODS, 0)
+    for directory, cell in cells:
+        size[cell["method"]] += guarded.stored(directory)["parameters"]
+    assert size["emmet_lora"] < size["emmet"]
+    for (a, b), part in table.groupby(["a", "b"]):
+        assert part["stored_ratio"].nunique() == 1
+        assert part["stored_ratio"].iloc[0] == pytest.approx(size[a] / size[b])
+
+
 def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
     table = guarded.trust_table(cells, "emmet", "none", thresholds=[0.2, 0.6])
     assert set(table["method"]) == {"emmet_trust", "emmet_greedy"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_the_model_card_is_one_page_that_says_it_all(made):
     assert "Every declared cell is finished." in card
     assert "no experiment of its own on" in card
     assert "GPT-2 of 4 layers and width 128" in card
+    assert re.search(r"code `[0-9a-f]{12}`", card)
 
 
 def test_missed_facts_have_their_text_and_are_harmless_in_a_spreadsheet(made, tmp_path):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from editlab.analysis.intervals import mean_interval, pooled
+from editlab.analysis.intervals import pooled
+from editlab.analysis.retraining import INTERVAL, restored_shares
 from editlab.analysis.rows import largest, records
 from editlab.analysis.style import error_bars, legend, marks, panels, says, share_axis, styled
 from editlab.analysis.wording import counted, label, level_with, percent, stands_on
@@ -93,30 +94,21 @@ def rank_tradeoff_caption(table: pd.DataFrame) -> str:
     )
 
 
-def _restored(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean share of the old knowledge that came back, by method: value, low, high, seeds."""
-    cells = table.drop_duplicates(["method", "batch", "replay", "rank", "seed"])
-    rows = []
-    for method, part in cells.groupby("method", sort=False):
-        value, low, high = mean_interval(part["restored"])
-        rows.append({"method": method, "value": value, "low": low, "high": high, "seeds": len(part)})
-    return pd.DataFrame(rows)
-
-
 @styled
 def retraining(table: pd.DataFrame) -> Figure:
     """Share of the edited-away knowledge that retraining on other facts brings back, by method."""
-    rows = _restored(table) if len(table) else table
+    rows = restored_shares(table)
     if rows.empty:
         return says("No edit was retrained.")
     figure, (axis,) = panels(1, 1, 0.6 + 0.27 * len(rows))
     looks = marks(rows["method"])
     for i, row in enumerate(records(rows)):
         mark = looks[row["method"]]
-        low = 0.0 if pd.isna(row["low"]) else max(0.0, row["value"] - row["low"])
-        high = 0.0 if pd.isna(row["high"]) else max(0.0, row["high"] - row["value"])
+        value = row["restored"]
+        low = 0.0 if pd.isna(row["restored_low"]) else value - row["restored_low"]
+        high = 0.0 if pd.isna(row["restored_high"]) else row["restored_high"] - value
         look: dict[str, Any] = {"color": mark.color, "hatch": mark.hatch, "alpha": 0.75, "edgecolor": "white"}
-        axis.barh(i, row["value"], xerr=[[low], [high]], capsize=2, error_kw={"elinewidth": 0.8}, **look)
+        axis.barh(i, value, xerr=[[low], [high]], capsize=2, error_kw={"elinewidth": 0.8}, **look)
     axis.set_yticks(range(len(rows)), [label(m) for m in rows["method"]])
     axis.invert_yaxis()
     axis.axvline(0, color="#333333", linewidth=0.7)
@@ -127,15 +119,16 @@ def retraining(table: pd.DataFrame) -> Figure:
 
 def retraining_caption(table: pd.DataFrame) -> str:
     """How much came back, by method."""
-    rows = _restored(table) if len(table) else table
+    rows = restored_shares(table)
     if rows.empty:
         return "No edit was retrained."
-    found = ", ".join(f"{label(r['method'])} {level_with(r['value'], r['low'], r['high'])}" for r in records(rows))
-    held = table[(table["facts"] == "held_out") & (table["when"] == "before")]
-    n = int(held["n"].max()) if len(held) else 0
+    found = ", ".join(
+        f"{label(r['method'])} {level_with(r['restored'], r['restored_low'], r['restored_high'])}"
+        for r in records(rows)
+    )
     return (
         "Share of the old objects of held-out edited facts that retraining on other edited facts brought back, by exact "
         "match of the answer (1: all): "
-        f"{found}. Mean over {counted(int(rows['seeds'].max()), 'seed')} with Student's 95 % interval (n = "
-        f"{counted(n, 'held-out fact')} a seed)."
+        f"{found}. Mean over {counted(int(rows['seeds'].max()), 'seed')} with {INTERVAL} (n = "
+        f"{counted(int(rows['facts'].max()), 'held-out fact')} a seed)."
     )

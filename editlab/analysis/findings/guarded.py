@@ -12,7 +12,7 @@ from editlab.analysis.figures.forgetting import RETENTION
 from editlab.analysis.figures.greedy import rank_correlation
 from editlab.analysis.figures.trust import area_with_interval, both_classes, stressed
 from editlab.analysis.findings.base import Finding, difference_finding, direction, size_percent
-from editlab.analysis.intervals import mean_interval
+from editlab.analysis.retraining import restored_shares
 from editlab.analysis.rows import largest, records
 from editlab.analysis.scores import pooled_curves
 from editlab.analysis.wording import counted, label, leading, level_with, percent, signed, signed_with
@@ -92,9 +92,17 @@ def lora_findings(tables: Tables) -> list[Finding]:
         key = f"lora.{row['a']}_vs_{row['b']}_rank{row['rank']}" + (
             f"_replay{row['replay']:g}" if row["replay"] else ""
         )
-        subject = f"{label(row['a'])} at rank {row['rank']}, in place of {label(row['b'])},"
+        subject = _in_place_of(row)
         found.append(difference_finding(key, row, subject, "S", "results/lora_gain.csv", _replayed(row)))
     return found + _bytes(tables)
+
+
+def _in_place_of(row: Mapping[str, Any]) -> str:
+    """Who is compared, and how much more or less it stores: gains that were bought with parameters must say so."""
+    ratio = float(row["stored_ratio"])
+    size = f"{ratio:.2g} times" if ratio > 1 else f"{percent(ratio)} of"
+    stores = f" (storing {size} its numbers)" if abs(ratio - 1) > 0.02 else ""
+    return f"{label(row['a'])} at rank {row['rank']}, in place of {label(row['b'])}{stores},"
 
 
 def _replayed(row: Mapping[str, Any]) -> str:
@@ -211,8 +219,9 @@ def greedy_findings(tables: Tables) -> list[Finding]:
                 key = f"greedy.{row['a']}_vs_{row['b']}_rank{row['rank']}" + (
                     f"_replay{row['replay']:g}" if row["replay"] else ""
                 )
-                subject = f"{label(row['a'])} at rank {row['rank']}, in place of {label(row['b'])},"
-                found.append(difference_finding(key, row, subject, "S", "results/greedy_gain.csv", _replayed(row)))
+                found.append(
+                    difference_finding(key, row, _in_place_of(row), "S", "results/greedy_gain.csv", _replayed(row))
+                )
     steps = tables.get("greedy_steps", pd.DataFrame())
     for method, part in steps.groupby("method", sort=True) if len(steps) else ():
         value, low, high = rank_correlation(part["trust"], part["gain"])
@@ -232,18 +241,26 @@ def retraining_findings(tables: Tables) -> list[Finding]:
     if table.empty:
         return []
     found = []
-    cells = table.drop_duplicates(["method", "batch", "replay", "rank", "seed"])
-    for method, part in cells.groupby("method", sort=False):
-        value, low, high = mean_interval(part["restored"])
+    for row in records(restored_shares(table)):
+        value, low, high = (float(row[name]) for name in ("restored", "restored_low", "restored_high"))
         number = percent(value) + (f" ({percent(low)} to {percent(high)})" if low == low else "")
         known = value == value
         sentence = (
-            f"Retraining on other edited facts brings back {number} of the exact answers that {label(str(method))} had replaced "
-            f"({counted(len(part), 'seed')})."
+            f"Retraining on other edited facts brings back {number} of the exact answers that "
+            f"{label(row['method'])} had replaced ({counted(row['seeds'], 'seed')})."
         )
         if known:
             sure = bool(low == low and low > 0)
             found.append(
-                Finding(f"retraining.{method}", sentence, value, low, high, len(part), sure, "results/rtt_edits.csv")
+                Finding(
+                    f"retraining.{row['method']}",
+                    sentence,
+                    value,
+                    low,
+                    high,
+                    row["seeds"],
+                    sure,
+                    "results/rtt_edits.csv",
+                )
             )
     return found

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.intervals import mean_table, pooled
+from editlab.analysis.intervals import pooled
 from editlab.analysis.latex import Column
+from editlab.analysis.retraining import INTERVAL, restored_shares
 from editlab.analysis.rows import records
 from editlab.analysis.scores import SCORES, SETTING, count, pooled_curves
 from editlab.analysis.sheets.base import DIFFERENCE_COLUMNS, SCORE_COLUMNS, Sheet, Tables, differences_wide
@@ -167,15 +168,12 @@ def greedy(tables: Tables) -> Sheet:
 def retraining(tables: Tables) -> Sheet:
     """Share of the old knowledge that retraining brought back."""
     table = tables["table"]
-    cells = table.drop_duplicates([*SETTING, "seed"])
-    frame = mean_table(cells, ["method", "rank"], ["restored"])
-    held = table[(table["facts"] == "held_out") & (table["when"] == "before")]
-    facts = int(held["n"].max()) if len(held) else 0
-    frame["n"] = facts
+    frame = restored_shares(table, ["method", "rank"]).rename(columns={"facts": "n"})
+    facts = int(frame["n"].max()) if len(frame) else 0
     seeds = int(frame["seeds"].max()) if len(frame) else 0
     caption = (
         "Share of the old objects of held-out edited facts that came back after retraining on other edited facts, by exact "
         "match of the answer (1: all): "
-        f"mean over {counted(seeds, 'seed')} with Student's 95 % interval (n = {counted(facts, 'held-out fact')} a seed)."
+        f"mean over {counted(seeds, 'seed')} with {INTERVAL} (n = {counted(facts, 'held-out fact')} a seed)."
     )
     return Sheet(frame, [METHOD, RANK, Column("restored", "restored")], caption, "results/rtt_edits.csv")

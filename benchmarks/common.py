@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from editlab.artifacts import versions, write_json
+from editlab.artifacts import PROVENANCE, versions, write_json
 from editlab.data import load_requests, make_facts, neutral_sentences, true_statements
 from editlab.linalg import SecondMoment
 from editlab.models import load_model
@@ -184,6 +184,7 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
 def write(name: str, values: Mapping[str, Any], directory: Path) -> Path:
     """Save one benchmark with the machine that it ran on."""
     path = directory / f"{name}.json"
+    path.with_name(f"{path.name}.{PROVENANCE}").unlink(missing_ok=True)  # of what the workflow measured for its report
     write_json(path, {"benchmark": name, "machine": machine(), **values})
     return path
 

@@ -243,6 +243,9 @@ class Study(Section):
     sweep: Sweep = Sweep()
     resources: dict[str, Resources] = Field(default_factory=dict, description="by rule; default applies elsewhere")
     allow_missing: bool = Field(False, description="write tables with holes, and list them")
+    measure_speed: bool = Field(
+        False, description="time the targets for the report, where the model is a substrate: 2 minutes"
+    )
     _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already
 
     @model_validator(mode="after")

@@ -223,6 +223,11 @@ def statistics_inputs(wildcards):
     return inputs
 
 
+def small_model():
+    """Whether the study's model is one that the workflow trains."""
+    return isinstance(STUDY.models[STUDY.model], SubstrateModel)
+
+
 def used_recipes():
     return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
 

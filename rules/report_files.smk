@@ -5,7 +5,11 @@ from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS
 
 REPORT_CAPTION = "../report/captions/generated.rst"
 REPORT_CATEGORY = "Knowledge editing"
-BENCHMARKS = sorted(str(p) for p in Path("results/benchmarks").glob("*.json"))
+SPEED = "results/benchmarks/targets.json"
+BENCHMARKS = sorted(
+    {str(p) for p in Path("results/benchmarks").glob("*.json")}
+    | ({SPEED} if STUDY.measure_speed and small_model() else set())
+)
 DRAWN = [name for name in FIGURES if name != "layer_importance"]
 # Tables of cells and of curves that the pages show where the study has their experiment.
 CELL_TABLES = {
@@ -65,10 +69,9 @@ def report_findings():
 def traced():
     """Whether the layers of the study's model are traced: where a recipe asks for it, where it was done, or where it takes
     seconds."""
-    small = isinstance(STUDY.models[STUDY.model], SubstrateModel)
     asked = any(recipe.layers == "auto" for recipe in used_recipes())
     table = Path(f"results/layers/{STUDY.model}/{STUDY.dataset}/indirect_effects.csv")
-    return small or asked or table.exists()
+    return small_model() or asked or table.exists()
 
 
 def report_figures():

@@ -49,6 +49,30 @@ rule compare_cells:
         "../workflow_scripts/compare_cells.py"
 
 
+rule measure_speed:
+    input:
+        model=f"results/models/{STUDY.model}",
+        requests=f"results/data/{STUDY.dataset}/requests.json",
+    output:
+        SPEED,
+    log:
+        "logs/measure_speed.log",
+    benchmark:
+        "results/benchmarks/rules/measure_speed.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: workflow.cores or 1  # nothing else runs meanwhile
+    resources:
+        mem_mb=resource("measure_speed", "mem_mb"),
+        runtime=resource("measure_speed", "runtime"),
+    params:
+        code=code_digest("edit.targets", "models"),
+    message:
+        "Time batched targets against one by one"
+    script:
+        "../workflow_scripts/measure_speed.py"
+
+
 rule collect_speed:
     input:
         BENCHMARKS,

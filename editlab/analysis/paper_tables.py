@@ -19,7 +19,7 @@ OWN_CAPTIONS = {
     "experiments": "The experiments of this study. A cell is one method at one point of the axes, with one seed.",
     "recipes": "Hyper-parameters by method, as resolved from the configuration of this run.",
     "failures": "The edited facts that came out worst, over all streams that edited them.",
-    "provenance": "The file behind every table and figure of this paper, with the start of its checksum.",
+    "provenance": "The file behind every figure and table of the run, with the start of its checksum. Not all are printed here.",
 }
 
 

@@ -143,7 +143,7 @@ def replay_batch_heatmap(matrix: pd.DataFrame) -> Figure:
         return says(NO_REPLAY)
     table = table[table["method"].isin(methods)]
     rows, columns, roomy = _layout(table)
-    height = 0.6 + rows * (0.35 + (0.31 if roomy else 0.17) * table["replay"].nunique())
+    height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * table["replay"].nunique())
     figure, grid = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, sharex=True, sharey=True)
     low, high = float(table["value"].min()), float(table["value"].max())
     span = (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -151,7 +151,7 @@ def replay_batch_heatmap(matrix: pd.DataFrame) -> Figure:
     for axis, method in zip(grid.flat, methods, strict=False):
         part = table[table["method"] == method]
         image = _heat(axis, part, sorted(table["batch"].unique()), sorted(table["replay"].unique()), span, roomy)
-        axis.set_title(label(method))
+        axis.set_title(label(method).replace(" ", "\n") if columns > 2 else label(method))  # three long names collide
     for axis in list(grid.flat)[len(methods) :]:
         axis.set_visible(False)
     for axis in grid[:, 0]:

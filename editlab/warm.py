@@ -36,12 +36,18 @@ Preload = tuple[str, dict[str, Any]]  # target and arguments
 
 
 def call(
-    target: str, arguments: Mapping[str, Any], *, preload: Sequence[Preload] = (), log: TextIO | None = None
+    target: str,
+    arguments: Mapping[str, Any],
+    *,
+    worker: str = "cells",
+    preload: Sequence[Preload] = (),
+    log: TextIO | None = None,
 ) -> None:
     """Run ``target`` (``"editlab.module:function"``) with keyword ``arguments``, in a warm child where possible.
 
     Args:
         arguments: JSON values only.
+        worker: name of one of the owner's workers; each has its own imports.
         preload: calls that the worker makes once before its first fork, for the imports that they leave behind.
         log: open file that gets the child's messages beside the terminal.
 
@@ -49,7 +55,7 @@ def call(
         EditlabError: the one that the function raised, with its text.
         RuntimeError: the function failed otherwise (its traceback is in the log), or its process died.
     """
-    connection = _connect(preload)
+    connection = _connect(worker, preload)
     if connection is None:
         _function(target)(**arguments)
         return
@@ -75,13 +81,13 @@ def _function(target: str) -> Callable[..., Any]:
     return found
 
 
-def _connect(preload: Sequence[Preload]) -> socket.socket | None:
-    """A connection to the owner's worker, started if need be; None: do without."""
+def _connect(name: str, preload: Sequence[Preload]) -> socket.socket | None:
+    """A connection to the owner's worker of that name, started if need be; None: do without."""
     owner = os.environ.get(OWNER, "")
     if not (owner.isdigit() and sys.platform == "linux" and _alive(int(owner))):
         return None
     with contextlib.suppress(OSError):
-        directory = Path(tempfile.gettempdir(), f"editlab-{os.getuid()}-{owner}")
+        directory = Path(tempfile.gettempdir(), f"editlab-{os.getuid()}-{owner}-{name}")
         directory.mkdir(mode=0o700, exist_ok=True)
         if directory.stat().st_uid != os.getuid() or directory.stat().st_mode & 0o077:
             return None  # somebody else's: not to be trusted

@@ -15,6 +15,7 @@ from report_tables import guarded_tables, write_benchmarks, write_cells
 from editlab.analysis import style
 from editlab.analysis.comparisons import comparisons
 from editlab.analysis.decisions import average_precision
+from editlab.analysis.draw import draw
 from editlab.analysis.figures.trust import _roc_on_grid, area_with_interval, band, newcombe
 from editlab.analysis.guarded import forgetting_table
 from editlab.analysis.registry import FIGURES, SHEETS, function
@@ -51,9 +52,11 @@ def source(root: Path, path: str) -> pd.DataFrame:
 def draw_all(root: Path, target: Path) -> None:
     """Every figure with its caption: what the rules do."""
     for name, entry in FIGURES.items():
-        table = source(root, entry.sources["table"])
-        style.save_figure(function(entry, name)(table), target / f"{name}.pdf", target / f"{name}.png")
-        (target / f"{name}.txt").write_text(function(entry, f"{name}_caption")(table), encoding="utf-8")
+        path = root / Path(entry.sources["table"]).name
+        suffixes = {"pdf": "pdf", "png": "png", "rst": "caption.rst", "tex": "caption.tex"}
+        draw(name, str(path), {kind: str(target / f"{name}.{suffix}") for kind, suffix in suffixes.items()})
+        caption = function(entry, f"{name}_caption")(pd.read_csv(path))
+        (target / f"{name}.txt").write_text(caption, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,14 @@ def test_a_call_runs_in_a_child_of_one_worker_and_writes_what_it_would_here(owne
     assert len(children_named(folder / "worker")) == 1
 
 
+def test_workers_of_other_names_are_others_and_end_with_the_same_owner(owner, tmp_path):
+    for name in ("cells", "figures", "figures"):
+        warm.call(WRITE, {"path": str(tmp_path / "x.json"), "value": name}, worker=name)
+    folders = sorted(tmp_path.glob("editlab-*"))
+    assert [folder.name.rsplit("-", 1)[1] for folder in folders] == ["cells", "figures"]
+    assert [len(children_named(folder / "worker")) for folder in folders] == [1, 1]
+
+
 def test_a_users_mistake_comes_back_as_such(owner, tmp_path):
     with pytest.raises(EditlabError, match=r"missing\.json"):
         warm.call("editlab.data:load_requests", {"path": str(tmp_path / "missing.json")})

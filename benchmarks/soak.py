@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.names import RESULTS
+from editlab.artifacts import PROVENANCE
 from editlab.verify import verify
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 PARTING = 120.0  # seconds until every process of a killed run must be gone; a worker in the midst of its imports ends after them
+TAKEN = 4  # cells that are taken away where a run was faster than the kills
 LIMIT = 7200.0  # seconds after which a single start counts as hung
 
 
@@ -152,7 +154,8 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
     total: int | None = None
     thresholds: list[int] = []
     done: list[dict[str, Any]] = []
-    damaged, outlived, started = 0, 0, time.monotonic()
+    damaged: list[str] = []
+    outlived, started = 0, time.monotonic()
     while len(done) < kills:
         run = study.start(uuid.uuid4().hex)
         while run.left is None and run.process.poll() is None:
@@ -177,7 +180,8 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
         busy, left = run.running(), run.left
         run.kill(kind, rng)
         outlived += len(run.survivors(PARTING))
-        damaged += len(verify(study.folder / "results", progress=False).of("altered"))
+        found = verify(study.folder / "results", progress=False)
+        damaged += [f"after kill {len(done) + 1}: {f.path}: {f.reason}" for f in found.findings if f.kind == "altered"]
         done.append({"kind": kind, "finished": total - (left or 0), "running": busy})
         print(f"kill {len(done)} of {kills}: {kind}, {left} jobs left, {', '.join(busy) or 'no job'}", file=sys.stderr)
     run = study.start(uuid.uuid4().hex)
@@ -189,7 +193,8 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
     return {
         "kills": done,
         "jobs": total,
-        "damaged": damaged,
+        "damaged": len(damaged),
+        "damaged_files": damaged,
         "outlived": outlived,
         "unlike_provenance": len(verify(study.folder / "results", progress=False).findings),
         "seconds": round(time.monotonic() - started, 1),
@@ -197,11 +202,12 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
 
 
 def _unfinish(study: Study, rng: random.Random) -> None:
-    """The run was faster than the kills: take the target and one cell away, so that there is something left to disturb."""
-    (study.folder / study.target).unlink(missing_ok=True)
+    """The run was faster than the kills: take the target and a few cells away, so that there is something left to disturb."""
+    for taken in (study.target, f"{study.target}.{PROVENANCE}"):
+        (study.folder / taken).unlink(missing_ok=True)
     cells = sorted(p.parent for p in (study.folder / "results" / "edit").rglob("metrics.csv"))
-    if cells:
-        shutil.rmtree(rng.choice(cells))
+    for cell in rng.sample(cells, min(TAKEN, len(cells))):
+        shutil.rmtree(cell)
 
 
 def differences(one: Path, other: Path, target: str) -> list[str]:

@@ -161,7 +161,7 @@ def speed_benchmark_caption(speed: pd.DataFrame) -> str:
     for row in records(speed[speed["speedup"].notna()].drop_duplicates("benchmark")):
         spread = level_with(row["speedup"], row["speedup_low"], row["speedup_high"], 1)
         found.append(
-            f"{row['benchmark']} {spread} times less CPU time than {row['against']} at {row['x_name']} {row['x']:g}"
+            f"{row['benchmark']} {spread} times less CPU time than {row['against']} at {row['x']:g} {row['x_name']}"
         )
     machine = speed["machine"].iloc[0]
     told = f"{'; '.join(found)}. " if found else ""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +75,13 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    path = Path(tempfile.gettempdir(), "editlab-test-cluster.lock")
+    lock = os.open(path, os.O_CREAT | os.O_RDWR)  # one at a time, whoever runs tests here
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        pytest.skip("a test cluster of another process is up")
     missing = subprocess.run([SCRIPT, "check"], capture_output=True, text=True, check=False)
     if missing.returncode:
         pytest.skip(f"no Slurm here: {missing.stdout.strip()}")
@@ -83,6 +92,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     assert not folder.exists()
     assert not Path("/etc/slurm/slurm.conf").exists()
     assert not [p for p in processes() if p in ("slurmctld", "slurmd", "munged", "slurmstepd")]
+    os.close(lock)
 
 
 def processes() -> list[str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import CONTEXTS, second_moment, subject, threads
-from editlab.config import Recipe, validated
 from editlab.edit.editor import EditSession, batches
+from editlab.recipe import Recipe
 from editlab.timing import peak_memory_mb
+from editlab.validation import validated
 
 LAYER = 0
 REPLAY = 0.3

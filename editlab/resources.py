@@ -1,7 +1,7 @@
 """What a job asks of a cluster: memory, minutes and GPUs, from the size of the model, the batch and the number of edits.
 
 ``config.resources`` has an entry by rule; what an entry leaves out comes from ``default``, then from the defaults of
-:class:`~editlab.config.Resources`. Jobs that do not load the model get the entry as it stands. For the others
+:class:`~editlab.sections.Resources`. Jobs that do not load the model get the entry as it stands. For the others
 
 - memory (MB) = ``mem_mb`` + ``model_copies`` x weights + ``mem_mb_per_fact`` x batch;
 - minutes = ``runtime`` + ``runtime_per_billion`` x billions of parameters; for a cell the second term is multiplied by
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 
-from editlab.config import HubModel, Resources, Study, SubstrateModel
+from editlab.config import Study
+from editlab.sections import HubModel, Resources, SubstrateModel
 
 _BYTES = {"float64": 8, "float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 Model = SubstrateModel | HubModel

@@ -11,17 +11,10 @@ import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.code import code_digest
-from editlab.config import (
-    FactsData,
-    FileData,
-    HubModel,
-    SubstrateModel,
-    check_files,
-    dataset_path,
-    load_study,
-)
+from editlab.config import check_files, dataset_path, load_study
 from editlab.edit.registry import SOLVERS
 from editlab.errors import ConfigError
+from editlab.sections import FactsData, FileData, HubModel, SubstrateModel
 from editlab.warm import OWNER
 
 try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from editlab.artifacts import write_csv, write_jsonl, write_provenance
-from editlab.config import Evaluation
 from editlab.data import load_requests
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.edit.editor import EditSession
@@ -22,6 +21,7 @@ from editlab.provenance import commit_of, origins
 from editlab.randomness import set_threads
 from editlab.recipe import Recipe, Trust
 from editlab.requests import EditRequest, read_json
+from editlab.sections import Evaluation
 from editlab.timing import Stopwatch, peak_memory_mb
 from editlab.validation import validated
 
@@ -33,11 +33,11 @@ class CellPlan:
     """Everything that a cell's result depends on beside its input files.
 
     Attributes:
-        recipe: fields of :class:`editlab.config.Recipe`.
+        recipe: fields of :class:`editlab.recipe.Recipe`.
         batch, replay, rank, seed: the cell's coordinates.
         num_edits: edits in the stream.
         known_only: draw only facts that the model knows.
-        evaluation: fields of :class:`editlab.config.Evaluation`.
+        evaluation: fields of :class:`editlab.sections.Evaluation`.
         loading: arguments of :func:`editlab.models.load_model`.
         perplexity_text: text file for perplexity; None: held-out neutral sentences.
         rank: of LoRA adapters; 0 for raw recipes.

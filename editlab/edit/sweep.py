@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from editlab.config import Recipe, validated
 from editlab.data.corpus import sample_known
 from editlab.edit.editor import EditSession
 from editlab.edit.keys import Contexts
 from editlab.evaluation.scoring import score_requests
 from editlab.evaluation.summary import summarize
+from editlab.recipe import Recipe
 from editlab.requests import EditRequest
+from editlab.validation import validated
 
 if TYPE_CHECKING:
     import pandas as pd

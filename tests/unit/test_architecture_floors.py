@@ -14,7 +14,7 @@ import pytest
 from editlab.architectures import FAMILIES
 from editlab.code import ROOT, direct_imports
 
-GROUND = "errors validation artifacts randomness timing warm code provenance verify bundle edit.registry recipe config"
+GROUND = "errors validation artifacts randomness timing warm code provenance verify bundle edit.registry recipe sections config"
 GROUND += " resources"
 FLOORS: list[str] = [
     GROUND,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editlab import resources
-from editlab.config import HubModel, Resources, SubstrateModel, load_study
+from editlab.config import load_study
+from editlab.sections import HubModel, Resources, SubstrateModel
 
 
 def study(**entries):

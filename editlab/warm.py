@@ -62,9 +62,11 @@ def call(
     with connection:
         request = json.dumps({"target": target, "arguments": dict(arguments), "directory": str(Path.cwd())}).encode()
         files = [1, 2] + ([log.fileno()] if log is not None else [])
-        socket.send_fds(connection, [len(request).to_bytes(8, "big")], files)
-        connection.sendall(request)
-        answer = _receive(connection)
+        answer = None
+        with contextlib.suppress(ConnectionError):  # it died before it had read all of the request
+            socket.send_fds(connection, [len(request).to_bytes(8, "big")], files)
+            connection.sendall(request)
+            answer = _receive(connection)
     if answer is None:
         raise RuntimeError(f"{target}: its process died without a word (killed, or out of memory)")
     if "error" in answer:
@@ -168,8 +170,10 @@ def _child(connection: socket.socket) -> None:
     try:
         header, files, _, _ = socket.recv_fds(connection, 8, 3)
         size, body = int.from_bytes(header, "big"), b""
-        while len(body) < size:
-            body += connection.recv(size - len(body))
+        while len(body) < size and (block := connection.recv(size - len(body))):
+            body += block
+        if not files or len(body) < size:
+            os._exit(1)  # the caller died before it had asked: nobody to answer
         request = json.loads(body)
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)

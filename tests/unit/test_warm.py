@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -107,4 +109,26 @@ def test_a_killed_child_is_reported_and_a_killed_caller_ends_its_child(owner, tm
     wait_until(lambda: len(children_named(folder / "worker")) == 2)
     caller.kill()
     caller.wait()
+    wait_until(lambda: children_named(folder / "worker") == [worker])
+
+
+def test_a_process_that_dies_before_it_read_its_request_is_reported(monkeypatch):
+    here, there = socket.socketpair()
+    monkeypatch.setattr(warm, "_connect", lambda name, preload: here)
+    died = threading.Thread(target=lambda: (there.recv(8), time.sleep(0.2), there.close()))  # unread data: a reset
+    died.start()
+    with pytest.raises(RuntimeError, match="died without a word"):
+        warm.call(WRITE, {"path": "x", "value": 1})
+    died.join()
+
+
+def test_a_caller_that_dies_before_it_asked_leaves_no_child(owner, tmp_path):
+    warm.call(WRITE, {"path": str(tmp_path / "x"), "value": 1})
+    (folder,) = tmp_path.glob("editlab-*")
+    (worker,) = children_named(folder / "worker")
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(folder / "worker"))
+        socket.send_fds(caller, [(100).to_bytes(8, "big")], [1, 2])
+        caller.sendall(b"{")
+        wait_until(lambda: len(children_named(folder / "worker")) == 2)
     wait_until(lambda: children_named(folder / "worker") == [worker])

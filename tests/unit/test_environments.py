@@ -46,6 +46,14 @@ def test_what_is_installed_here_is_the_lock():
     assert not different, f"run `make setup`: {different}"
 
 
+@pytest.mark.xdist_group("alone")
+def test_the_runner_keeps_groups_of_tests_together(request):
+    """What shares a fixture that takes minutes, or a cluster, must go to one process: some releases forget to."""
+    if not request.config.getoption("loadgroup", default=False):
+        pytest.skip("the runner does not deal out tests by group here")
+    assert request.node.nodeid.endswith("@alone")
+
+
 def test_the_additions_for_kubernetes_leave_the_lock_alone():
     base, more = locked(), locked("requirements-kubernetes.lock")
     assert {package for package in base.keys() & more.keys() if base[package] != more[package]} <= {"python-dateutil"}

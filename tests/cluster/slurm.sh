@@ -8,7 +8,7 @@
 #   slurm.sh check          say in one line what is missing here (exit 1), or nothing
 #
 # Needs root and the Debian packages slurm-wlm and munge. Jobs that exceed their memory are caught by polling (every second),
-# as there are no cgroups.
+# as there are no cgroups. The node has two CPUs whatever the machine has: as many as a submission of profiles/slurm asks for.
 set -euo pipefail
 readonly CONF=/etc/slurm/slurm.conf
 readonly DAEMONS=(slurmd slurmctld munged)
@@ -66,13 +66,14 @@ JobAcctGatherParams=OverMemoryKill
 JobCompType=jobcomp/filetxt
 JobCompLoc=$DIR/log/jobs.txt
 ReturnToService=2
+SlurmdParameters=config_overrides
 EnforcePartLimits=ALL
 MinJobAge=300
 MaxArraySize=1001
 InactiveLimit=0
 KillWait=5
 DefMemPerCPU=1000
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=02:00:00 DefaultTime=00:10:00 State=UP
 END
 }

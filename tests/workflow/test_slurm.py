@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Workflow, copy_workflow
+from conftest import Workflow, copy_workflow
+
+from benchmarks.workflow import REPOSITORY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 SCRIPT = REPOSITORY / "tests" / "cluster" / "slurm.sh"
 MATRIX = "results/ablation_matrix.csv"
 CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~0/rank~0/seed~1"
 CELLS = {"memit": 4, "emmet": 4, "none": 1}  # method -> batch, as it stands in the path
-CPUS = os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +74,6 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    path = Path(tempfile.gettempdir(), "editlab-test-cluster.lock")
-    lock = os.open(path, os.O_CREAT | os.O_RDWR)  # one at a time, whoever runs tests here
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        pytest.skip("a test cluster of another process is up")
     missing = subprocess.run([SCRIPT, "check"], capture_output=True, text=True, check=False)
     if missing.returncode:
         pytest.skip(f"no Slurm here: {missing.stdout.strip()}")
@@ -92,7 +84,6 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     assert not folder.exists()
     assert not Path("/etc/slurm/slurm.conf").exists()
     assert not [p for p in processes() if p in ("slurmctld", "slurmd", "munged", "slurmstepd")]
-    os.close(lock)
 
 
 def processes() -> list[str]:
@@ -138,14 +129,12 @@ def without_cells(local: Workflow, target: Path) -> Workflow:
     return Workflow(target)
 
 
-def patient_sbatch(workflow: Workflow) -> Path:
-    """A folder with an sbatch that writes down why it was refused, which the executor does not tell of groups, and asks
-    again: seen once, under load."""
+def outspoken_sbatch(workflow: Workflow) -> Path:
+    """A folder with an sbatch that writes down why it was refused, which the executor does not tell of groups."""
     folder = workflow.root / "bin"
     folder.mkdir(exist_ok=True)
     script = folder / "sbatch"
-    call = f'{shutil.which("sbatch")} "$@" 2>> {workflow.root / "sbatch.log"}'
-    script.write_text(f"#!/bin/sh\nfor pause in 2 4 0; do\n  {call} && exit 0\n  sleep $pause\ndone\nexit 1\n")
+    script.write_text(f'#!/bin/sh\nexec {shutil.which("sbatch")} "$@" 2>> {workflow.root / "sbatch.log"}\n')
     script.chmod(0o755)
     return folder
 
@@ -156,7 +145,7 @@ def submitted(workflow: Workflow, *options: str) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-m", "snakemake", "--nocolor", MATRIX, "--profile", "profiles/slurm"]
     command += ["--configfile", "tiny.yaml", "--slurm-init-seconds-before-status-checks", "3", *options]
     environment = os.environ | {"PYTHONPATH": str(workflow.root), "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{patient_sbatch(workflow)}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = f"{outspoken_sbatch(workflow)}{os.pathsep}{environment['PATH']}"
     with (workflow.root / "run.log").open("a") as log:
         process = subprocess.Popen(command, cwd=workflow.root, env=environment, stdout=log, stderr=log)
     try:

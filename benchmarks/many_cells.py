@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.planning import copy_parts
+from benchmarks.workflow import copy_workflow
 
 STUDY = """
 study: many
@@ -39,8 +39,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     """Seconds a cell both ways, and their ratio."""
     warm, alone = (4, 2) if quick else (500, 100)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        copy_parts(root)
+        root = copy_workflow(Path(folder))
         _snakemake(root, 1)
         seconds = {
             "own_process": _time(root, alone, {"EDITLAB_WORKER": "off"}),

@@ -7,7 +7,6 @@ and the least of several rounds counts, as other work on the machine can only ad
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "envs", "report", "editlab")
+from benchmarks.workflow import copy_workflow
+
 STUDY = """
 study: planning
 experiments:
@@ -36,8 +35,8 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     """Seconds and memory of the dry run."""
     cells, rounds = (100, 1) if quick else (2000, 3)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        copy_workflow(root, cells)
+        root = copy_workflow(Path(folder))
+        write_study(root, cells)
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in MODES}
         for _ in range(rounds):
             for name, options in MODES.items():
@@ -51,24 +50,8 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     }
 
 
-def copy_workflow(root: Path, cells: int) -> None:
-    """A folder with the workflow and a study ``planning.yaml`` of that many cells (a multiple of 50)."""
-    copy_parts(root)
-    write_study(root, cells)
-
-
-def copy_parts(root: Path) -> None:
-    """The workflow and the library, without results."""
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.exists():
-            shutil.copy(source, root / part)
-
-
 def write_study(root: Path, cells: int) -> None:
-    """``planning.yaml`` with that many cells."""
+    """A study ``planning.yaml`` of that many cells (a multiple of 50)."""
     seeds = ", ".join(map(str, range(1, cells // CELLS_A_SEED + 1)))
     (root / "planning.yaml").write_text(STUDY.format(seeds=seeds), encoding="utf-8")
 

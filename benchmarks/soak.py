@@ -28,11 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.names import RESULTS
+from benchmarks.workflow import copy_workflow
 from editlab.artifacts import PROVENANCE
 from editlab.verify import verify
 
-REPOSITORY = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "profiles", "envs", "editlab")
 KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found
 STEPS = re.compile(r"(\d+) of (\d+) steps")
@@ -224,17 +223,6 @@ def differences(one: Path, other: Path, target: str) -> list[str]:
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def copy_workflow(folder: Path) -> Path:
-    """A copy of everything that Snakemake needs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        if (REPOSITORY / part).is_dir():
-            shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(REPOSITORY / part, folder / part)
-    return folder
 
 
 def main(arguments: list[str] | None = None) -> int:

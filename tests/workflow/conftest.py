@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "profiles", "envs", "editlab", "report")
+import benchmarks.workflow
+
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
@@ -61,13 +61,7 @@ class Workflow:
 
 
 def copy_workflow(target: Path) -> Workflow:
-    target.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        source = REPOSITORY / part
-        if source.is_dir():
-            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target / part)
+    benchmarks.workflow.copy_workflow(target)
     shutil.copy(TINY, target / "tiny.yaml")
     return Workflow(target)
 

@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 import yaml
 from cluster import s3
-from conftest import REPOSITORY, Workflow, copy_workflow
+from conftest import Workflow, copy_workflow
+
+from benchmarks.workflow import REPOSITORY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("kubernetes")]
 MATRIX = "results/ablation_matrix.csv"

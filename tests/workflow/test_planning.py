@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.planning import command, copy_workflow, write_study
+from benchmarks.planning import command, write_study
+from benchmarks.workflow import copy_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("planning")]
 FEW, MANY = 50, 250
@@ -30,8 +31,7 @@ def calls(stats: pstats.Stats, *names: str) -> int:
 
 @pytest.fixture(scope="module")
 def few_and_many(tmp_path_factory):
-    root = tmp_path_factory.mktemp("planning")
-    copy_workflow(root, FEW)
+    root = copy_workflow(tmp_path_factory.mktemp("planning"))
     return planned(root, FEW), planned(root, MANY)
 
 

@@ -151,8 +151,8 @@ def test_damage_probe_agrees_with_the_scorer():
     assert (-found.nll / found.tokens).tolist() == pytest.approx(scores.log_prob.tolist(), abs=1e-5)
     assert found.right.tolist() == scores.correct.tolist()
     ids = model.tokenizer(records[0].rewrite_prompt, return_tensors="pt").input_ids
-    best = model(input_ids=ids).logits[0, -1].softmax(-1).max()
-    assert found.confidence[0] == pytest.approx(float(best), abs=1e-5)
+    best = model(input_ids=ids).logits[0, -1].softmax(-1).max().item()
+    assert found.confidence[0] == pytest.approx(best, abs=1e-5)
 
 
 def test_damage_terms():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from report_tables import PROBES, SKILL
 from safetensors.numpy import save_file
 
 from editlab.artifacts import write_csv, write_json, write_jsonl, write_provenance, write_text
@@ -22,17 +23,6 @@ from editlab.edit.registry import SOLVERS
 from editlab.evaluation.summary import summarize
 from editlab.provenance import origins, record_outputs
 
-PROBES = ("rewrite", "paraphrase", "neighborhood")
-# Chance that a probe of each kind succeeds.
-SKILL = {
-    "rome": (0.97, 0.95, 0.75),
-    "memit": (0.97, 0.95, 0.87),
-    "emmet": (0.99, 0.97, 0.86),
-    "alphaedit": (0.95, 0.92, 0.94),
-    "ft": (0.8, 0.65, 0.5),
-    "random": (0.25, 0.22, 0.75),
-    "none": (0.0, 0.0, 1.0),
-}
 CODE = "0123456789abcdef"
 HOSTILE = [
     (r"\input{/etc/passwd}\write18{id} & 100 % $x_1$ #~^ {", r"\end{document}", '=HYPERLINK("http://x")'),

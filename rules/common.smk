@@ -26,6 +26,8 @@ except ConfigError as error:
 # Thousands of jobs are objects that live to the end: the collector need not look at them all the time.
 gc.set_threshold(50_000, 20, 100)
 
+# Jobs end with the Snakemake that starts them (workflow_scripts/watchdog.py).
+os.environ.update(EDITLAB_SNAKEMAKE=str(os.getpid()))
 # Cells of this process share a warm worker (editlab/warm.py), unless EDITLAB_WORKER=off; on a cluster those of one
 # submission do.
 SHARED = workflow.is_main_process or workflow.group_settings.local_groupid != "local"

@@ -7,16 +7,15 @@ import sys
 import threading
 from pathlib import Path
 
-from editlab.warm import OWNER
-
+SNAKEMAKE = "EDITLAB_SNAKEMAKE"  # environment: process id of the Snakemake that starts the jobs (rules/common.smk)
 GRACE = 5.0  # seconds until the interpreter itself is ended, when a library will not let go of it
 ARM = 30.0  # seconds after which that is put off: time in which the process was stopped does not count
-POLL = 1.0  # seconds between looks at the ancestors
+POLL = 1.0  # seconds between looks at whether Snakemake lives
 
 
 @contextlib.contextmanager
 def watched(name, seconds, log):
-    """Run a block that is ended with exit status 1 after ``seconds`` (None: no limit) or with its grandparent.
+    """Run a block that is ended with exit status 1 after ``seconds`` (None: no limit) or with its Snakemake.
 
     Args:
         name: the job, for the message.
@@ -24,7 +23,7 @@ def watched(name, seconds, log):
     """
     done = threading.Event()
     _arm(seconds, log)
-    watch = threading.Thread(target=_watch, args=(name, seconds, log, done, _ancestors()), daemon=True)
+    watch = threading.Thread(target=_watch, args=(name, seconds, log, done, _line()), daemon=True)
     watch.start()
     try:
         yield
@@ -41,11 +40,11 @@ def _arm(seconds, log):
         faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=log)
 
 
-def _watch(name, seconds, log, done, ancestors):
+def _watch(name, seconds, log, done, line):
     waited = 0.0
     while not done.wait(POLL if seconds is None else min(POLL, max(0.0, seconds - waited))):
         waited += POLL
-        if _ancestors() != ancestors or _owner_is_gone():
+        if _line() != line or _is_gone():
             _end(f"{name}: the Snakemake that started it has died; start it again", log)
         if seconds is not None and seconds > waited and waited % ARM < POLL:
             _arm(seconds - waited, log)
@@ -67,17 +66,22 @@ def _end(message, log):
     os._exit(1)
 
 
-def _ancestors():
-    """Parent (the shell of the job) and its parent (Snakemake); another one appears when one of them dies."""
-    parent = os.getppid()
+def _line():
+    """Parent, its parent and so on up to Snakemake, or the parent alone where Snakemake is not among them.
+
+    A shell between the two may outlive Snakemake; what is above Snakemake (a terminal that is closed) does not count.
+    """
+    snakemake, parent = os.environ.get(SNAKEMAKE, ""), os.getppid()
+    line = [parent]
     with contextlib.suppress(OSError, IndexError, ValueError):
-        # The name in brackets may hold anything; after it come the state and the parent.
-        status = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace")
-        return parent, int(status.rpartition(")")[2].split()[1])
-    return (parent,)
+        while line[-1] > 1 and str(line[-1]) != snakemake:
+            # The name in brackets may hold anything; after it come the state and the parent.
+            status = Path(f"/proc/{line[-1]}/stat").read_text(encoding="utf-8", errors="replace")
+            line.append(int(status.rpartition(")")[2].split()[1]))
+    return line if str(line[-1]) == snakemake else [parent]
 
 
-def _owner_is_gone():
-    """Whether the Snakemake that a local job was told of has died, perhaps before the job came to look."""
-    owner = os.environ.get(OWNER, "")
-    return owner.isdigit() and Path("/proc/self").exists() and not Path("/proc", owner).exists()
+def _is_gone():
+    """Whether Snakemake has died, perhaps before the job came to look."""
+    snakemake = os.environ.get(SNAKEMAKE, "")
+    return snakemake.isdigit() and Path("/proc/self").exists() and not Path("/proc", snakemake).exists()

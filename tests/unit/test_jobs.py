@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -29,19 +30,19 @@ snakemake = N(rule="edit_cell", wildcards=Names(method="memit", seed="1"), threa
 """
 
 
-def job(folder: Path, body: str, runtime: object = 5, inputs: tuple[str, ...] = (), shell: bool = False):
-    """A process that runs ``body`` as a script of the workflow."""
+PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT / "workflow_scripts"), str(ROOT)])}
+
+
+def write_script(folder: Path, body: str, runtime: object = 5, inputs: tuple[str, ...] = ()) -> None:
     head = HEAD.replace("RUNTIME", repr(runtime)).replace("INPUT", repr(list(inputs)))
     (folder / "script.py").write_text(head + textwrap.dedent(body))
+
+
+def job(folder: Path, body: str, **options) -> subprocess.Popen[str]:
+    """A process that runs ``body`` as a script of the workflow."""
+    write_script(folder, body, **options)
     command = [sys.executable, "script.py"]
-    paths = os.pathsep.join([str(ROOT / "workflow_scripts"), str(ROOT)])
-    return subprocess.Popen(
-        ["bash", "-c", 'set -e; "$0" "$1"; true', *command] if shell else command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return subprocess.Popen(command, cwd=folder, env=os.environ | PATHS, stderr=subprocess.PIPE, text=True)
 
 
 WRITES = """
@@ -120,32 +121,56 @@ def test_a_job_that_hangs_is_ended_with_its_name_and_what_to_do(tmp_path, body):
     assert "script.py" in log  # where it was
 
 
-def test_a_job_ends_when_its_snakemake_has_died(tmp_path):
-    """Also behind the shell that outlives it: this process plays Snakemake's parent, the first child Snakemake."""
-    script = "with job(snakemake):\n    print('ready', flush=True); import time; time.sleep(60)"
-    job(tmp_path, "", shell=True).communicate(timeout=60)
-    (tmp_path / "script.py").write_text((tmp_path / "script.py").read_text() + script)
-    code = "import subprocess, sys\nsubprocess.Popen(['bash', '-c', f'{sys.executable} script.py; true']).wait()"
-    paths = os.pathsep.join([str(ROOT / "workflow_scripts"), str(ROOT)])
-    snakemake = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": paths},
+def started_by_snakemake(folder: Path, command: str, seconds: float) -> subprocess.Popen[str]:
+    """A terminal in which a process that plays Snakemake has a job that has begun, and sleeps, and writes."""
+    body = WRITES.replace("    from", f"    print('ready', flush=True); import time; time.sleep({seconds})\n    from")
+    write_script(folder, body)
+    code = f"""
+        import os, shlex, subprocess
+        os.environ["EDITLAB_SNAKEMAKE"] = str(os.getpid())
+        open("snakemake.pid", "w").write(str(os.getpid()))
+        subprocess.call(shlex.split({command!r}))
+    """
+    (folder / "snakemake.py").write_text(textwrap.dedent(code))
+    terminal = subprocess.Popen(
+        ["bash", "-c", f"{sys.executable} snakemake.py & read"],
+        cwd=folder,
+        env=os.environ | PATHS,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert snakemake.stdout is not None
-    assert snakemake.stdout.readline() == "ready\n"
-    snakemake.kill()
-    text = snakemake.communicate(timeout=20)[1]  # the pipe closes when the job and its shell are gone
+    assert terminal.stdout is not None
+    assert terminal.stdout.readline() == "ready\n"
+    return terminal
+
+
+STARTED = [f"bash -c '{sys.executable} script.py; true'", f"{sys.executable} script.py"]
+
+
+@pytest.mark.parametrize("command", STARTED, ids=["behind a shell", "directly"])
+def test_a_job_ends_when_its_snakemake_has_died(tmp_path, command):
+    """Also behind the shell that outlives it."""
+    terminal = started_by_snakemake(tmp_path, command, seconds=60)
+    os.kill(int((tmp_path / "snakemake.pid").read_text()), signal.SIGKILL)
+    text = terminal.communicate(timeout=20)[1]  # the pipe closes when the job and its shell are gone
     assert "the Snakemake that started it has died" in text
+
+
+@pytest.mark.parametrize("command", STARTED, ids=["behind a shell", "directly"])
+def test_a_job_goes_on_when_the_terminal_is_closed(tmp_path, command):
+    """What is above Snakemake may end: nohup, and a log-out."""
+    terminal = started_by_snakemake(tmp_path, command, seconds=3)
+    text = terminal.communicate(timeout=20)[1]  # its input is closed, it ends; then the pipe, when the job is gone
+    assert text == ""
+    assert (tmp_path / "results/out.json").exists()
 
 
 def test_a_job_that_starts_after_the_death_of_its_snakemake_ends(tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    monkeypatch.setenv("EDITLAB_OWNER", str(dead.pid))
+    monkeypatch.setenv("EDITLAB_SNAKEMAKE", str(dead.pid))
     process = job(tmp_path, "with job(snakemake):\n    import time; time.sleep(60)")
     text = process.communicate(timeout=30)[1]
     assert process.returncode == 1

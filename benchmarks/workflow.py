@@ -6,7 +6,18 @@ import shutil
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "studies", "profiles", "envs", "report", "editlab")
+PARTS = (
+    "Snakefile",
+    "config.yaml",
+    "rules",
+    "workflow_scripts",
+    "studies",
+    "profiles",
+    "envs",
+    "report",
+    "editlab",
+    "benchmarks",
+)
 
 
 def copy_workflow(folder: Path) -> Path:

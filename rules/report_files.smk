@@ -2,12 +2,17 @@
 # figures.smk and report.smk.
 
 from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS
+from editlab.artifacts import PROVENANCE
 
 REPORT_CAPTION = "../report/captions/generated.rst"
 REPORT_CATEGORY = "Knowledge editing"
 SPEED = "results/benchmarks/targets.json"
 BENCHMARKS = sorted(
-    {str(p) for p in Path("results/benchmarks").glob("*.json")}
+    {
+        str(p)
+        for p in Path("results/benchmarks").glob("*.json")
+        if not p.name.endswith(PROVENANCE)
+    }
     | ({SPEED} if STUDY.measure_speed and small_model() else set())
 )
 DRAWN = [name for name in FIGURES if name != "layer_importance"]

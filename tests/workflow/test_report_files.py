@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from report_tables import write_benchmarks
+
+from editlab.provenance import record_outputs
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/tables/costs"
@@ -68,3 +73,13 @@ def test_speed_is_measured_where_the_study_asks_for_it(copied):
     asked = copied.jobs("all", "--config", "measure_speed=true")
     assert (asked["measure_speed"], asked["collect_speed"]) == (1, 1)
     assert asked["draw_figure"] == copied.jobs("all")["draw_figure"] + 1
+
+
+def test_a_record_beside_what_was_measured_is_not_collected(copied, monkeypatch):
+    """The workflow's own measurement has a provenance in the same folder."""
+    monkeypatch.chdir(copied.root)
+    write_benchmarks(Path("results/benchmarks"))
+    record_outputs(["results/benchmarks/targets.json"], {})
+    copied.run("results/speed.csv")
+    assert b"one by one" in copied.read("results/speed.csv")
+    assert copied.jobs("results/speed.csv") == {}

@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.names import RESULTS
 from benchmarks.workflow import copy_workflow
 from editlab.artifacts import PROVENANCE
-from editlab.verify import verify
+from editlab.verify import Finding, verify
 
 KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found
@@ -179,8 +179,8 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
         busy, left = run.running(), run.left
         run.kill(kind, rng)
         outlived += len(run.survivors(PARTING))
-        found = verify(study.folder / "results", progress=False)
-        damaged += [f"after kill {len(done) + 1}: {f.path}: {f.reason}" for f in found.findings if f.kind == "altered"]
+        found = _verified(study)
+        damaged += [f"after kill {len(done) + 1}: {f.path}: {f.reason}" for f in found if f.kind == "altered"]
         done.append({"kind": kind, "finished": total - (left or 0), "running": busy})
         print(f"kill {len(done)} of {kills}: {kind}, {left} jobs left, {', '.join(busy) or 'no job'}", file=sys.stderr)
     run = study.start(uuid.uuid4().hex)
@@ -195,9 +195,15 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
         "damaged": len(damaged),
         "damaged_files": damaged,
         "outlived": outlived,
-        "unlike_provenance": len(verify(study.folder / "results", progress=False).findings),
+        "unlike_provenance": len(_verified(study)),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _verified(study: Study) -> list[Finding]:
+    """What differs from its provenance; the paths in it are relative to the study's folder."""
+    with contextlib.chdir(study.folder):
+        return list(verify(Path("results"), progress=False).findings)
 
 
 def _unfinish(study: Study, rng: random.Random) -> None:

@@ -49,10 +49,10 @@ readme: setup  ## the README's headline table and figure, from finished results
 	$(BIN)/python -m editlab.analysis.readme
 
 verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
-	@$(BIN)/python -m editlab.verify $(if $(SET_ASIDE),--set-aside)
+	@$(BIN)/python -m editlab.files.verify $(if $(SET_ASIDE),--set-aside)
 
 archive: setup  ## editlab-results.tar.gz: results, provenance and configuration, to be shared (CONFIGFILE=studies/..)
-	@$(BIN)/python -m editlab.bundle create editlab-results.tar.gz $(if $(CONFIGFILE),--configfile $(CONFIGFILE))
+	@$(BIN)/python -m editlab.files.bundle create editlab-results.tar.gz $(if $(CONFIGFILE),--configfile $(CONFIGFILE))
 
 soak: setup  ## kill the default study 20 times at random moments; it must end as if undisturbed
 	$(BIN)/python -m benchmarks.soak --kills 20

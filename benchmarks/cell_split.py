@@ -65,12 +65,12 @@ def _split(cpu: dict[str, float], wall: dict[str, float], cells: int, edits: int
 
 def _measure(quick: bool) -> dict[str, Any]:
     from benchmarks.common import CONTEXTS, second_moment, subject, threads
+    from editlab.config.base import validated
+    from editlab.config.recipe import Recipe
     from editlab.data.corpus import held_out_sentences
-    from editlab.edit.editor import EditSession
-    from editlab.edit.stream import StreamPlan, run_stream
-    from editlab.recipe import Recipe
-    from editlab.timing import Stopwatch
-    from editlab.validation import validated
+    from editlab.editing.session import EditSession
+    from editlab.editing.stream import StreamPlan, run_stream
+    from editlab.files.timing import Stopwatch
 
     edits, batch, steps = (4, 2, 2) if quick else (96, 32, 25)
     watch = Stopwatch()

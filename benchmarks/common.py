@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from editlab.artifacts import PROVENANCE, versions, write_json
+from editlab.algebra.linalg import SecondMoment
 from editlab.data import load_requests, make_facts, neutral_sentences, true_statements
-from editlab.linalg import SecondMoment
-from editlab.models import load_model
-from editlab.requests import EditRequest
+from editlab.data.requests import EditRequest
+from editlab.files.artifacts import PROVENANCE, versions, write_json
+from editlab.networks.loading import load_model
 
 RESULTS = Path("results/benchmarks")
 MODEL = Path("results/models/substrate")
@@ -108,7 +108,7 @@ def _tokenizer(requests: list[EditRequest]) -> Any:
 
 def second_moment(model: Any, layer: int, tokens: int = 5000) -> SecondMoment:
     """(d_in, d_in) of the keys over neutral text, with a little identity so that any amount of text will do."""
-    from editlab.statistics import collect_second_moments
+    from editlab.moments import collect_second_moments
 
     texts = neutral_sentences(tokens // 10, seed=2)
     found = collect_second_moments(model, texts, [layer], tokens=tokens, progress=False)[layer]

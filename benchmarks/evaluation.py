@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.common import Timing, subject, threads, timed
+from editlab.data.requests import EditRequest
 from editlab.evaluation.scoring import PROBES, score_requests
-from editlab.requests import EditRequest
 
 PARAPHRASES, NEIGHBORS = 2, 10
 

@@ -29,15 +29,15 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from editlab.analysis.tables import cell_costs, collect_cells
-from editlab.artifacts import load_tensors, write_csv, write_provenance, write_text
-from editlab.bundle import check, create, restore
-from editlab.config import check_files, load_study
+from editlab.config.study import check_files, load_study
 from editlab.data import load_requests, make_facts
 from editlab.data.counterfact import read_counterfact
 from editlab.data.zsre import read_zsre
 from editlab.errors import EditlabError
-from editlab.provenance import check_inputs, origins, outdated, record_outputs
-from editlab.verify import verify
+from editlab.files.artifacts import load_tensors, write_csv, write_provenance, write_text
+from editlab.files.bundle import check, create, restore
+from editlab.files.provenance import check_inputs, origins, outdated, record_outputs
+from editlab.files.verify import verify
 
 INPUTS = {
     "config": 26_000,
@@ -181,7 +181,7 @@ def files_of(document: list[Any]) -> Any:
 
 
 def fuzz_config(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """The study as YAML gives it: :func:`editlab.config.load_study`."""
+    """The study as YAML gives it: :func:`editlab.config.study.load_study`."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     study["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
     study["datasets"]["mine"] = {"kind": "counterfact", "path": str(folder / "no.json"), "url": "https://a.example/x"}
@@ -262,7 +262,7 @@ def _encodes(document: Any) -> bool:
 
 
 def _signed(document: Any) -> Any:
-    from editlab.artifacts import own_checksum
+    from editlab.files.artifacts import own_checksum
 
     if not isinstance(document, dict):
         return document
@@ -284,7 +284,7 @@ def _curve() -> Any:
 
 
 def fuzz_bundle(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """Archives of results: :func:`editlab.bundle.check` and :func:`restore`."""
+    """Archives of results: :func:`editlab.files.bundle.check` and :func:`restore`."""
     os.chdir(folder)
     write_text("results/in.json", "1\n")
     record_outputs(["results/in.json"], {})
@@ -320,10 +320,10 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
     """Edits and statistics as safetensors: :func:`load_tensors`, ``Edit.load``, :func:`load_statistics`."""
     import torch
 
-    from editlab.edit.problem import Factors
-    from editlab.edit.record import Edit
-    from editlab.linalg import SecondMoment
-    from editlab.statistics import load_statistics, save_statistics
+    from editlab.algebra.linalg import SecondMoment
+    from editlab.algebra.problem import Factors
+    from editlab.editing.edit import Edit
+    from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"
     Edit({0: Factors(torch.ones(3, 1), torch.ones(1, 4))}, {"solver": "memit"}).save(path)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.architectures import Architecture
-from editlab.edit.keys import Contexts
-from editlab.edit.targets import KL_PROMPT, TargetOptions
-from editlab.hooks import frozen, replace_outputs
-from editlab.requests import EditRequest
-from editlab.tokenization import Encoder, pad
+from editlab.data.requests import EditRequest
+from editlab.editing.keys import Contexts
+from editlab.editing.targets import KL_PROMPT, TargetOptions
+from editlab.networks.architectures import Architecture
+from editlab.networks.hooks import frozen, replace_outputs
+from editlab.networks.tokenization import Encoder, pad
 
 
 def one_by_one(

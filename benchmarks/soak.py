@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.names import RESULTS
 from benchmarks.workflow import copy_workflow
-from editlab.artifacts import PROVENANCE
-from editlab.verify import Finding, verify
+from editlab.files.artifacts import PROVENANCE
+from editlab.files.verify import Finding, verify
 
 KINDS = ("everything", "snakemake", "job")
 MARK = "EDITLAB_SOAK"  # environment variable by which all processes of a run are found

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import alternate, random_moment, ratio, threads
-from editlab.edit.solvers import Problem, Solution, SolverOptions, solve
-from editlab.linalg import SecondMoment
+from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.solvers import Problem, Solution, SolverOptions, solve
 
 SIZES = {512: 5, 2048: 3, 4096: 2}  # repetitions by d_in
 FACTS = (8, 16, 32, 64, 128, 256, 512)

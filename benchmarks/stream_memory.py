@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import CONTEXTS, second_moment, subject, threads
-from editlab.edit.editor import EditSession, batches
-from editlab.recipe import Recipe
-from editlab.timing import peak_memory_mb
-from editlab.validation import validated
+from editlab.config.base import validated
+from editlab.config.recipe import Recipe
+from editlab.editing.session import EditSession, batches
+from editlab.files.timing import peak_memory_mb
 
 LAYER = 0
 REPLAY = 0.3

@@ -34,7 +34,7 @@ def render(directory: Path = RESULTS) -> str:
 
 def update(readme: Path, directory: Path = RESULTS) -> bool:
     """Rewrite the README's block; False, and nothing done, without a README, its two markers, or any result."""
-    from editlab.artifacts import write_text
+    from editlab.files.artifacts import write_text
 
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     start, end = text.find(START), text.find(END)

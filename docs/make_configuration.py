@@ -7,14 +7,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from editlab import config, recipe, sections
+from editlab.config import recipe, sections
+from editlab.config import study as config
 
 HEAD = """# Configuration
 
 `config.yaml` is the default study; a file given with `--configfile` is laid over it, key by key. Everything is checked
 before any job starts; a mistake is one line with the key, its value and what is allowed. Top-level keys can be set on the
 command line (`--config data_path=FILE`). This page is written by
-`docs/make_configuration.py` from `editlab/sections.py` and `editlab/recipe.py`.
+`docs/make_configuration.py` from `editlab/config/sections.py` and `editlab/config/recipe.py`.
 """
 ORDER = [
     config.Study,
@@ -42,7 +43,7 @@ ORDER = [
 
 def type_name(annotation: object) -> str:
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
-    for old, new in (("typing.", ""), ("editlab.sections.", ""), ("NoneType", "null"), ("None", "null")):
+    for old, new in (("typing.", ""), ("editlab.config.sections.", ""), ("NoneType", "null"), ("None", "null")):
         text = str(text).replace(old, new)
     return text.split("Annotated[")[0] if text.startswith("Annotated[") else text
 

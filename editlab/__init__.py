@@ -13,26 +13,23 @@ __version__ = "0.1.0"
 __all__ = ["Edit", "EditRequest", "edit", "evaluate", "load_model", "load_requests"]
 
 _HOMES = {
-    "Edit": "editlab.edit.record",
-    "EditRequest": "editlab.requests",
-    "edit": "editlab.edit",
+    "Edit": "editlab.editing.edit",
+    "EditRequest": "editlab.data.requests",
+    "edit": "editlab.editing.session",
     "evaluate": "editlab.evaluation",
-    "load_model": "editlab.models",
+    "load_model": "editlab.networks.loading",
     "load_requests": "editlab.data",
 }
 
 if TYPE_CHECKING:
-    from editlab import edit
     from editlab.data import load_requests
-    from editlab.edit.record import Edit
+    from editlab.data.requests import EditRequest
+    from editlab.editing.edit import Edit
     from editlab.evaluation import evaluate
-    from editlab.models import load_model
-    from editlab.requests import EditRequest
+    from editlab.networks.loading import load_model
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'editlab' has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name])
-    # ``editlab.edit`` is the package of the edit study; calling it edits (see editlab/edit/__init__.py).
-    return module if name == "edit" else getattr(module, name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from editlab import resources as needs
+from editlab.config import resources as needs
 
 
 def resource(name, key):
-    """A resource of jobs that do not load the model; see editlab/resources.py."""
+    """A resource of jobs that do not load the model; see editlab/config/resources.py."""
     if key == "mem_mb":
         return lambda wildcards, attempt: needs.memory(STUDY, name, attempt)
     # No GPU is no request: some executors take a zero for one.

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 from snakemake.utils import Paramspace
 
-from editlab.code import code_digest
-from editlab.config import check_files, dataset_path, load_study
-from editlab.edit.registry import SOLVERS
+from editlab.files.code import code_digest
+from editlab.config.study import check_files, dataset_path, load_study
+from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
-from editlab.sections import FactsData, FileData, HubModel, SubstrateModel
-from editlab.warm import OWNER
+from editlab.config.sections import FactsData, FileData, HubModel, SubstrateModel
+from editlab.files.worker import OWNER
 
 try:
     STUDY = load_study(config)
@@ -28,7 +28,7 @@ gc.set_threshold(50_000, 20, 100)
 
 # Jobs end with the Snakemake that starts them (workflow_scripts/watchdog.py).
 os.environ.update(EDITLAB_SNAKEMAKE=str(os.getpid()))
-# Cells of this process share a warm worker (editlab/warm.py), unless EDITLAB_WORKER=off; on a cluster those of one
+# Cells of this process share a warm worker (editlab/files/worker.py), unless EDITLAB_WORKER=off; on a cluster those of one
 # submission do.
 SHARED = workflow.is_main_process or workflow.group_settings.local_groupid != "local"
 if SHARED and os.environ.get("EDITLAB_WORKER") != "off":
@@ -36,11 +36,17 @@ if SHARED and os.environ.get("EDITLAB_WORKER") != "off":
 else:
     os.environ.pop(OWNER, None)
 
-# Jobs use the library of this checkout, wherever their interpreter comes from (conda, a container).
+# Jobs use the library and the scripts of this checkout, wherever their interpreter comes from (conda, a container).
+HOMES = [str(workflow.basedir), os.path.join(str(workflow.basedir), "workflow_scripts")]
 SEARCHED = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-if str(workflow.basedir) not in SEARCHED:
-    joined = os.pathsep.join(filter(None, [str(workflow.basedir), *SEARCHED]))
-    os.environ.update(PYTHONPATH=joined)
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(
+        [*HOMES, *(p for p in SEARCHED if p and p not in HOMES)]
+    )
+)
+
+# Where the files of this run go.
+OUT = "results"
 
 TABLES = {
     "ablation_matrix": "edit",

@@ -27,7 +27,7 @@ rule find_known:
         gpu=model_resource("find_known", "gpu"),
     params:
         loading=lambda w: loading(w.model),
-        code=code_digest("evaluation.scoring", "models"),
+        code=code_digest("evaluation.scoring", "networks.loading"),
     message:
         "Find the facts of {wildcards.dataset} that {wildcards.model} knows"
     script:
@@ -59,7 +59,7 @@ rule edit_cell:
         gpu=model_resource("edit_cell", "gpu"),
     params:
         cell=cell_parameters,
-        code=code_digest("edit.stream", "models"),
+        code=code_digest("editing.stream", "networks.loading"),
     message:
         "Edit {wildcards.model}: {wildcards.method}, batch {wildcards.batch}, replay {wildcards.replay}, seed {wildcards.seed}"
     script:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from editlab.errors import DamagedError
-from editlab.provenance import (
+from editlab.files.provenance import (
     backdate,
     bring_to_present,
     check_inputs,

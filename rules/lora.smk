@@ -50,7 +50,7 @@ rule retrain_edits:
         options=STUDY.retraining.model_dump(),
         cell_seed=lambda w: int(w.seed),
         loading=lambda w: loading(w.model),
-        code=code_digest("edit.rtt", "models"),
+        code=code_digest("editing.retraining", "networks.loading"),
     message:
         "Retrain {wildcards.model} after {wildcards.method} on the true objects of a part of the edited facts"
     script:

@@ -27,7 +27,7 @@ rule train_substrate:
         ),
         # The weights do not depend on it: each step is two shards, side by side or one after the other.
         torch_threads=2,
-        code=code_digest("substrate", "data"),
+        code=code_digest("training.substrate", "data"),
     message:
         "Train the substrate {wildcards.model} on its facts"
     script:
@@ -54,7 +54,7 @@ rule fetch_model:
     params:
         source=lambda w: STUDY.models[w.model].id,
         revision=lambda w: STUDY.models[w.model].revision,
-        code=code_digest("models"),
+        code=code_digest("networks.loading"),
     message:
         "Fetch {wildcards.model} from the hub, or link its directory"
     script:
@@ -82,7 +82,7 @@ rule make_contexts:
     params:
         contexts=STUDY.contexts.model_dump(),
         loading=lambda w: loading(w.model),
-        code=code_digest("evaluation.generation", "models"),
+        code=code_digest("evaluation.generation", "networks.loading"),
     message:
         "Let {wildcards.model} write its context templates"
     script:
@@ -111,7 +111,7 @@ rule trace_layers:
     params:
         tracing=STUDY.tracing.model_dump(),
         loading=lambda w: loading(w.model),
-        code=code_digest("tracing", "models"),
+        code=code_digest("editing.tracing", "networks.loading"),
     message:
         "Trace where {wildcards.model} keeps the facts of {wildcards.dataset}"
     script:
@@ -135,7 +135,7 @@ checkpoint choose_layers:
         runtime=resource("choose_layers", "runtime"),
     params:
         top=STUDY.tracing.top,
-        code=code_digest("tracing"),
+        code=code_digest("editing.tracing"),
     message:
         "Choose the layers of {wildcards.model} from the trace"
     script:

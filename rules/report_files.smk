@@ -2,7 +2,7 @@
 # figures.smk and report.smk.
 
 from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS
-from editlab.artifacts import PROVENANCE
+from editlab.files.artifacts import PROVENANCE
 
 REPORT_CAPTION = "../report/captions/generated.rst"
 REPORT_CATEGORY = "Knowledge editing"

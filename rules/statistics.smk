@@ -28,7 +28,7 @@ rule collect_statistics:
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),
-        code=code_digest("statistics", "data.neutral", "models"),
+        code=code_digest("moments", "data.neutral", "networks.loading"),
     message:
         "Collect second moments of {wildcards.model}"
     script:
@@ -52,7 +52,7 @@ use rule collect_statistics as collect_traced_statistics with:
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),
-        code=code_digest("statistics", "data.neutral", "models"),
+        code=code_digest("moments", "data.neutral", "networks.loading"),
 
 
 ruleorder: collect_statistics > collect_traced_statistics

@@ -43,7 +43,7 @@ rule sweep_recipes:
             }
         ),
         loading=lambda w: loading(w.model),
-        code=code_digest("edit.sweep", "models"),
+        code=code_digest("editing.sweep", "networks.loading"),
     message:
         "Sweep the recipes on {wildcards.model}"
     script:

@@ -66,7 +66,7 @@ rule measure_speed:
         mem_mb=resource("measure_speed", "mem_mb"),
         runtime=resource("measure_speed", "runtime"),
     params:
-        code=code_digest("edit.targets", "models"),
+        code=code_digest("editing.targets", "networks.loading"),
     message:
         "Time batched targets against one by one"
     script:

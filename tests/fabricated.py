@@ -17,11 +17,11 @@ import pandas as pd
 from report_tables import PROBES, SKILL
 from safetensors.numpy import save_file
 
-from editlab.artifacts import write_csv, write_json, write_jsonl, write_provenance, write_text
-from editlab.config import Study
-from editlab.edit.registry import SOLVERS
+from editlab.config.solvers import SOLVERS
+from editlab.config.study import Study
 from editlab.evaluation.summary import summarize
-from editlab.provenance import origins, record_outputs
+from editlab.files.artifacts import write_csv, write_json, write_jsonl, write_provenance, write_text
+from editlab.files.provenance import origins, record_outputs
 
 CODE = "0123456789abcdef"
 HOSTILE = [

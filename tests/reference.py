@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from editlab.architectures import Architecture
-from editlab.hooks import capture, replace_outputs
-from editlab.requests import EditRequest
-from editlab.tokenization import Spacing
+from editlab.data.requests import EditRequest
+from editlab.networks.architectures import Architecture
+from editlab.networks.hooks import capture, replace_outputs
+from editlab.networks.tokenization import Spacing
 
 # The subject at the start, in the middle, at the end, twice (the templated occurrence counts), inside a longer word,
 # and with characters of several bytes; targets of one and of several tokens.

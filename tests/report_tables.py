@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.decisions import decisions
-from editlab.artifacts import write_csv, write_jsonl, write_provenance
 from editlab.evaluation.summary import summarize
+from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 
 PROBES = ("rewrite", "paraphrase", "neighborhood")
 # Chance that a probe of each kind succeeds under a method.

@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.tables import collect_cells
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     p = snakemake.params
     fixed = {"study": p.study, "model": p.model, "dataset": p.dataset}

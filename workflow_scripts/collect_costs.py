@@ -4,6 +4,6 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.tables import collect_costs
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     write_csv(snakemake.output[0], collect_costs(snakemake.params.cells, snakemake.params.coordinates))

@@ -4,6 +4,6 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import forgetting_table
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     write_csv(snakemake.output[0], forgetting_table(snakemake.params.cells))

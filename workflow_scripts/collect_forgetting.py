@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import forgetting_table, turning_points
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     table = forgetting_table(snakemake.params.cells)
     write_csv(snakemake.output.table, table)

@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import compare, greedy_step_events, greedy_step_table, greedy_table
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     cells, bases = snakemake.params.cells, snakemake.params.bases
     methods = list(dict.fromkeys(cell["method"] for _, cell in cells))

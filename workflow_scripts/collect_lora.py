@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import compare, lora_table
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     cells = snakemake.params.cells
     write_csv(snakemake.output.table, lora_table(cells))

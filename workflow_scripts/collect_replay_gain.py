@@ -4,6 +4,6 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import replay_gain
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     write_csv(snakemake.output[0], replay_gain(snakemake.params.cells))

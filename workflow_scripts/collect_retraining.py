@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.analysis.guarded import retraining_table
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     cells = list(zip(snakemake.input, snakemake.params.coordinates, strict=True))
     write_csv(snakemake.output[0], retraining_table(cells))

@@ -6,9 +6,9 @@ with job(snakemake):
     from pathlib import Path
 
     from editlab.data.corpus import statistics_texts
-    from editlab.models import load_model
+    from editlab.moments import collect_second_moments, save_statistics
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
-    from editlab.statistics import collect_second_moments, save_statistics
 
     set_threads(snakemake.threads)
     options, layers = snakemake.params.statistics, list(snakemake.params.layers)

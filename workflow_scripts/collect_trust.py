@@ -6,7 +6,7 @@ with job(snakemake):
     import pandas as pd
 
     from editlab.analysis.guarded import forgetting_table, trust_curves, trust_decisions, trust_table
-    from editlab.artifacts import write_csv
+    from editlab.files.artifacts import write_csv
 
     by_experiment = snakemake.params.cells
     tables, curves, forgetting, decisions = [], [], [], []

@@ -13,9 +13,9 @@ from pathlib import Path
 from watchdog import watched
 
 from editlab.errors import DamagedError, EditlabError, OutdatedError
-from editlab.provenance import backdate, check_inputs, commit_of, origins, record_outputs, set_aside
-from editlab.timing import Stopwatch
-from editlab.warm import Tee
+from editlab.files.provenance import backdate, check_inputs, commit_of, origins, record_outputs, set_aside
+from editlab.files.timing import Stopwatch
+from editlab.files.worker import Tee
 
 LARGE = 20_000  # characters of parameters beyond which only the code's digest is recorded: the lists of a table's cells
 

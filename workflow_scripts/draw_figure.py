@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake) as log:
-    from editlab.warm import call
+    from editlab.files.worker import call
 
     call(
         "editlab.analysis.draw:draw",

@@ -5,12 +5,12 @@ from common import job
 with job(snakemake) as log:
     import json
 
-    from editlab.warm import call
+    from editlab.files.worker import call
 
     inputs, layers = snakemake.input, snakemake.input.get("layers")
     files = {name: inputs.get(name) for name in ("model", "requests", "known", "contexts")}
     call(
-        "editlab.edit.cell:run_planned_cell",
+        "editlab.editing.cell:run_planned_cell",
         {
             "plan": {**snakemake.params.cell, "code": snakemake.params.code},
             "threads": snakemake.threads,
@@ -19,6 +19,6 @@ with job(snakemake) as log:
             "layers": json.load(open(layers, encoding="utf-8"))["layers"] if layers else None,
             "outputs": dict(snakemake.output.items()),
         },
-        preload=[("editlab.edit.cell:warm_up", {"model": inputs.model})],
+        preload=[("editlab.editing.cell:warm_up", {"model": inputs.model})],
         log=log,
     )

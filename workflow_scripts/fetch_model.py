@@ -3,8 +3,8 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import replace_directory
-    from editlab.models import fetch
+    from editlab.files.artifacts import replace_directory
+    from editlab.networks.loading import fetch
 
     with replace_directory(snakemake.output.model) as directory:
         fetch(snakemake.params.source, directory, revision=snakemake.params.revision)

@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import write_text
     from editlab.data.hub import hub_text
+    from editlab.files.artifacts import write_text
 
     write_text(snakemake.output[0], hub_text(**snakemake.params.hub))

@@ -3,10 +3,10 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import write_csv
     from editlab.data import load_requests
     from editlab.evaluation.scoring import score_known
-    from editlab.models import load_model
+    from editlab.files.artifacts import write_csv
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
 
     set_threads(snakemake.threads)

@@ -3,7 +3,7 @@
 from common import job
 
 from editlab.data.facts import make_facts
-from editlab.requests import write_requests
+from editlab.data.requests import write_requests
 
 with job(snakemake):
     facts = make_facts(snakemake.params.size, snakemake.params.world_seed)

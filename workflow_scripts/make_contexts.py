@@ -3,10 +3,10 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import write_json
-    from editlab.edit.keys import check_contexts
+    from editlab.editing.keys import check_contexts
     from editlab.evaluation.generation import make_contexts
-    from editlab.models import load_model
+    from editlab.files.artifacts import write_json
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
 
     set_threads(snakemake.threads)

@@ -4,7 +4,7 @@ from common import job
 
 from editlab.data import load_requests
 from editlab.data.download import check_sha256
-from editlab.requests import write_requests
+from editlab.data.requests import write_requests
 
 with job(snakemake):
     if snakemake.params.sha256:

@@ -3,14 +3,15 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import write_csv
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
-    from editlab.edit.probes import evaluated_prompts
-    from editlab.edit.record import Edit
-    from editlab.edit.rtt import RttOptions, retrain_on_truth
-    from editlab.models import load_model
+    from editlab.editing.edit import Edit
+    from editlab.editing.probes import evaluated_prompts
+    from editlab.editing.retraining import retrain_on_truth
+    from editlab.files.artifacts import write_csv
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
+    from editlab.training.retraining import RttOptions
 
     set_threads(snakemake.threads)
     options, seed = dict(snakemake.params.options), snakemake.params.cell_seed

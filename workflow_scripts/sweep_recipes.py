@@ -5,11 +5,11 @@ from common import job
 with job(snakemake):
     import json
 
-    from editlab.artifacts import write_csv
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
-    from editlab.edit.sweep import best_points, held_out_batches, run_sweep
-    from editlab.models import load_model
+    from editlab.editing.sweep import best_points, held_out_batches, run_sweep
+    from editlab.files.artifacts import write_csv
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
 
     set_threads(snakemake.threads)

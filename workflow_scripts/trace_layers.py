@@ -3,12 +3,12 @@
 from common import job
 
 with job(snakemake):
-    from editlab.artifacts import write_csv
     from editlab.data import load_requests
     from editlab.data.corpus import read_known, sample_known
-    from editlab.models import load_model
+    from editlab.editing.tracing import indirect_effects, trace_layers
+    from editlab.files.artifacts import write_csv
+    from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
-    from editlab.tracing import indirect_effects, trace_layers
 
     set_threads(snakemake.threads)
     options, out = snakemake.params.tracing, snakemake.output

@@ -5,11 +5,11 @@ from common import job
 with job(snakemake):
     import pandas as pd
 
-    from editlab.artifacts import replace_directory, write_csv
     from editlab.data import load_requests
     from editlab.data.corpus import substrate_corpus
+    from editlab.files.artifacts import replace_directory, write_csv
     from editlab.randomness import set_threads
-    from editlab.substrate import SubstrateOptions, train_substrate
+    from editlab.training.substrate import SubstrateOptions, train_substrate
 
     set_threads(snakemake.params.torch_threads)
     options = dict(snakemake.params.options)

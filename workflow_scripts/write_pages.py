@@ -10,7 +10,7 @@ with job(snakemake):
     from snakemake.assets import Assets
 
     from editlab.analysis import pages
-    from editlab.artifacts import write_text
+    from editlab.files.artifacts import write_text
 
     table_js, curve_js = (Path(f).read_text(encoding="utf-8") for f in snakemake.input.scripts)
     frame = Path(snakemake.input.frame).read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ with job(snakemake):
 
     from editlab.analysis import paper, paper_tables
     from editlab.analysis.run import Run
-    from editlab.artifacts import write_text
     from editlab.data import load_requests
+    from editlab.files.artifacts import write_text
 
     found, out = snakemake.input, snakemake.output
     run = Run(snakemake.params.study, snakemake.params.cells)

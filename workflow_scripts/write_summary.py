@@ -11,8 +11,8 @@ with job(snakemake):
     from editlab.analysis.front import front_page
     from editlab.analysis.run import Run
     from editlab.analysis.summary import model_card
-    from editlab.artifacts import write_text
     from editlab.data import load_requests
+    from editlab.files.artifacts import write_text
 
     run = Run(snakemake.params.study, snakemake.params.cells)
     requests = load_requests(snakemake.input.requests)

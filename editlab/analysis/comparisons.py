@@ -20,8 +20,8 @@ import pandas as pd
 
 from editlab.analysis.paired import NAMES, Resampled, differences, resampled, wide_cases
 from editlab.analysis.scores import CONTROLS, SETTING, headline_settings
-from editlab.artifacts import read_verified
 from editlab.errors import DataError
+from editlab.files.artifacts import read_verified
 
 COLUMNS = [
     "kind", "a", "a_batch", "a_replay", "a_rank", "b", "b_batch", "b_replay", "b_rank",

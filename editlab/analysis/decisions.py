@@ -1,6 +1,6 @@
 """Were a guard's decisions right? Rates, ROC and precision-recall from labelled events.
 
-A batch is *harmful* when applying it lowered the composite on evaluation probes (:mod:`editlab.edit.labels`); harmful
+A batch is *harmful* when applying it lowered the composite on evaluation probes (:mod:`editlab.editing.labels`); harmful
 is the positive class, and low trust its score. A batch counts as rolled back when less than half of its update stayed.
 One sweep over the recorded scores gives the curve of every threshold without a new run (the streams of other thresholds
 would differ later on; those of the threshold ablation are real runs).

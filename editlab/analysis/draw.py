@@ -11,7 +11,7 @@ from editlab.analysis.latex import escape
 from editlab.analysis.registry import FIGURES, function
 from editlab.analysis.style import save_figure
 from editlab.analysis.wording import rst
-from editlab.artifacts import write_text
+from editlab.files.artifacts import write_text
 
 
 def draw(figure: str, table: str, outputs: Mapping[str, str]) -> None:
@@ -25,7 +25,7 @@ def draw(figure: str, table: str, outputs: Mapping[str, str]) -> None:
 
 
 def warm_up() -> None:
-    """Import what every figure needs (:mod:`editlab.warm`)."""
+    """Import what every figure needs (:mod:`editlab.files.worker`)."""
     import matplotlib.pyplot  # noqa: F401
 
     for module in sorted({entry.module for entry in FIGURES.values()}):

@@ -9,8 +9,8 @@ import pandas as pd
 
 from editlab.analysis.guarded import read_cases
 from editlab.analysis.wording import label
+from editlab.data.requests import EditRequest
 from editlab.errors import DataError
-from editlab.requests import EditRequest
 
 COLUMNS = ["case_id", "relation", "prompt", "target_true", "target_new", "streams", "ES", "PS", "NS", "missed_by"]
 PROBES = {"ES": "rewrite", "PS": "paraphrase", "NS": "neighborhood"}

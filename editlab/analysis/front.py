@@ -11,7 +11,7 @@ from editlab.analysis import prose
 from editlab.analysis.paper import leading
 from editlab.analysis.run import Run
 from editlab.analysis.wording import label, level, rst
-from editlab.requests import EditRequest
+from editlab.data.requests import EditRequest
 
 SCORES = {"ES": "efficacy", "PS": "paraphrase", "NS": "neighbours", "S": "composite"}
 

@@ -19,8 +19,8 @@ from editlab.analysis.decisions import area_under_roc, average_precision, decisi
 from editlab.analysis.forgetting import MINIMUM, turning_point_interval
 from editlab.analysis.paired import paired_differences
 from editlab.analysis.tables import EDITING, cell_costs, cell_rows
-from editlab.artifacts import read_provenance, read_verified
 from editlab.errors import DataError
+from editlab.files.artifacts import read_provenance, read_verified
 
 Cells = Sequence[tuple[str, Mapping[str, str]]]
 
@@ -326,7 +326,7 @@ def replay_gain(cells: Cells) -> pd.DataFrame:
 
 
 def retraining_table(cells: Cells) -> pd.DataFrame:
-    """The scores of :func:`editlab.edit.rtt.retrain_on_truth`, long, with the restored share repeated in each row."""
+    """The scores of :func:`editlab.training.retraining.retrain_on_truth`, long, with the restored share repeated in each row."""
     parts = []
     for file, cell in cells:
         table = pd.read_csv(file)

@@ -18,7 +18,7 @@ from editlab.analysis.latex import escape
 from editlab.analysis.registry import FIGURES, SHEETS
 from editlab.analysis.run import Run
 from editlab.analysis.wording import counted, listed
-from editlab.requests import EditRequest
+from editlab.data.requests import EditRequest
 
 Finding = Mapping[str, Any]
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

@@ -12,7 +12,7 @@ from editlab.analysis import prose
 from editlab.analysis.latex import Column, tabular
 from editlab.analysis.run import Run
 from editlab.analysis.wording import label
-from editlab.artifacts import sha256
+from editlab.files.artifacts import sha256
 
 FAILURES = 8  # rows of the printed table
 OWN_CAPTIONS = {

@@ -13,7 +13,7 @@ import pandas as pd
 
 from editlab.analysis.run import Run
 from editlab.analysis.wording import counted, label, listed, percent
-from editlab.requests import EditRequest
+from editlab.data.requests import EditRequest
 
 ARCHITECTURES = {"gpt2": "GPT-2", "llama": "Llama"}
 # Experiments that a study may have, by the section of the paper that would show them.

@@ -15,8 +15,8 @@ import pandas as pd
 from editlab.analysis.rows import records
 from editlab.analysis.scores import SCORES
 from editlab.analysis.wording import counted, interval, level
-from editlab.artifacts import atomic_path, write_text
 from editlab.errors import ArtifactError
+from editlab.files.artifacts import atomic_path, write_text
 
 START, END = "<!-- matrix:start -->", "<!-- matrix:end -->"
 TABLE, FIGURE = "results/tables/methods.csv", "results/figures/method_comparison.png"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.artifacts import read_provenance, read_verified
-from editlab.edit.registry import SOLVERS
+from editlab.config.solvers import SOLVERS
+from editlab.files.artifacts import read_provenance, read_verified
 
 Cells = Mapping[str, Sequence[tuple[str, Mapping[str, str]]]]
 AXES = ("batch", "replay", "capacity", "strategy", "rank", "seed")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from editlab.analysis.wording import label
-from editlab.artifacts import atomic_path
+from editlab.files.artifacts import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

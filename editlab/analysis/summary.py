@@ -10,7 +10,7 @@ from editlab.analysis import prose
 from editlab.analysis.paper import leading
 from editlab.analysis.run import Run
 from editlab.analysis.wording import counted, label, listed
-from editlab.requests import EditRequest
+from editlab.data.requests import EditRequest
 
 MISSING_SHOWN = 12
 FINDINGS_SHOWN = 9

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.artifacts import read_provenance, read_verified, rebuild_command
 from editlab.errors import ArtifactError, DamagedError
+from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
 METRICS = ("ES", "PS", "NS", "S")
 STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")

@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from editlab.artifacts import atomic_path, write_text
 from editlab.errors import EditlabError
+from editlab.files.artifacts import atomic_path, write_text
 
 PACKAGES = "texlive-latex-base texlive-latex-recommended texlive-fonts-recommended"
 EPOCH = "1735689600"  # a fixed day

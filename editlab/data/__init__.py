@@ -1,4 +1,4 @@
-"""Data sets as lists of :class:`~editlab.requests.EditRequest`, and what follows from such a list.
+"""Data sets as lists of :class:`~editlab.data.requests.EditRequest`, and what follows from such a list.
 
 Every data set, generated or read, has CounterFact's schema. :func:`load_requests` reads a file of any supported layout;
 :func:`true_statements` is the world before the edits, on which a small model can be trained so that it *knows* the
@@ -14,10 +14,10 @@ from typing import Any, Literal
 from editlab.data.counterfact import counterfact_request, easyedit_request, is_easyedit
 from editlab.data.facts import make_facts
 from editlab.data.neutral import neutral_sentences, read_text
+from editlab.data.requests import EditRequest, check_unique, read_records
 from editlab.data.zsre import zsre_request
 from editlab.errors import ConfigError, DataError
 from editlab.randomness import python_rng
-from editlab.requests import EditRequest, check_unique, read_records
 
 __all__ = ["load_requests", "make_facts", "neutral_sentences", "read_text", "sample_requests", "true_statements"]
 
@@ -29,7 +29,7 @@ def load_requests(path: str | Path, kind: Kind = "auto") -> list[EditRequest]:
     """Read edit requests from a JSON list of records; nothing in the file is ever executed.
 
     Args:
-        path: a local file: official CounterFact (also what :func:`~editlab.requests.write_requests` writes), EasyEdit's
+        path: a local file: official CounterFact (also what :func:`~editlab.data.requests.write_requests` writes), EasyEdit's
             flat form, or zsRE in the MEND schema.
         kind: the layout; "auto" tells it from the keys of the first record.
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from editlab.data import load_requests, neutral_sentences, read_text, sample_requests, true_statements
+from editlab.data.requests import EditRequest
 from editlab.errors import DataError, one_line
 from editlab.randomness import python_rng
-from editlab.requests import EditRequest
 
 HELD_OUT_SEED = 7_000_001  # no substrate is trained with it
 

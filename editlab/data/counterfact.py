@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from editlab.data.requests import EditRequest, check_unique, read_records, unfill
 from editlab.errors import DataError
-from editlab.requests import EditRequest, check_unique, read_records, unfill
 
 _EASYEDIT = {
     "case_id", "prompt", "subject", "relation_id", "target_new", "ground_truth",

@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
-from editlab.artifacts import atomic_path, sha256
 from editlab.errors import DataError, one_line
+from editlab.files.artifacts import atomic_path, sha256
 
 LARGEST = 2 << 30  # bytes; a wrong address must not fill the disk
 

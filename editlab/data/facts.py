@@ -20,10 +20,10 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
+from editlab.data.requests import EditRequest, fill
 from editlab.data.world import ENDINGS, FIRST_WORDS, GENERATION, LINKS, RELATIONS, STEMS, Relation
 from editlab.errors import ConfigError
 from editlab.randomness import derive_seed, python_rng
-from editlab.requests import EditRequest, fill
 
 NEIGHBORS = 10
 ATTRIBUTES = 10

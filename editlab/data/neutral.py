@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from editlab.data.requests import read_utf8
 from editlab.errors import ConfigError, DataError
 from editlab.randomness import python_rng
-from editlab.requests import read_utf8
 
 MIN_WORDS, MAX_WORDS = 8, 25
 

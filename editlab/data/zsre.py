@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from editlab.data.requests import EditRequest, check_unique, read_records, unfill
 from editlab.errors import ConfigError, DataError
-from editlab.requests import EditRequest, check_unique, read_records, unfill
 
 logger = logging.getLogger(__name__)
 

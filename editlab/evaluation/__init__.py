@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedModel
 
-    from editlab.requests import EditRequest
+    from editlab.data.requests import EditRequest
 
 __all__ = ["evaluate"]
 

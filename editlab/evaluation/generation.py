@@ -17,10 +17,10 @@ import torch
 
 from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack
-from editlab.hooks import frozen
-from editlab.models import tokenizer_of
+from editlab.networks.hooks import frozen
+from editlab.networks.loading import tokenizer_of
+from editlab.networks.tokenization import Encoder, check_lengths
 from editlab.randomness import derive_seed
-from editlab.tokenization import Encoder, check_lengths
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
 ENTROPY_WEIGHTS = {2: 2 / 3, 3: 4 / 3}

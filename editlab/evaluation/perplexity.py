@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from editlab.architectures import Architecture
 from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack, token_scores
-from editlab.hooks import frozen
-from editlab.models import tokenizer_of
-from editlab.prefix import run_prompts
+from editlab.networks.architectures import Architecture
+from editlab.networks.hooks import frozen
+from editlab.networks.loading import tokenizer_of
+from editlab.networks.prefix import run_prompts
 
 
 def perplexity(model: Any, texts: Sequence[str], *, max_tokens: int = 4096, max_length: int | None = None) -> float:

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editlab.architectures import Architecture
+from editlab.data.requests import EditRequest
 from editlab.errors import ConfigError, DataError
-from editlab.hooks import frozen
-from editlab.models import tokenizer_of
-from editlab.prefix import FrozenPrefix, PromptStates, run_prompts, suffix_mask
-from editlab.requests import EditRequest
-from editlab.tokenization import Encoder, check_lengths, pad
+from editlab.networks.architectures import Architecture
+from editlab.networks.hooks import frozen
+from editlab.networks.loading import tokenizer_of
+from editlab.networks.prefix import FrozenPrefix, PromptStates, run_prompts, suffix_mask
+from editlab.networks.tokenization import Encoder, check_lengths, pad
 
 PROBES = ("rewrite", "paraphrase", "neighborhood")
 LOGIT_BUDGET = 2**24  # logits held at a time, in numbers (64 MiB in float32)

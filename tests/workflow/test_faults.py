@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from benchmarks.soak import Study, differences, soak
-from editlab.artifacts import load_provenance, write_json
-from editlab.provenance import record_outputs
-from editlab.verify import verify
+from editlab.files.artifacts import load_provenance, write_json
+from editlab.files.provenance import record_outputs
+from editlab.files.verify import verify
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 MATRIX = "results/ablation_matrix.csv"
@@ -150,7 +150,7 @@ def test_any_flipped_or_truncated_file_is_listed(copied):
     assert (
         "altered"
         in subprocess.run(
-            [sys.executable, "-m", "editlab.verify"], cwd=copied.root, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "editlab.files.verify"], cwd=copied.root, capture_output=True, text=True, check=False
         ).stdout
     )
 
@@ -235,7 +235,7 @@ def test_results_from_the_future_are_brought_back(copied):
 
 def test_a_bundle_is_whole_in_another_folder(finished, fresh, tmp_path):
     def bundle(folder: Path, *arguments: str) -> str:
-        command = [sys.executable, "-m", "editlab.bundle", *arguments]
+        command = [sys.executable, "-m", "editlab.files.bundle", *arguments]
         environment = os.environ | {"PYTHONPATH": str(folder)}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

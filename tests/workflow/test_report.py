@@ -17,7 +17,7 @@ import yaml
 from browser import opened
 from fabricated import HOSTILE, fabricate
 
-from editlab.config import load_study
+from editlab.config.study import load_study
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("report")]
 STUDY = Path(__file__).with_name("report.yaml")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from report_tables import write_benchmarks
 
-from editlab.provenance import record_outputs
+from editlab.files.provenance import record_outputs
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/tables/costs"
@@ -36,7 +36,7 @@ def test_a_cell_that_was_altered_and_accepted_changes_what_depends_on_it(copied)
     ]
     assert changed != lines
     metrics.write_text("\n".join(changed) + "\n")
-    accepted = copied.python("-m", "editlab.verify", CELL, "--accept")
+    accepted = copied.python("-m", "editlab.files.verify", CELL, "--accept")
     assert f"accepted as it is: {CELL}/metrics.csv" in accepted.stdout
     done = copied.run(*targets)
     jobs = copied.job_counts(done)

@@ -11,7 +11,7 @@ import pandas as pd
 from editlab.analysis.latex import Column, escape, tabular
 from editlab.analysis.rows import records
 from editlab.analysis.wording import rst
-from editlab.artifacts import write_csv, write_text
+from editlab.files.artifacts import write_csv, write_text
 
 Tables = Mapping[str, pd.DataFrame]
 SCORE_COLUMNS = tuple(Column(metric, metric) for metric in ("ES", "PS", "NS", "S"))

@@ -1,0 +1,150 @@
+"""The state of a session in the middle of a stream, as one file: what a killed run needs to go on as if undisturbed.
+
+Everything that later batches depend on is in it: the edited weights bit for bit, the store (updates or adapters), the
+keys of earlier batches, the replay buffer, what trust remembers, and the events. Draws depend on seeds and batch
+numbers alone, so there is no generator to save. Tensors and one JSON header share a safetensors file, written
+atomically.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editlab.data.requests import EditRequest
+from editlab.editing.probes import Damage
+from editlab.editing.proposal import put_back
+from editlab.editing.replay import ReplayItem
+from editlab.errors import ArtifactError
+from editlab.files.artifacts import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from editlab.editing.session import EditSession
+
+_FORMAT = "editlab-session-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionState:
+    """A session's state, detached from it.
+
+    Attributes:
+        tensors: by name.
+        facts: the rest, JSON-serialisable; ``identity`` says to which run it belongs.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def capture(cls, session: EditSession, extra: Mapping[str, Any] | None = None) -> SessionState:
+        """The state now, with ``extra`` (JSON-serialisable) kept for the caller."""
+        tensors = {f"weight.{k}": w.clone() for k, w in session.weights.items()}
+        tensors |= {f"history.{k}": h for k, h in session.proposer.history.items()}
+        tensors |= {f"store.{k}": t for k, t in session.proposer.store.tensors().items()}
+        items = list(session.buffer.items.values())
+        tensors |= {f"replay.{i}": item.target for i, item in enumerate(items) if item.target is not None}
+        monitor = session.guard.monitor
+        if monitor is not None and monitor.damage_now is not None:
+            arrays = dataclasses.asdict(monitor.damage_now)
+            tensors |= {f"damage.{k}": torch.from_numpy(v) for k, v in arrays.items()}
+        facts = {
+            "format": _FORMAT,
+            "identity": identity(session),
+            "events": session.events,
+            "edited": [r.to_record() for r in session.edited],
+            "replay": [_item(item) for item in items],
+            "scores": [] if monitor is None else monitor.scores,
+            "seconds": {"wall": session.stopwatch.wall, "cpu": session.stopwatch.cpu},
+            "extra": dict(extra or {}),
+        }
+        return cls(tensors, facts)
+
+    def restore(self, session: EditSession) -> Mapping[str, Any]:
+        """Bring an entered, unedited session into this state; returns what was kept as ``extra``.
+
+        Raises:
+            ArtifactError: the state belongs to another run; names what differs.
+        """
+        wanted = identity(session)
+        different = [k for k in wanted if self.facts["identity"].get(k) != wanted[k]]
+        if different:
+            raise ArtifactError(f"checkpoint: made by another run (differs in {', '.join(different)}); delete it")
+        put_back(session.weights, {k: self.tensors[f"weight.{k}"] for k in session.weights})
+        session.proposer.history.update({int(k): t for k, t in self._part("history").items()})
+        session.proposer.store.load(self._part("store"))
+        session.buffer.items = {item.request.key: item for item in self._replay()}
+        session.edited[:] = [EditRequest.from_record(r, "checkpoint") for r in self.facts["edited"]]
+        session.events[:] = self.facts["events"]
+        session.stopwatch.wall.update(self.facts["seconds"]["wall"])
+        session.stopwatch.cpu.update(self.facts["seconds"]["cpu"])
+        monitor, damage = session.guard.monitor, self._part("damage")
+        if monitor is not None:
+            monitor.scores = list(self.facts["scores"])
+            monitor.damage_now = Damage(**{k: t.numpy() for k, t in damage.items()}) if damage else None
+        return dict(self.facts["extra"])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        save_tensors(path, self.tensors, self.facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SessionState:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: missing, damaged or another kind of file.
+        """
+        tensors, facts = load_tensors(path)
+        if facts.get("format") != _FORMAT:
+            raise ArtifactError(f"{path}: not a session checkpoint; delete it and rerun")
+        return cls(tensors, facts)
+
+    def _part(self, name: str) -> dict[str, Tensor]:
+        return {k.split(".", 1)[1]: t for k, t in self.tensors.items() if k.startswith(f"{name}.")}
+
+    def _replay(self) -> list[ReplayItem]:
+        targets = self._part("replay")
+        return [
+            ReplayItem(
+                EditRequest.from_record(item["request"], "checkpoint"),
+                targets.get(str(i)),
+                item["margin"],
+                item["inserted_at"],
+                item["used_at"],
+            )
+            for i, item in enumerate(self.facts["replay"])
+        ]
+
+
+def identity(session: EditSession) -> dict[str, Any]:
+    """What two runs must share for a state to pass from one to the other."""
+    digest = hashlib.sha256()
+    for layer in session.layers:
+        digest.update(np.ascontiguousarray(session.originals[layer].float().cpu().numpy()).tobytes())
+    return {
+        "recipe": session.recipe.model_dump(mode="json"),
+        "layers": session.layers,
+        "contexts": [list(group) for group in session.proposer.contexts],
+        "replay": session.replay,
+        "rank": session.rank,
+        "seed": session.seed,
+        "probes": [] if session.guard.monitor is None else [r.case_id for r in session.guard.monitor.probes],
+        "model": digest.hexdigest()[:16],
+    }
+
+
+def _item(item: ReplayItem) -> dict[str, Any]:
+    return {
+        "request": item.request.to_record(),
+        "margin": item.margin,
+        "inserted_at": item.inserted_at,
+        "used_at": item.used_at,
+    }

@@ -1,0 +1,62 @@
+"""What a session can be started with: its arguments against the recipe, its statistics against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from editlab.algebra.linalg import SecondMoment
+from editlab.config.recipe import Recipe
+from editlab.config.solvers import SOLVERS
+from editlab.errors import ConfigError
+from editlab.networks.architectures import Architecture
+
+
+def check_arguments(recipe: Recipe, architecture: Architecture, replay: float, rank: int) -> list[int]:
+    """The edited layers, after every argument was held against the recipe.
+
+    Raises:
+        ConfigError: layers, replay or rank do not fit it.
+        ModelError: the model has no such layer.
+    """
+    traits = SOLVERS[recipe.solver]
+    if recipe.layers == "auto":
+        raise ConfigError("layers: 'auto' must be resolved by the layer-choice rule; give a list here")
+    layers = architecture.check_layers(recipe.layers)
+    if traits.site == "mlp" and len(layers) > 1:
+        raise ConfigError(f"layers: {recipe.solver} edits exactly one layer, got {layers}")
+    if isinstance(replay, bool) or not 0 <= replay < float("inf"):
+        raise ConfigError(f"replay: {replay} is not allowed; a finite number >= 0: replayed facts per new fact")
+    if replay and not traits.replay:
+        raise ConfigError(f"replay: {recipe.solver} cannot take replayed facts; use 0")
+    if rank < 0 or (rank == 0) == recipe.has_rank:
+        allowed = "1 or more" if recipe.has_rank else "leave it out, or use backend lora"
+        raise ConfigError(f"rank: {rank} is not allowed with backend {recipe.backend}; {allowed}")
+    return layers
+
+
+def required_moments(
+    statistics: Any, recipe: Recipe, layers: Sequence[int], architecture: Architecture
+) -> dict[int, SecondMoment]:
+    """The second moments of the edited layers, as far as the solver uses them.
+
+    Args:
+        statistics: see :func:`editlab.editing.session.edit`.
+
+    Raises:
+        ConfigError: one is missing or of another size than the map's input.
+    """
+    from editlab.moments import resolve_statistics
+
+    traits = SOLVERS[recipe.solver]
+    rank_one = traits.site == "mlp"  # ROME uses C where it is given
+    if (statistics is None and not traits.moment) or not (traits.moment or rank_one):
+        return {}
+    moments = resolve_statistics(statistics, list(layers))
+    for layer in layers:
+        if layer not in moments:
+            raise ConfigError(f"statistics: {recipe.solver} needs the second moment of layer {layer}")
+        d_in = architecture.weight_shape(layer)[1]
+        if moments[layer].size != d_in:
+            raise ConfigError(f"statistics: layer {layer} has size {moments[layer].size}; the model needs {d_in}")
+    return moments

@@ -1,0 +1,76 @@
+"""Retraining of edited models (RTT): is an edited-away fact gone, or only covered up?
+
+The edited model is fine-tuned on the *true* objects of a part of the edited facts. If the old objects of the *other*
+edited facts come back too, the edit had hidden them and not removed them (the test of unlearning by Deeb and Roger,
+2024, arXiv 2410.08827, turned on edits). Two controls tell what the fine-tuning itself does: the unedited model,
+treated alike, and facts that were never edited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from editlab.data.requests import EditRequest
+from editlab.editing.edit import Edit
+from editlab.evaluation.scoring import score_requests
+from editlab.training.retraining import RttOptions, retrained_on, split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def retrain_on_truth(
+    model: nn.Module,
+    edit: Edit,
+    edited: Sequence[EditRequest],
+    never_edited: Sequence[EditRequest],
+    options: RttOptions,
+) -> pd.DataFrame:
+    """Retrain the edited and the unedited model, and score the old objects before and after; both come back unchanged.
+
+    Args:
+        model: unedited.
+        edited: facts that ``edit`` changed.
+        never_edited: facts that it did not, with an object that was not asked for as ``target_new``.
+
+    Returns:
+        one row a (model, facts, when, probe): ``model`` edited or unedited; ``facts`` retrained, held_out or
+        never_edited; ``when`` before or after; ``success`` (old object more likely than the new one), ``accuracy`` (old
+        object the most likely of all) and ``n`` facts.
+
+    Raises:
+        DataError: too few facts to split.
+    """
+    import pandas as pd
+
+    retrained, held_out = split(edited, options)
+    groups = {"retrained": retrained, "held_out": held_out, "never_edited": list(never_edited)}
+    rows: list[dict[str, Any]] = []
+    for name, change in (("unedited", None), ("edited", edit)):
+        with contextlib.ExitStack() as stack:
+            if change is not None:
+                stack.enter_context(change.applied(model))
+            rows += [{"model": name, "when": "before", **row} for row in _scores(model, groups)]
+            stack.enter_context(retrained_on(model, retrained, options))
+            rows += [{"model": name, "when": "after", **row} for row in _scores(model, groups)]
+    return pd.DataFrame(rows)
+
+
+def _scores(model: nn.Module, groups: dict[str, list[EditRequest]]) -> list[dict[str, Any]]:
+    """Scores of the old objects: the requests turned round."""
+    rows: list[dict[str, Any]] = []
+    for name, facts in groups.items():
+        turned = [dataclasses.replace(r, target_new=r.target_true, target_true=r.target_new) for r in facts]
+        if not turned:
+            continue
+        frame = score_requests(model, turned, ("rewrite", "paraphrase"))
+        for probe, part in frame.groupby("probe", sort=True):
+            means = part.groupby("case_id")[["success", "accuracy"]].mean().mean()
+            values = {"success": float(means["success"]), "accuracy": float(means["accuracy"])}
+            rows.append({"facts": name, "probe": probe, **values, "n": part["case_id"].nunique()})
+    return rows

@@ -1,0 +1,99 @@
+"""A grid over hyper-parameters on facts that no experiment edits: how a study's recipes are chosen.
+
+Every point edits one batch and is scored by S, the harmonic mean of ES, PS and NS; nothing here ever sees a fact that an
+experiment of the study draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from editlab.config.base import validated
+from editlab.config.recipe import Recipe
+from editlab.data.corpus import sample_known
+from editlab.data.requests import EditRequest
+from editlab.editing.keys import Contexts
+from editlab.editing.session import EditSession
+from editlab.evaluation.scoring import score_requests
+from editlab.evaluation.summary import summarize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The product of the axes as keyword arguments."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def held_out_batches(
+    requests: Sequence[EditRequest],
+    known: set[str] | None,
+    used: Iterable[tuple[int, int]],
+    facts: int,
+    seeds: Sequence[int],
+) -> dict[int, list[EditRequest]]:
+    """A batch of known facts by seed, none of which an experiment draws.
+
+    Args:
+        used: (num_edits, seed) of every experiment.
+    """
+    drawn = {r.case_id for count, seed in used for r in sample_known(requests, known, count, seed)}
+    free = [r for r in requests if r.case_id not in drawn]
+    return {seed: sample_known(free, known, facts, seed) for seed in seeds}
+
+
+def run_sweep(
+    model: torch.nn.Module,
+    batches: Mapping[int, Sequence[EditRequest]],
+    recipes: Mapping[str, Mapping[str, Any]],
+    axes: Mapping[str, Mapping[str, Sequence[Any]]],
+    *,
+    statistics: Sequence[str],
+    contexts: Contexts,
+) -> pd.DataFrame:
+    """Edit every batch with every point of each method's grid.
+
+    Args:
+        recipes: by method, the fields that stay fixed.
+        axes: by method, the fields that vary.
+
+    Returns:
+        one row a (method, point, seed): the varied fields, ES, PS, NS, S (success) and the norm of the update.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    plan = [(m, point, seed) for m in axes for point in grid_points(axes[m]) for seed in batches]
+    rows = []
+    for method, point, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
+        recipe = validated(Recipe, {**recipes[method], **point}, f"sweep.{method}")
+        session = EditSession(model, recipe, statistics=list(statistics), contexts=contexts, seed=seed)
+        with session:
+            event = session.step(batches[seed])
+            frame = score_requests(model, batches[seed])
+        table = summarize(frame, resamples=0)
+        success = table[table["protocol"] == "success"].set_index("metric")["value"]
+        rows.append(
+            {
+                "method": method,
+                "seed": seed,
+                **{k: str(v) for k, v in point.items()},
+                **{name: success[name] for name in ("ES", "PS", "NS", "S")},
+                "decision": event["decision"],
+                "delta_norm": session.edit().norm(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, best S first inside each method."""
+    scores = ["ES", "PS", "NS", "S", "delta_norm"]
+    varied = [c for c in table.columns if c not in [*scores, "seed", "method", "decision"]]
+    means = table.groupby(["method", *varied], dropna=False)[scores].mean().reset_index()
+    return means.sort_values(["method", "S"], ascending=[True, False], kind="stable")

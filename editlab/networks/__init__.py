@@ -1,0 +1,1 @@
+"""Transformer networks as editing sees them: architectures, hooks, loading, tokenization, cached prefixes."""

@@ -1,0 +1,179 @@
+"""Load a causal language model with its tokenizer, from a local directory or a hub id, safetensors only.
+
+The result is the ordinary transformers model; its tokenizer travels with it as ``model.tokenizer``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editlab.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SOURCE = "source.json"  # in a fetched model's directory: where it came from
+DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device_map: str | dict[str, Any] | None = None,
+    offline: bool | None = None,
+) -> PreTrainedModel:
+    """Load ``AutoModelForCausalLM`` and its fast tokenizer, ready to edit (evaluation mode).
+
+    Args:
+        path_or_id: a Hugging Face directory, or a hub id such as ``openai-community/gpt2-xl``.
+        revision: branch, tag or commit of a hub model.
+        dtype: one of :data:`DTYPES`.
+        device_map: as in transformers; None puts the model on the CPU.
+        offline: never use the network (default: only when ``HF_HUB_OFFLINE`` is set or the path is a directory).
+
+    Raises:
+        ModelError: no such model, no safetensors weights, no fast tokenizer, an unsupported family or NaN weights.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype: {dtype!r} is not allowed; one of {', '.join(DTYPES)}")
+    path = Path(path_or_id)
+    is_local = path.is_dir()
+    if is_local:
+        check_model_directory(path)
+    elif path.is_absolute() or str(path_or_id).startswith((".", "~")) or len(path.parts) > 2:
+        raise ModelError(f"{path_or_id}: no such model directory")
+
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    local_only = is_local if offline is None else offline or is_local
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path_or_id),
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=local_only or os.environ.get("HF_HUB_OFFLINE") == "1",
+        )
+    except Exception as error:
+        raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({one_line(error)})") from error
+    check_finite(model, str(path_or_id))
+    tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
+    model.tokenizer = tokenizer  # type: ignore[assignment]
+    return model.eval()
+
+
+def import_model_code(directory: str) -> None:
+    """Import everything that :func:`load_model` needs for the model in ``directory``, without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
+    load_tokenizer(directory, offline=True)
+
+
+def load_tokenizer(
+    path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
+) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model; padding uses the end-of-text token where it has no padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path_or_id), revision=revision, use_fast=True, trust_remote_code=False, local_files_only=offline
+        )
+    except Exception as error:
+        raise ModelError(f"{path_or_id}: tokenizer cannot be loaded ({one_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{path_or_id}: the tokenizer must be a fast one (tokenizer.json): offsets are needed")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def check_model_directory(path: Path) -> None:
+    """Raise :class:`ModelError` unless the directory holds a config and safetensors weights."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: not a model directory (config.json is missing)")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path}: no *.safetensors weights; editlab does not load pickled weights")
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Raise :class:`ModelError` when a parameter holds NaN or infinity."""
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
+            raise ModelError(f"{name}: parameter {parameter_name} holds NaN or infinite values")
+
+
+def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`load_model` attached.
+
+    Raises:
+        ModelError: the model carries none; set ``model.tokenizer`` to its fast tokenizer.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError("the model carries no tokenizer; use editlab.load_model or set model.tokenizer")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError("model.tokenizer must be a fast tokenizer: offsets are needed")
+    return tokenizer
+
+
+def fetch(source: str, directory: Path, *, revision: str | None = None) -> None:
+    """Fill ``directory`` with links to the files of a model directory, or of the hub snapshot at ``revision``.
+
+    ``source.json`` tells where they came from; of a snapshot, every file is compared with the checksum that names it.
+
+    Raises:
+        ModelError: the model is not there, cannot be reached, is damaged or has no safetensors weights.
+    """
+    from editlab.files.artifacts import write_json
+
+    path = Path(source).expanduser()
+    origin: dict[str, str | None] = {"source": source, "revision": revision}
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(
+                snapshot_download(
+                    source, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]
+                )
+            )
+        except Exception as error:
+            raise ModelError(f"{source}: cannot be fetched ({one_line(error)})") from None
+        origin["commit"] = path.name
+        for file in sorted(path.rglob("*")):
+            check_blob(file)
+    check_model_directory(path)
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        (directory / file.name).symlink_to(file.resolve())
+    write_json(directory / SOURCE, origin)
+
+
+def check_blob(file: Path) -> None:
+    """Compare a file of the hub's cache with its name there: sha256 of large files, git's object id of others.
+
+    Raises:
+        ModelError: it is truncated or altered.
+    """
+    blob = file.resolve()
+    if blob == file or not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(f"blob {blob.stat().st_size}\0".encode())
+    with blob.open("rb") as data:
+        while block := data.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != blob.name:
+        raise ModelError(f"{file}: its content is not what the hub's checksum says; delete {blob} and rerun")

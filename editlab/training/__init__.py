@@ -1,0 +1,1 @@
+"""Training loops and losses: base models from statements, and retraining."""

@@ -1,0 +1,298 @@
+"""Train a small language model from scratch so that it knows a set of facts.
+
+Editing needs a model whose knowledge is known. This one is trained on true statements (prompt + completion), bare and
+after a short context as the editing prompts are, mixed with neutral text. Two things make it fast on a CPU: *Muon*
+(:mod:`editlab.training.muon`) moves the matrices, and the loss sits on the completion alone for most statements, while rows of
+similar length run together (:mod:`editlab.training.statements`). Strong weight decay keeps the weights small: without it the
+model recalls as well, but its hidden states grow so long that edits no longer reach them. In most rows what follows
+the subject sees its last token alone, so that facts are recalled there, as in large models.
+
+A step is always split into two shards. With two threads they run side by side, each on one thread: this waits far less
+than threads inside each operation, and the weights depend on the seed alone, not on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from editlab.errors import ConfigError, DataError, ModelError
+from editlab.networks.architectures import Architecture
+from editlab.networks.tokenization import Encoder
+from editlab.randomness import derive_seed
+from editlab.training.muon import Muon
+from editlab.training.statements import Row, Statement, TrainingRows, grouped, predictions, recall
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+END = "<|endoftext|>"
+
+SHARDS = 2
+"""Parts of a step that can run side by side, one thread each. Part of the recipe: another number, other bits."""
+
+GROUP_TOKENS = 1024
+"""Tokens that run through the model at once: few enough to stay in the processor's caches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SubstrateOptions:
+    """How the small model is built and trained.
+
+    Attributes:
+        architecture: "gpt2" or "llama".
+        inner: width of the MLP; None is 4 x width.
+        context: longest sequence in tokens; neutral text is packed to this length so that every position is trained.
+        batch: statements a step.
+        lr: peak rate of the matrices (Muon); ``embedding_lr`` that of the rest (AdamW).
+        weight_decay: of the matrices; with ``lr`` it sets the norm that the weights settle at.
+        warmup: share of the steps in which the rates rise; after it they fall linearly to zero.
+        neutral_share: tokens of neutral text per token of statements.
+        context_share: share of statements preceded by a short context.
+        prompt_share: share of statements whose prompt is learned too, not the completion alone.
+        subject_end_share: share of statements in which only the last token of the subject is seen from after it.
+        recall_gate: least share of the rewrite prompts that the model must complete.
+    """
+
+    architecture: str = "gpt2"
+    layers: int = 4
+    width: int = 128
+    inner: int | None = None
+    heads: int = 4
+    vocabulary: int = 1500
+    context: int = 96
+    steps: int = 500
+    batch: int = 128
+    lr: float = 0.015
+    embedding_lr: float = 5e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.7
+    neutral_share: float = 0.1
+    context_share: float = 0.4
+    prompt_share: float = 0.2
+    subject_end_share: float = 0.8
+    recall_gate: float = 0.95
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.architecture not in _BUILDERS:
+            raise ConfigError(f"substrate: architecture: {self.architecture!r} is not allowed; gpt2 or llama")
+        for name in ("layers", "width", "heads", "vocabulary", "context", "steps", "batch", "lr", "embedding_lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be positive")
+        for name in ("warmup", "context_share", "prompt_share", "subject_end_share", "recall_gate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be in 0..1")
+        if self.width % self.heads:
+            raise ConfigError(f"substrate: width: {self.width} is not allowed; a multiple of heads ({self.heads})")
+
+
+def _gpt2(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=options.context,
+        n_embd=options.width,
+        n_inner=options.inner,
+        n_layer=options.layers,
+        n_head=options.heads,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's function, in one kernel
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=options.context,
+        hidden_size=options.width,
+        intermediate_size=options.inner or 4 * options.width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        tie_word_embeddings=True,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    return LlamaForCausalLM(config)
+
+
+_BUILDERS: dict[str, Callable[[SubstrateOptions, int, int], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary_size: int = 1500) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with leading spaces, as GPT-2's; one special token ends, pads and stands for the unknown.
+
+    The same texts give the same tokenizer. Every byte has a token, so every text can be encoded.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_substrate(
+    statements: Sequence[Statement],
+    neutral: Sequence[str],
+    options: SubstrateOptions = SubstrateOptions(),
+    *,
+    rewrites: Sequence[Statement] | None = None,
+    subjects: Sequence[str] = (),
+    progress: bool = True,
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+    """Train tokenizer and model; the tokenizer travels as ``model.tokenizer``.
+
+    Args:
+        statements: (prompt, completion) of everything that is true.
+        neutral: sentences that state no fact: trained on, and cut into the short contexts.
+        rewrites: the statements that the recall gate looks at; default all.
+        subjects: names of the subjects, found in the prompts for ``subject_end_share``.
+
+    Returns:
+        The model in evaluation mode and the training log: rows of step, loss, recall (of a sample of the gate's
+        statements).
+
+    Raises:
+        DataError: no statements, or one that is longer than the context.
+        ModelError: the recall on ``rewrites`` stays below the gate.
+    """
+    if not statements:
+        raise DataError("substrate: no statements to learn")
+    gate = list(rewrites if rewrites is not None else statements)
+    texts = [f"{prompt} {completion}." for prompt, completion in statements]
+    tokenizer = train_tokenizer([*texts, *(f" {text}" for text in texts), *neutral], options.vocabulary)
+    corpus = TrainingRows(statements, neutral, Encoder(tokenizer), options, subjects)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("substrate", options.seed))
+        model = _BUILDERS[options.architecture](options, tokenizer.eos_token_id, len(tokenizer))
+    tokenizer.model_max_length = options.context
+    model.tokenizer = tokenizer  # type: ignore[assignment]
+    with _shard_pool() as pool:
+        log = _fit(model, corpus, options, gate[:: max(1, len(gate) // 400)], progress, pool)
+        reached = recall(model, gate)
+    log.append({"step": options.steps, "loss": log[-1]["loss"], "recall": reached})
+    if not reached >= options.recall_gate:
+        raise ModelError(
+            f"substrate: recall on the rewrite prompts is {reached:.3f}, below recall_gate {options.recall_gate}; "
+            f"raise steps ({options.steps}), width ({options.width}) or layers ({options.layers}), or lower the gate"
+        )
+    return model, log
+
+
+@contextlib.contextmanager
+def _shard_pool() -> Iterator[Executor | None]:
+    """One torch thread an operation meanwhile; a pool for the shards where torch had two threads or more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(SHARDS) if threads > 1 else contextlib.nullcontext() as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(
+    model: Any,
+    corpus: TrainingRows,
+    options: SubstrateOptions,
+    sample: Sequence[Statement],
+    progress: bool,
+    pool: Executor | None,
+) -> list[dict[str, float]]:
+    from tqdm import trange
+
+    optimizers = _optimizers(model, options)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    log: list[dict[str, float]] = []
+    every = max(1, options.steps // 10)
+    model.train()
+    bar = trange(options.steps, desc="substrate", unit="step", disable=None if progress else True)
+    for step in bar:
+        factor = _rate(step, options)
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        loss = _step(model, corpus.draw(), corpus.pad_id, optimizers, pool)
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if (step + 1) % every == 0:
+            row = {"step": step + 1, "loss": loss, "recall": recall(model, sample)}
+            log.append({name: float(value) for name, value in row.items()})
+    model.eval()
+    return log
+
+
+def _rate(step: int, options: SubstrateOptions) -> float:
+    """Share of the peak rates: a linear rise over the warm-up, then a linear fall to zero."""
+    warmup = max(1.0, options.warmup * options.steps)
+    return min((step + 1) / warmup, (options.steps - step) / max(1.0, options.steps - warmup), 1.0)
+
+
+def _step(
+    model: Any, rows: Sequence[Row], pad_id: int, optimizers: Sequence[torch.optim.Optimizer], pool: Executor | None
+) -> float:
+    """Gradient of the mean loss over the learned tokens of all rows, and one update.
+
+    The rows are always split into the same shards, whose gradients are added in the same order: running the shards one
+    after another or side by side gives the same bits.
+    """
+    learned = sum(len(row.ids) - 1 - row.first for row in rows)
+    parameters = list(model.parameters())
+
+    def gradient(shard: Sequence[Row]) -> tuple[float, list[Tensor]]:
+        total, sums = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
+        for group in grouped(shard, GROUP_TOKENS):
+            logits, following, _ = predictions(model, group, pad_id)
+            loss = cross_entropy(logits, following, reduction="sum") / learned
+            for part, new in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+                part += new
+            total += float(loss.detach())
+        return total, sums
+
+    shards = [rows[i::SHARDS] for i in range(SHARDS)]
+    results = list((pool.map if pool else map)(gradient, shards))
+    for parameter, *parts in zip(parameters, *(sums for _, sums in results), strict=True):
+        parameter.grad = sum(parts[1:], start=parts[0])
+    for optimizer in optimizers:
+        optimizer.step()
+    return sum(total for total, _ in results)
+
+
+def _optimizers(model: Any, options: SubstrateOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases."""
+    inside = {id(p) for block in Architecture(model).blocks for p in block.parameters() if p.ndim == 2}
+    matrices = [p for p in model.parameters() if id(p) in inside]
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return [
+        Muon(matrices, options.lr, weight_decay=options.weight_decay),
+        torch.optim.AdamW(others, options.embedding_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]

@@ -1,0 +1,254 @@
+"""The tables on LoRA, trust, greedy steps and long streams, over real cells of a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_requests
+
+from editlab.analysis import guarded
+from editlab.analysis.paired import NAMES, paired_differences
+from editlab.data.requests import write_requests
+from editlab.editing.cell import CellPlan, run_cell
+from editlab.errors import ArtifactError, DataError
+from editlab.moments import save_statistics
+
+COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
+LORA = {"solver": "emmet", "backend": "lora", **COMMON}
+GREEDY = {"steps": 3, "min_improvement": 0.0}
+METHODS: dict[str, dict[str, Any]] = {
+    "none": {"solver": "none", "layers": [0]},
+    "emmet": {"solver": "emmet", **COMMON},
+    "emmet_trust": {"solver": "emmet", **COMMON, "trust": {"heldout_samples": 12}},
+    "emmet_lora": LORA,
+    "emmet_greedy": {**LORA, "trust": {"distance_only": True, "threshold": 0.0, "low": 0.0, "heldout_samples": 8}},
+}
+METHODS["emmet_greedy"]["greedy"] = GREEDY
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> list[tuple[str, dict[str, str]]]:
+    home = tmp_path_factory.mktemp("cells")
+    inputs = make_inputs(home)
+    found = []
+    for method in METHODS:
+        for seed in (1, 2):
+            cell = {
+                "method": method,
+                "batch": "1" if method == "none" else "4",
+                "replay": "0",
+                "rank": "3" if "backend" in METHODS[method] else "0",
+                "seed": str(seed),
+            }
+            directory = home / "/".join(f"{k}~{v}" for k, v in cell.items())
+            run(inputs, directory, cell)
+            found.append((str(directory), cell))
+    return found
+
+
+def make_inputs(home: Path) -> dict[str, Any]:
+    model = tiny_model()
+    model.save_pretrained(home / "model")
+    model.tokenizer.save_pretrained(home / "model")
+    write_requests(tiny_requests(120), home / "requests.json")
+    (home / "contexts.json").write_text(json.dumps([["{}"], ["Yes. {}"]]))
+    keys = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    from editlab.algebra.linalg import SecondMoment
+
+    statistics = home / "layer-0.safetensors"
+    save_statistics(statistics, 0, SecondMoment(keys.T @ keys / 256, 256))
+    names = {"model": "model", "requests": "requests.json", "contexts": "contexts.json"}
+    return {k: str(home / v) for k, v in names.items()} | {"known": None, "statistics": [str(statistics)]}
+
+
+def plan_of(cell: dict[str, str], **values: Any) -> CellPlan:
+    evaluation = {"snapshot_every": 4, "perplexity_sentences": 4, "generation_cases": 0, "resamples": 10}
+    return CellPlan(
+        recipe=METHODS[cell["method"]],
+        batch=int(cell["batch"]),
+        replay=float(cell["replay"]),
+        rank=int(cell["rank"]),
+        seed=int(cell["seed"]),
+        num_edits=24,
+        known_only=False,
+        evaluation=evaluation | values.pop("evaluation", {}),
+        loading={},
+        stress_fraction=0.0 if cell["method"] == "none" else 0.34,
+        label_cases=4 if cell["method"] != "none" else 0,
+        **values,
+    )
+
+
+def run(inputs: dict[str, Any], directory: Path, cell: dict[str, str], **values: Any) -> None:
+    names = {"metrics": "csv", "cases": "csv", "curve": "csv", "events": "jsonl", "edit": "safetensors"}
+    outputs = {k: str(directory / f"{k}.{v}") for k, v in names.items()}
+    run_cell(
+        plan_of(cell, **values),
+        **inputs,
+        layers=None,
+        outputs=outputs | {"provenance": str(directory / "provenance.json")},
+    )
+
+
+def test_lora_table_has_scores_size_and_what_the_cuts_kept(cells):
+    table = guarded.lora_table(cells).set_index(["method", "seed"])
+    raw, lora = table.loc["emmet", "1"], table.loc["emmet_lora", "1"]
+    assert lora["parameters"] == 3 * (32 + 64)
+    assert raw["parameters"] == 32 * 64
+    assert raw["bytes"] == 4 * raw["parameters"]
+    assert 0 < lora["energy"] <= 1
+    assert np.isnan(raw["energy"])
+    assert lora["edit_residual"] > raw["edit_residual"]
+    assert lora["seconds"] > 0
+    assert {"ES", "ES_low", "ES_high", "S", "retention", "perplexity", "guarded"} <= set(table.columns)
+
+
+def test_paired_comparison_matches_collapsed_ranks_and_seeds(cells):
+    table = guarded.compare(cells, [("emmet_lora", "emmet"), ("emmet", "emmet_lora")])
+    assert table["metric"].tolist() == list(NAMES)  # emmet has no partner of rank 3 the other way round
+    assert set(table["seeds"]) == {2}
+    assert (table["ci_low"] <= table["value"]).all()
+    assert (table["value"] <= table["ci_high"]).all()
+
+
+def test_a_comparison_tells_how_much_more_is_stored(cells):
+    table = guarded.compare(cells, [("emmet_greedy", "emmet_lora"), ("emmet_lora", "emmet")])
+    size = dict.fromkeys(METHODS, 0)
+    for directory, cell in cells:
+        size[cell["method"]] += guarded.stored(directory)["parameters"]
+    assert size["emmet_lora"] < size["emmet"]
+    for (a, b), part in table.groupby(["a", "b"]):
+        assert part["stored_ratio"].nunique() == 1
+        assert part["stored_ratio"].iloc[0] == pytest.approx(size[a] / size[b])
+
+
+def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
+    table = guarded.trust_table(cells, "emmet", "none", thresholds=[0.2, 0.6])
+    assert set(table["method"]) == {"emmet_trust", "emmet_greedy"}
+    run_rows = table[table["rule"] == "as run"]
+    assert len(run_rows) == 4
+    assert len(table) == 12
+    assert run_rows["overhead"].between(0, 1).all()
+    assert run_rows["accuracy"].between(0, 1).all()
+    base = guarded.final_scores(next(d for d, c in cells if c["method"] == "emmet" and c["seed"] == "1"))
+    assert run_rows.iloc[0]["retention_unguarded"] == base["retention"]
+    low, high = (table[table["rule"] == f"trust < {t}"]["rollback_rate"].mean() for t in (0.2, 0.6))
+    assert low <= high
+
+
+def test_trust_table_without_the_cells_to_compare_with(cells):
+    guarded_cells = [(d, c) for d, c in cells if c["method"] == "emmet_trust"]
+    table = guarded.trust_table(guarded_cells, "emmet", "none")
+    assert table["accuracy"].between(0, 1).all()
+    assert table[["retention_gain", "ppl_rise_cut"]].isna().all().all()
+
+
+def test_decisions_and_steps_one_row_each(cells):
+    decided = guarded.trust_decisions(cells)
+    assert set(decided["method"]) == {"emmet_trust", "emmet_greedy"}
+    assert len(decided) == 4 * 6  # batches of four cells
+    assert {"number", "batch", "trust", "harmful", "seed"} <= set(decided.columns)
+    assert decided["batch"].eq("4").all()
+    assert guarded.trust_decisions([c for c in cells if c[1]["method"] == "none"]).empty
+    steps = guarded.greedy_step_events(cells)
+    assert len(steps) == guarded.greedy_step_table(cells)["tried"].sum()
+    assert guarded.greedy_step_events([c for c in cells if c[1]["method"] == "none"]).empty
+
+
+def test_trust_curves_pool_the_seeds(cells):
+    curves = guarded.trust_curves(cells)
+    assert set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
+    for _, part in curves[curves["curve"] == "roc"].groupby("method"):
+        assert part["x"].is_monotonic_increasing
+
+
+def test_greedy_tables(cells):
+    table = guarded.greedy_table(cells).set_index("method")
+    assert table.loc["emmet_greedy", "acceptance"].between(0, 1).all()
+    assert table.loc["emmet_lora"]["acceptance"].isna().all()
+    steps = guarded.greedy_step_table(cells)
+    assert steps["method"].unique().tolist() == ["emmet_greedy"]
+    assert steps["step"].tolist() == [1, 2, 3]
+    assert steps["tried"].is_monotonic_decreasing
+    assert guarded.greedy_step_table([c for c in cells if c[1]["method"] == "emmet"]).empty
+
+
+def test_forgetting_table_and_turning_points(cells):
+    table = guarded.forgetting_table(cells)
+    assert {"method", "seed", "edits_seen", "metric", "value", "n"} <= set(table.columns)
+    points = guarded.turning_points(table)
+    assert set(points["method"]) == set(METHODS)
+    assert (points["ci_low"] <= points["ci_high"]).all()
+    assert set(points["kind"]) <= {"none", "collapse", "levels_off"}
+
+
+def test_altered_cells_are_refused(cells, tmp_path):
+    import shutil
+
+    directory = tmp_path / "cell"
+    shutil.copytree(cells[2][0], directory)
+    with (directory / "events.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(ArtifactError, match=r"events\.jsonl"):
+        guarded.read_events(directory)
+
+
+def test_paired_differences_by_hand():
+    rng = np.random.default_rng(0)
+    cases = [str(i) for i in range(40)]
+    table = pd.DataFrame(
+        [(c, p, rng.random()) for c in cases for p in ("rewrite", "paraphrase", "neighborhood")],
+        columns=["case_id", "probe", "success"],
+    )
+    better = table.assign(success=table["success"] + 0.1 * (table["probe"] == "rewrite"))
+    found = {d.metric: d for d in paired_differences([(better, table)] * 2)}
+    assert found["ES"].value == pytest.approx(0.1)
+    assert (found["ES"].ci_low, found["ES"].ci_high) == pytest.approx((0.1, 0.1))
+    assert found["ES"].verdict() == "helps"
+    assert found["PS"].value == pytest.approx(0, abs=1e-12)
+    assert found["PS"].verdict() == "makes no measurable difference"
+    assert found["S"].value > 0
+    assert found["ES"].n == 80
+    swapped = {d.metric: d for d in paired_differences([(table, better)])}
+    assert swapped["ES"].verdict() == "hurts"
+    assert swapped["ES"].p_value == 0.0
+    with pytest.raises(DataError, match="same cases"):
+        paired_differences([(table, table[table["case_id"] != "3"])])
+
+
+def test_a_killed_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    from editlab.editing import cell as cell_module
+    from editlab.editing import stream as stream_module
+
+    inputs, cell = (
+        make_inputs(tmp_path),
+        {"method": "emmet_lora", "batch": "4", "replay": "0.5", "rank": "3", "seed": "1"},
+    )
+    every = {"evaluation": {"checkpoint_every": 8}}
+    run(inputs, tmp_path / "whole", cell, **every)
+    steps = []
+    original = stream_module._Run.step
+
+    def dies(self, batch):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        original(self, batch)
+
+    monkeypatch.setattr(stream_module._Run, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path / "killed", cell, **every)
+    assert len(list((tmp_path / "killed").glob(".checkpoint-*"))) == 1
+    monkeypatch.setattr(stream_module._Run, "step", lambda self, batch: steps.append(1) or original(self, batch))
+    run(inputs, tmp_path / "killed", cell, **every)
+    assert len(steps) == 3 + 4  # two batches were saved, one was lost with the kill
+    for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "killed").glob(".checkpoint-*"))
+    assert cell_module._checkpoint(plan_of(cell), {}, tmp_path) is None

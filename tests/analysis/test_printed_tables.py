@@ -1,0 +1,253 @@
+"""Printed tables and escapes: bold only where a paired test supports it, nothing from data runs anywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from docutils.core import publish_parts
+from report_tables import SKILL, guarded_tables, write_cells
+
+from editlab.analysis import latex, readme, wording
+from editlab.analysis.comparisons import between, clear_winner, comparisons
+from editlab.analysis.intervals import mean_interval, pooled, wilson
+from editlab.analysis.registry import SHEETS, function
+from editlab.analysis.scores import headline_settings, pooled_scores
+from editlab.analysis.sheets.base import write_sheet
+from editlab.analysis.tables import collect_cells
+from editlab.analysis.worth import worth
+from editlab.errors import ArtifactError, DataError
+from editlab.files.artifacts import write_csv
+
+FIXED = {"study": "default", "model": "substrate", "dataset": "facts"}
+HOSTILE = '\\input{/etc/passwd} $x$ & 100% #1 _a^b~ {c} <script>alert("1")</script> `raw`_ |s| =cmd() .. include:: x'
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    return write_cells(tmp_path_factory.mktemp("cells"), cases=64)
+
+
+@pytest.fixture(scope="module")
+def tables(cells):
+    found = guarded_tables() | {"ablation_matrix": matrix_of(cells), "comparisons": comparisons(cells, resamples=400)}
+    found["costs"] = pd.DataFrame(
+        [
+            {**cell, "seconds_per_edit": 0.1, "peak_memory_mb": 500, **{f"cpu_{s}": 1.0 for s in STAGES}}
+            for _, cell in cells
+        ]
+    ).astype({"batch": int, "replay": float, "rank": int})
+    return found | dict.fromkeys(("combined", "quick_validation"), found["ablation_matrix"])
+
+
+STAGES = ("targets", "keys", "solve", "commit", "trust", "evaluate")
+
+
+def matrix_of(cells) -> pd.DataFrame:
+    table = collect_cells([d for d, _ in cells], [c for _, c in cells], FIXED)
+    return table.astype({"batch": int, "replay": float, "rank": int, "seed": int})
+
+
+def sheet(name, tables):
+    sources = {key: tables[path.split("/")[-1].removesuffix(".csv")] for key, path in SHEETS[name].sources.items()}
+    return function(SHEETS[name], name)(sources)
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_every_table_has_numbers_and_latex(tables, name, tmp_path):
+    found = sheet(name, tables)
+    paths = {k: tmp_path / k for k in ("csv", "tex", "rst", "caption")}
+    write_sheet(found, paths)
+    tex = paths["tex"].read_text(encoding="utf-8")
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == 1
+    body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == min(len(found.frame), latex.ROWS) + (len(found.frame) > latex.ROWS)
+    shown = [c for c in found.columns if c.name in found.frame]
+    assert {line.count(" & ") for line in body[: latex.ROWS]} == {len(shown) - 1}
+    assert re.search(r"\\tiny\[", tex), "no interval"
+    rows = list(csv.DictReader(io.StringIO(paths["csv"].read_text(encoding="utf-8"))))
+    assert len(rows) == len(found.frame)
+    assert "n = " in found.caption or "range over" in found.caption
+    assert paths["caption"].read_text(encoding="utf-8").strip() == latex.escape(found.caption)
+
+
+def test_bold_only_where_the_paired_test_supports_it(tables):
+    frame = sheet("methods", tables).frame.set_index("method")
+    compared = tables["comparisons"]
+    inside = list(frame.index[~frame["control"]])
+    for metric in ("ES", "PS", "NS", "S"):
+        bold = list(frame.index[frame[f"{metric}_best"]])
+        best = frame.loc[inside, metric].idxmax()
+        assert bold == ([best] if clear_winner(compared, best, inside, metric) else [])
+    assert frame.loc["alphaedit", "NS_best"]  # 0.94 against 0.87
+    assert not frame["ES_best"].any()  # 0.99 against 0.97 of 128 cases
+    assert not frame.loc[["none", "random"], [f"{m}_best" for m in ("ES", "PS", "NS", "S")]].any().any()
+    without = sheet("methods", tables | {"comparisons": compared.iloc[:0]}).frame
+    assert not without["NS_best"].any()
+
+
+def test_bold_in_the_table_of_every_setting_is_by_block(tables):
+    frame = sheet("ablation", tables).frame
+    best = frame[frame["NS_best"]]
+    assert set(best["method"]) == {"alphaedit"}
+    assert not best.duplicated(["batch", "replay", "rank"]).any()
+
+
+def test_comparisons_by_hand(cells, tables):
+    compared = tables["comparisons"]
+    found = between(compared, "alphaedit", "ft", "NS")
+    back = between(compared, "ft", "alphaedit", "NS")
+    assert found["value"] == -back["value"]
+    assert (found["ci_low"], found["ci_high"]) == (-back["ci_high"], -back["ci_low"])
+    scores = pooled_scores(tables["ablation_matrix"])
+    at = scores[(scores["batch"] == 32) & (scores["replay"] == 0) & (scores["metric"] == "NS")].set_index("method")
+    assert found["value"] == pytest.approx(at.loc["alphaedit", "value"] - at.loc["ft", "value"], abs=1e-5)
+    assert between(compared, "alphaedit", "nobody", "NS") is None
+    replay = compared[compared["kind"] == "replay"]
+    assert set(replay["a_replay"]) == {0.3}
+    assert set(replay["b_replay"]) == {0.0}
+    assert set(compared[compared["kind"] == "batch"]["a"]) == set(SKILL) - {"rome", "none"}
+
+
+def test_comparisons_refuse_other_cases(cells, tmp_path):
+    one = write_cells(tmp_path / "a", methods=["memit"], seeds=[1], cases=16)
+    two = write_cells(tmp_path / "b", methods=["emmet"], seeds=[1], cases=20)
+    with pytest.raises(DataError, match="same cases"):
+        comparisons(one + two, resamples=10)
+    three = write_cells(tmp_path / "c", methods=["emmet"], seeds=[2], cases=16)
+    assert set(comparisons(one + three, resamples=10)["kind"]) == {"batch", "replay"}  # no common seed
+    assert comparisons([]).empty
+
+
+def test_headline_takes_the_batch_that_half_of_the_methods_have(tables):
+    chosen = headline_settings(tables["ablation_matrix"]).set_index("method")["batch"].to_dict()
+    assert chosen == {m: 1 if m in ("rome", "none") else 32 for m in SKILL}
+    settings = pd.DataFrame(
+        [("a", 512, 0, 0), ("a", 8, 0, 0), ("b", 8, 0.3, 4), ("b", 8, 0.3, 8)],
+        columns=["method", "batch", "replay", "rank"],
+    )
+    assert headline_settings(settings).to_numpy().tolist() == [["a", 8, 0.0, 0], ["b", 8, 0.3, 8]]
+
+
+def test_escape_leaves_no_command():
+    text = latex.escape(HOSTILE + " ünïcode ☃ − Δ\nnext")
+    assert "\n" not in text
+    commands = set(re.findall(r"\\[A-Za-z]+|\\.", text))
+    allowed = {r"\textbackslash", r"\textasciicircum", r"\textasciitilde", r"\textless", r"\textgreater", r"\textbar"}
+    allowed |= {r"\textquotedbl", r"\textquotesingle", r"\textasciigrave", r"\Delta"}
+    assert commands <= allowed | {r"\{", r"\}", r"\$", r"\&", r"\#", r"\%", r"\_"}
+    assert "ünïcode [U+2603] $-$ $\\Delta$ next" in text
+
+
+def test_names_are_escaped_in_every_output(tmp_path):
+    frame = pd.DataFrame({"method": [HOSTILE], "S": [0.5], "S_low": [0.4], "S_high": [0.6], "kind": ["=1+1"]})
+    columns = [latex.Column("method", "a & b", "method"), latex.Column("S", "S"), latex.Column("kind", "kind", "text")]
+    tex = latex.tabular(frame, columns, "results/x_y.csv")
+    assert r"\input" not in tex
+    assert "a \\& b" in tex
+    assert len([line for line in tex.splitlines() if line.endswith(r"\\")]) == 2
+    from editlab.analysis.sheets.base import Sheet
+
+    paths = {k: tmp_path / k for k in ("csv", "tex", "rst", "caption")}
+    write_sheet(Sheet(frame, columns, HOSTILE, "x"), paths)
+    html = publish_parts(paths["rst"].read_text(encoding="utf-8"), writer="html")["body"]
+    assert "<script" not in html
+    assert "system-message" not in html
+    shown = re.sub(r"<[^>]+>", "", html).replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+    assert shown.replace("&amp;", "&").strip() == " ".join(HOSTILE.split())
+    (row,) = csv.DictReader(io.StringIO(paths["csv"].read_text(encoding="utf-8")))
+    assert row["kind"] == "'=1+1"
+
+
+def test_numbers_as_text():
+    assert wording.level(0.9449) == "0.94"
+    assert wording.level(float("nan")) == "–"
+    assert wording.level(-0.001) == "0.00" or wording.level(-0.001) == "−0.00"
+    assert wording.signed(-0.0181) == "−0.018"
+    assert wording.signed(0.0001) == "0.000"
+    assert wording.signed_with(0.1, 0.05, 0.15, 2) == "+0.10 (+0.05 to +0.15)"
+    assert wording.label("emmet_lora") == "EMMET LoRA"
+    assert wording.label("r_rome") == "R-ROME"
+    assert wording.label("greedy3_scaled") == "greedy3 scaled"
+    assert wording.listed(["a"]) == "a"
+    assert wording.listed(["a", "b", "c"]) == "a, b and c"
+    assert latex.number_text(-0.0004, latex.Column("x", "x", "difference", 3)) == "0.000"
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_the_leading_sentence_never_claims_what_overlaps(case):
+    rng = np.random.default_rng(case)
+    rows = []
+    for i in range(4):
+        value = float(rng.random())
+        rows.append((f"M{i}", value, value - 0.1 * float(rng.random()), value + 0.1 * float(rng.random())))
+    text = wording.leading(rows, "score")
+    top, *rest = sorted(rows, key=lambda r: -r[1])
+    assert text.startswith(f"{top[0]} has the highest score")
+    for name, _, _, high in rest:
+        assert (high >= top[2]) == (f"{name}" in text.split(";")[1] and "overlap" in text) or "the next" in text
+    assert ("the next" in text) == all(high < top[2] for _, _, _, high in rest)
+
+
+def test_intervals_by_hand():
+    low, high = wilson([0.5, 1.0, 0.0], [10, 10, 10])
+    assert low == pytest.approx([0.2366, 0.7225, 0.0], abs=1e-4)
+    assert high == pytest.approx([0.7634, 1.0, 0.2775], abs=1e-4)
+    # Seeds that agree: the cases' spread over two seeds. Seeds that differ more than their cases: that spread.
+    assert pooled([0.5, 0.5], [0.4, 0.4], [0.6, 0.6]) == pytest.approx((0.5, 0.5 - 0.1 / 2**0.5, 0.5 + 0.1 / 2**0.5))
+    value, low, high = pooled([0.2, 0.8], [0.19, 0.79], [0.21, 0.81])
+    assert (value, low, high) == pytest.approx((0.5, 0.0, 1.0))  # 1.96 * 0.42 / sqrt(2) = 0.59, cut at the bounds
+    assert np.isnan(pooled([np.nan], [np.nan], [np.nan])[0])
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
+    assert np.isnan(mean_interval([1.0])[1])
+
+
+def test_worth_of_trust_by_hand():
+    place = {"experiment": "trust_eval", "method": "m", "batch": 32, "replay": 0, "rank": 0}
+    runs = pd.DataFrame(
+        [
+            {**place, "seed": s, "n": 16, "harmful": h, "accuracy": a, "false_negative_rate": f, "auc": 0.9}
+            | {"retention": 0.8, "retention_unguarded": 0.5, "overhead": 0.1}
+            for s, h, a, f in ((1, 0.25, 1.0, 0.0), (2, 0.0, 0.5, np.nan))
+        ]
+    )
+    last = [
+        {**place, "seed": s, "edits_seen": 512, "metric": "retention_success", "value": 0.8, "n": 100} for s in (1, 2)
+    ]
+    found = worth(runs, pd.DataFrame(last))
+    assert found["accuracy"][0] == pytest.approx(24 / 32)
+    assert found["false_negative_rate"][:2] == pytest.approx((0.0, 0.0))  # of the four harmful batches of one seed
+    assert found["false_negative_rate"][2] == pytest.approx(0.4899, abs=1e-3)
+    half = 1.96 * ((0.16 + 0.25) / 100 / 2) ** 0.5
+    assert found["retention_gain"] == pytest.approx((0.6, (0.3 - half) / 0.5, (0.3 + half) / 0.5), abs=1e-3)
+    assert found["overhead"] == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_readme_block(tables, tmp_path):
+    found = sheet("methods", tables)
+    (tmp_path / "results/tables").mkdir(parents=True)
+    (tmp_path / "results/figures").mkdir()
+    write_csv(tmp_path / readme.TABLE, found.frame)
+    assert not readme.update(tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{readme.START}\nformer text\n{readme.END}\nafter\n")
+    with pytest.raises(ArtifactError, match=r"method_comparison\.png: no such file"):
+        readme.update(tmp_path)
+    (tmp_path / readme.FIGURE).write_bytes(b"picture")
+    (tmp_path / "docs").mkdir()
+    assert readme.update(tmp_path)
+    once = (tmp_path / "README.md").read_text()
+    assert readme.update(tmp_path)
+    assert (tmp_path / "README.md").read_text() == once
+    assert "former text" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    rows = [line for line in once.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(SKILL) + 1
+    best = found.frame[[f"{m}_best" for m in ("ES", "PS", "NS", "S")]].any(axis=1)
+    assert [line.split(" | ")[0][2:] for line in rows if "**" in line] == list(found.frame.loc[best, "method"])
+    assert best.any()
+    assert (tmp_path / readme.COPY).read_bytes() == b"picture"

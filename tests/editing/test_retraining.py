@@ -1,0 +1,73 @@
+"""Retraining on the truth of some edited facts: what it measures, and that nothing stays changed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from test_trust import moments
+from tiny import tiny_model, tiny_requests
+
+import editlab
+from editlab.analysis.guarded import recovery
+from editlab.editing.retraining import retrain_on_truth
+from editlab.errors import DataError
+from editlab.training.retraining import RttOptions, retrained_on, split
+
+OPTIONS = RttOptions(epochs=4, batch=6, lr=3e-3, seed=1)
+
+
+def test_the_split_is_seeded_and_whole():
+    facts = tiny_requests(11)
+    retrained, held_out = split(facts, OPTIONS)
+    assert len(retrained) == 6
+    assert {r.case_id for r in retrained + held_out} == {r.case_id for r in facts}
+    assert split(facts, OPTIONS) == (retrained, held_out)
+    with pytest.raises(DataError, match="1 edited facts"):
+        split(facts[:1], OPTIONS)
+
+
+def test_retraining_teaches_and_is_undone_bit_for_bit():
+    model, facts = tiny_model(), tiny_requests(12)
+    model.transformer.wte.weight.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    name = "transformer.h.0.mlp.c_fc.weight"
+    with retrained_on(model, facts, OPTIONS):
+        assert not torch.equal(model.state_dict()[name], before[name])
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not model.transformer.wte.weight.requires_grad
+    with pytest.raises(RuntimeError), retrained_on(model, facts, OPTIONS):
+        raise RuntimeError
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_table_has_both_models_and_all_groups_and_retrained_facts_are_learned():
+    model, facts = tiny_model(), tiny_requests(24)
+    edit = editlab.edit(
+        model, facts[:12], method="memit", layers=[0], statistics=moments(model, 0), clamp=4.0, second_moment_weight=0.1
+    )
+    table = retrain_on_truth(model, edit, facts[:12], facts[12:], OPTIONS)
+    assert len(table) == 2 * 2 * 3 * 2
+    assert set(table["n"]) == {6, 12}
+    rows = table[table["probe"] == "rewrite"].set_index(["model", "facts", "when"])["success"]
+    assert rows["edited", "retrained", "after"] > rows["edited", "retrained", "before"]
+    again = retrain_on_truth(model, edit, facts[:12], facts[12:], OPTIONS)
+    pd.testing.assert_frame_equal(table, again, check_exact=True)
+
+
+def test_recovery_is_a_share_of_what_the_edit_took():
+    rows = []
+    values = {
+        ("unedited", "held_out"): (1.0, 0.9),
+        ("edited", "held_out"): (0.2, 0.6),
+        ("edited", "never_edited"): (0.8, 0.7),
+        ("unedited", "never_edited"): (1.0, 1.0),
+    }
+    for (model, facts), pair in values.items():
+        for when, value in zip(("before", "after"), pair, strict=True):
+            rows.append({"model": model, "facts": facts, "when": when, "probe": "rewrite", "accuracy": value})
+    found = recovery(pd.DataFrame(rows))
+    assert found["restored"] == pytest.approx(0.5)
+    assert found["edited"] == pytest.approx(0.4)
+    assert found["unedited"] == pytest.approx(-0.1)
+    assert found["never_edited"] == pytest.approx(-0.1)

@@ -1,0 +1,278 @@
+"""A stream of edits: what is measured when, determinism, resumption, batches that fail; a cell from files to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import reference
+import torch
+from tiny import tiny_model, tiny_requests
+
+from editlab.algebra import solvers
+from editlab.algebra.linalg import SecondMoment
+from editlab.config.recipe import Recipe
+from editlab.data.requests import write_requests
+from editlab.editing.cell import RESULTS, CellPlan, run_cell
+from editlab.editing.edit import Edit
+from editlab.editing.session import EditSession
+from editlab.editing.stream import Checkpoint, StreamPlan, StreamResult, run_stream
+from editlab.errors import ArtifactError, DataError, NumericalError
+from editlab.evaluation import evaluate
+from editlab.evaluation.perplexity import perplexity
+from editlab.evaluation.scoring import score_requests
+from editlab.files.artifacts import read_provenance, verify_directory, write_json, write_text
+from editlab.moments import save_statistics
+
+FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
+CONTEXTS = [["{}"], ["Yes. {}"]]
+TEXTS = ("The weather is fine today.", "A dog and a cat live in the house.")
+MOMENT = reference.moment(64)
+
+
+def session_of(model, method: str = "memit", replay: float = 0.5, **fields) -> EditSession:
+    recipe = Recipe(solver=method, **{**FIELDS, **fields})
+    return EditSession(model, recipe, statistics={1: MOMENT}, contexts=CONTEXTS, replay=replay, seed=3)
+
+
+def stream(requests, plan: StreamPlan, method: str = "memit", model=None, checkpoint=None, **options) -> StreamResult:
+    with session_of(model or tiny_model("gpt2"), method, **options) as session:
+        return run_stream(session, requests, plan, checkpoint=checkpoint)
+
+
+def value(frame: pd.DataFrame, **where) -> float:
+    for column, wanted in where.items():
+        frame = frame[frame[column] == wanted]
+    assert len(frame) == 1
+    return float(frame["value"].iloc[0])
+
+
+PLAN = StreamPlan(batch=3, snapshot_every=4, texts=TEXTS, generation_cases=2, generation_tokens=5, resamples=20)
+
+
+@pytest.fixture(scope="module")
+def result() -> StreamResult:
+    return stream(tiny_requests(10), PLAN)
+
+
+def test_final_scores_are_those_of_the_model_after_the_whole_stream(result):
+    model, requests = tiny_model("gpt2"), tiny_requests(10)
+    with result.edit.applied(model):
+        expected = evaluate(model, requests)
+        text = perplexity(model, TEXTS)
+    final = result.metrics[result.metrics["when"] == "final"]
+    for metric in ("ES", "PS", "NS"):
+        for protocol in ("success", "accuracy"):
+            found = value(final, metric=metric, protocol=protocol)
+            assert found == pytest.approx(value(expected, metric=metric, protocol=protocol), abs=1e-6)
+    assert value(final, metric="perplexity") == pytest.approx(text, rel=1e-3)
+    assert value(final, metric="GE") > 0
+
+
+def test_immediate_scores_are_taken_right_after_each_batch(result):
+    model, requests = tiny_model("gpt2"), tiny_requests(10)
+    rows = []
+    with session_of(model) as session:
+        for start in range(0, 10, 3):
+            session.step(requests[start : start + 3])
+            rows.append(score_requests(model, requests[start : start + 3], ("rewrite",)))
+    expected = pd.concat(rows).set_index("case_id")["magnitude"]
+    found = result.cases[(result.cases["when"] == "immediate") & (result.cases["probe"] == "rewrite")]
+    assert len(found) == 10
+    for case, magnitude in zip(found["case_id"], found["magnitude"], strict=True):
+        assert magnitude == pytest.approx(float(expected[case]), abs=1e-5)
+    without = stream(requests[:3], StreamPlan(batch=3, immediate=False, resamples=0))
+    assert set(without.metrics["when"]) == {"final"}
+
+
+def test_the_curve_has_a_point_each_snapshot_and_one_at_the_end(result):
+    curve = result.curve
+    assert sorted(set(curve["edits_seen"])) == [6, 9, 10]  # the batches in which 4, 8 and 10 are reached
+    assert set(curve["metric"]) >= {"retention_success", "neighborhood_success", "perplexity", "target_norm"}
+    assert value(curve, edits_seen=10, metric="delta_norm_layer1") == pytest.approx(result.edit.norm(), rel=1e-4)
+    last = curve[curve["edits_seen"] == 10].set_index("metric")
+    ages = [last.loc[f"retention_success_age{k}"] for k in (1, 2, 3, 4)]
+    assert sum(a["n"] for a in ages) == last.loc["retention_success", "n"] == 10
+    mean = sum(a["value"] * a["n"] for a in ages) / 10
+    assert mean == pytest.approx(last.loc["retention_success", "value"])
+    assert not curve["value"].isna().any()
+
+
+def test_a_snapshot_looks_at_no_more_cases_than_asked():
+    plan = StreamPlan(batch=4, snapshot_every=4, retention_cases=3, resamples=0)
+    curve = stream(tiny_requests(8), plan).curve
+    assert curve[curve["metric"] == "retention_success"]["n"].tolist() == [3, 3]
+
+
+def test_equal_runs_are_equal_and_the_model_comes_back(result):
+    model = tiny_model("gpt2")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    again = stream(tiny_requests(10), PLAN, model=model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    pd.testing.assert_frame_equal(again.metrics, result.metrics)
+    pd.testing.assert_frame_equal(again.cases, result.cases)
+    pd.testing.assert_frame_equal(again.curve, result.curve)
+    assert again.events == result.events
+    assert torch.equal(again.edit.delta(1), result.edit.delta(1))
+
+
+@pytest.mark.parametrize("method", ["rome", "ft", "none", "alphaedit"])
+def test_streams_of_other_methods(method):
+    fields = {"null_space_threshold": 0.1} if method == "alphaedit" else {}
+    plan = StreamPlan(batch=1, snapshot_every=2, resamples=0)
+    found = stream(tiny_requests(3), plan, method, replay=0.0, **fields)
+    assert len(found.events) == 3
+    assert (found.edit.norm() > 0) == (method != "none")
+    assert sorted(set(found.curve["edits_seen"])) == [2, 3]
+
+
+def test_a_rejected_batch_does_not_stop_the_stream(monkeypatch):
+    plain, calls = solvers.memit, []
+
+    def memit(problem, options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise NumericalError("memit system: condition number")
+        return plain(problem, options)
+
+    monkeypatch.setattr(solvers, "memit", memit)
+    found = stream(tiny_requests(9), StreamPlan(batch=3, resamples=0), replay=0.0)
+    assert [e["decision"] for e in found.events] == ["accepted", "rejected", "accepted"]
+    assert "condition number" in found.events[1]["reason"]
+    assert found.edit.info["cases"] == ["0", "1", "2", "6", "7", "8"]
+    assert len(found.cases[(found.cases["when"] == "final") & (found.cases["probe"] == "rewrite")]) == 9
+    json.dumps(found.events, allow_nan=False)
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Stands for the progress bar; kills the run after some facts."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def update(self, count: int) -> None:
+        self.left -= count
+        if self.left <= 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+@pytest.mark.parametrize("after", [2, 5, 9])
+def test_a_killed_stream_goes_on_and_ends_as_an_undisturbed_one(tmp_path, after, method):
+    requests, plan = tiny_requests(10), StreamPlan(batch=2, snapshot_every=4, resamples=10)
+    fields = {"null_space_threshold": 0.1, "replay": 1.0}
+    whole = stream(requests, plan, method, **fields)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", every=2)
+    with pytest.raises(Killed), session_of(tiny_model("gpt2"), method, **fields) as session:
+        run_stream(session, requests, plan, Killer(after), checkpoint)
+    assert checkpoint.path.is_file() == (after > 2)
+    resumed = stream(requests, plan, method, checkpoint=checkpoint, **fields)
+    assert torch.equal(resumed.edit.delta(1), whole.edit.delta(1))
+    assert resumed.events == whole.events
+    pd.testing.assert_frame_equal(resumed.metrics, whole.metrics)
+    pd.testing.assert_frame_equal(resumed.cases, whole.cases)
+    pd.testing.assert_frame_equal(resumed.curve, whole.curve)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    requests, plan = tiny_requests(6), StreamPlan(batch=2, resamples=0)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", every=1)
+    stream(requests, plan, checkpoint=checkpoint)
+    with pytest.raises(ArtifactError, match=r"^\S+state\.safetensors: [^\n]+$"):
+        stream(requests[::-1], plan, checkpoint=checkpoint)
+    data = checkpoint.path.read_bytes()
+    checkpoint.path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtifactError, match=r"^\S+state\.safetensors: [^\n]+$"):
+        stream(requests, plan, checkpoint=checkpoint)
+
+
+# ---- a cell --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cell")
+    model = tiny_model("gpt2")
+    model.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    write_requests(tiny_requests(12), folder / "requests.json")
+    write_text(folder / "known.csv", "case_id,known\n" + "".join(f"{i},{int(i != 4)}\n" for i in range(12)))
+    write_json(folder / "contexts.json", CONTEXTS)
+    save_statistics(folder / "layer-1.safetensors", 1, SecondMoment(MOMENT, 640))
+    return folder
+
+
+def cell_plan(**changes) -> CellPlan:
+    fields = {
+        "recipe": {"solver": "memit", **FIELDS},
+        "batch": 4,
+        "replay": 0.5,
+        "seed": 1,
+        "num_edits": 8,
+        "known_only": True,
+        "evaluation": {
+            "snapshot_every": 4,
+            "perplexity_sentences": 2,
+            "generation_cases": 1,
+            "generation_tokens": 4,
+            "resamples": 10,
+        },
+        "loading": {},
+    }
+    return CellPlan(**{**fields, **changes})
+
+
+def run_in(inputs: Path, folder: Path, plan: CellPlan, layers=None) -> Path:
+    folder.mkdir(exist_ok=True)
+    suffix = {"events": "jsonl", "edit": "safetensors", "provenance": "json"}
+    names = [*RESULTS, "provenance"]
+    outputs = {name: str(folder / f"{name}.{suffix.get(name, 'csv')}") for name in names}
+    run_cell(
+        plan,
+        model=str(inputs / "model"),
+        requests=str(inputs / "requests.json"),
+        known=str(inputs / "known.csv"),
+        contexts=str(inputs / "contexts.json"),
+        statistics=[str(inputs / "layer-1.safetensors")],
+        layers=layers,
+        outputs=outputs,
+    )
+    return folder
+
+
+def test_a_cell_writes_a_whole_directory_twice_the_same(inputs, tmp_path):
+    first, second = (run_in(inputs, tmp_path / name, cell_plan()) for name in "ab")
+    assert verify_directory(first) == []
+    for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    provenance = read_provenance(first)
+    assert provenance["plan"]["recipe"]["solver"] == "memit"
+    assert provenance["edits"] == 8
+    assert any(path.endswith("requests.json") for path in provenance["inputs"])
+    assert len(provenance["inputs"]) >= 4  # the model, its requests, contexts and statistics
+    assert provenance["seconds"]["targets"]["wall"] > 0
+    assert Edit.load(first / "edit.safetensors").norm() > 0
+    events = [json.loads(line) for line in (first / "events.jsonl").read_text().splitlines()]
+    assert len(events) == 2
+    assert "4" not in {case for event in events for case in event["cases"]}  # the model does not know fact 4
+
+
+def test_a_cell_with_traced_layers_and_other_seeds(inputs, tmp_path):
+    auto = {"solver": "memit", **FIELDS, "layers": "auto"}
+    traced = run_in(inputs, tmp_path / "auto", cell_plan(recipe=auto), layers=[1])
+    plain = run_in(inputs, tmp_path / "plain", cell_plan())
+    assert (traced / "metrics.csv").read_bytes() == (plain / "metrics.csv").read_bytes()
+    other = run_in(inputs, tmp_path / "other", cell_plan(seed=2))
+    assert (other / "cases.csv").read_bytes() != (plain / "cases.csv").read_bytes()
+
+
+def test_a_cell_that_cannot_be_says_so_before_it_edits(inputs, tmp_path):
+    with pytest.raises(DataError, match=r"11 of 12 facts are known"):
+        run_in(inputs, tmp_path / "few", cell_plan(num_edits=12))
+    assert list((tmp_path / "few").iterdir()) == []

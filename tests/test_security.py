@@ -1,0 +1,356 @@
+"""Nothing that is read can run code, nothing is fetched but over https, nothing is written through a link."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import http.client
+import io
+import json
+import pickle
+import re
+import shutil
+import urllib.request
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+from editlab.data import download, hub, load_requests, read_text
+from editlab.data.corpus import read_known
+from editlab.data.download import HttpsOnly
+from editlab.editing.edit import Edit
+from editlab.errors import DataError, EditlabError, ModelError
+from editlab.files.artifacts import (
+    atomic_path,
+    load_tensors,
+    read_provenance,
+    replace_directory,
+    save_tensors,
+    write_text,
+)
+from editlab.moments import load_statistics
+from editlab.networks import loading as models
+from editlab.networks.loading import check_blob, fetch, load_model
+
+ROOT = Path(__file__).parents[1]
+
+
+class Payload:
+    """What a pickle would do on being read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def lookalikes(folder: Path, mark: Path) -> dict[str, Path]:
+    """Files of the kinds that run code in careless hands."""
+    pickled = pickle.dumps(Payload(mark))
+    array = np.array([Payload(mark)], dtype=object)
+    made = {name: folder / name for name in ("a.pkl", "a.npy", "a.npz", "a.pt", "a.zip", "a.yaml", "a.safetensors")}
+    made["a.pkl"].write_bytes(pickled)
+    np.save(made["a.npy"], array, allow_pickle=True)
+    np.savez(made["a.npz"], a=array)
+    torch.save({"a": Payload(mark)}, made["a.pt"])
+    with zipfile.ZipFile(made["a.zip"], "w") as archive:
+        archive.writestr("data.pkl", pickled)
+    made["a.yaml"].write_text(
+        f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
+    )
+    made["a.safetensors"].write_bytes(pickled)
+    return made
+
+
+def test_the_payload_is_live(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "pwned")))
+    assert (tmp_path / "pwned").exists()
+
+
+READERS = [
+    load_requests, read_text, read_known, load_tensors, Edit.load, load_statistics, load_model,
+    lambda path: read_provenance(path.parent),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda r: getattr(r, "__qualname__", "reader"))
+@pytest.mark.parametrize("name", ["a.pkl", "a.npy", "a.npz", "a.pt", "a.zip", "a.yaml", "a.safetensors"])
+def test_a_file_that_would_run_code_is_refused_or_plain_text(tmp_path, read, name):
+    mark = tmp_path / "pwned"
+    path = lookalikes(tmp_path, mark)[name]
+    shutil.copy(path, tmp_path / "provenance.json")
+    if read is read_text and name == "a.yaml":
+        assert len(read(path)) == 1  # text is text
+    else:
+        with pytest.raises(EditlabError) as caught:
+            read(path)
+        assert str(caught.value).isprintable()
+    assert not mark.exists()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A small model directory."""
+    model = tiny_model("gpt2")
+    model.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_code_that_lies_in_a_model_directory_is_not_run(directory, tmp_path):
+    mark = tmp_path / "pwned"
+    for name in ("modeling_mine", "configuration_mine", "tokenization_mine"):
+        (directory / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')\nclass Mine: pass\nclass MineFast: pass\n")
+    (directory / "custom_generate").mkdir()
+    (directory / "custom_generate" / "generate.py").write_text(
+        f"open({str(mark)!r}, 'w')\ndef generate(*a, **k): pass\n"
+    )
+    own = {"AutoConfig": "configuration_mine.Mine", "AutoModelForCausalLM": "modeling_mine.Mine"}
+    change(directory / "config.json", auto_map=own)
+    change(
+        directory / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["tokenization_mine.Mine", "tokenization_mine.MineFast"]},
+    )
+    model = load_model(directory)  # a known family: its code is that of transformers
+    assert type(model).__module__.startswith("transformers.")
+    assert type(model.tokenizer).__module__.startswith(("transformers.", "tokenizers."))
+    assert not mark.exists()
+    change(directory / "config.json", model_type="mine", architectures=["Mine"])
+    with pytest.raises(ModelError):
+        load_model(directory)
+    assert not mark.exists()
+
+
+def test_pickled_weights_are_never_opened(directory, tmp_path):
+    mark = tmp_path / "pwned"
+    (directory / "model.safetensors").unlink()
+    torch.save({"w": Payload(mark)}, directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
+        load_model(directory)
+    (directory / "model.safetensors").write_bytes(pickle.dumps(Payload(mark)))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(directory)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(directory, value):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(directory / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] = value
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model: parameter \S+ holds NaN or infinite values"):
+        load_model(directory)
+
+
+def sources() -> list[Path]:
+    return [p for part in ("editlab", "workflow_scripts", "benchmarks") for p in sorted((ROOT / part).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
+def test_no_call_that_runs_what_it_reads(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword):
+            assert node.arg != "shell", "a command goes without a shell"
+            if node.arg in ("trust_remote_code", "allow_pickle"):
+                assert isinstance(node.value, ast.Constant)
+                assert node.value.value is False
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "os.system", "os.popen", "torch.load", "yaml.load"}, called
+            assert not re.fullmatch(r"(pickle|dill|marshal|shelve|joblib)\..*|yaml\.(unsafe|full)_load", called), called
+            if called in {"np.load", "numpy.load"}:
+                assert any(k.arg == "allow_pickle" for k in node.keywords)
+
+
+def test_no_rule_hands_data_to_a_shell():
+    for file in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]:
+        text = file.read_text(encoding="utf-8")
+        assert "trust_remote_code" not in text
+        for command in re.findall(r"^    shell:\n((?:        .*\n)+)", text, re.M):
+            for name in re.findall(r"{(\w[^}]*)}", command):
+                assert name.split(".")[0].split(":")[0] in {
+                    "input",
+                    "output",
+                    "log",
+                    "threads",
+                    "params",
+                    "resources",
+                }, name
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_is_a_link_is_replaced_not_followed(tmp_path):
+    write_text(tmp_path / "precious", "mine")
+    (tmp_path / "out.json").symlink_to(tmp_path / "precious")
+    write_text(tmp_path / "out.json", "new")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "out.json").is_symlink()
+    (tmp_path / "folder").mkdir()
+    write_text(tmp_path / "folder/precious", "mine")
+    (tmp_path / "model").symlink_to(tmp_path / "folder")
+    with replace_directory(tmp_path / "model") as folder:
+        write_text(folder / "a", "1")
+    assert (tmp_path / "folder/precious").read_text() == "mine"
+    (tmp_path / "x.safetensors").symlink_to(tmp_path / "precious")
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_temporary_name_cannot_be_guessed(tmp_path):
+    names = set()
+    for _ in range(20):
+        with atomic_path(tmp_path / "a") as temporary:
+            names.add(temporary.name)
+            assert temporary.stat().st_mode & 0o077 == 0
+    assert len(names) == 20
+
+
+# ---- fetching ------------------------------------------------------------------------------------------------------
+
+
+class Answer(io.BytesIO):
+    """What a server sends."""
+
+    def __init__(self, data: bytes, length: str | None = None, broken: bool = False) -> None:
+        super().__init__(data)
+        self.headers = {"Content-Length": length} if length else {}
+        self.broken = broken
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self.broken and not data:
+            raise http.client.IncompleteRead(b"", 10)
+        return data
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Answers instead of the network."""
+    answers: dict[str, Answer] = {}
+
+    class Opener:
+        def open(self, url: str, timeout: float) -> Answer:
+            if url not in answers:
+                raise urllib.error.URLError("unreachable\nhost")
+            return answers[url]
+
+    def build(*handlers):
+        assert handlers == (HttpsOnly,)
+        return Opener()
+
+    monkeypatch.setattr(urllib.request, "build_opener", build)
+    return answers
+
+
+def test_a_download_needs_its_checksum(tmp_path, server):
+    data = b"[1]"
+    digest = hashlib.sha256(data).hexdigest()
+    server["https://a.example/x"] = Answer(data, "3")
+    download.download("https://a.example/x", tmp_path / "x", digest)
+    assert (tmp_path / "x").read_bytes() == data
+    for url, answer, message in [
+        ("https://a.example/other", Answer(b"[2]"), r"sha256 is \w+, expected"),
+        ("https://a.example/cut", Answer(data, "nonsense", broken=True), "cannot be downloaded"),
+        ("https://a.example/none", None, r"cannot be downloaded \(<urlopen error unreachable"),
+    ]:
+        if answer is not None:
+            server[url] = answer
+        with pytest.raises(DataError, match=message) as caught:
+            download.download(url, tmp_path / "y", digest)
+        assert str(caught.value).isprintable()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_download_that_never_ends_is_cut_off(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 10)
+    server["https://a.example/x"] = Answer(b"0" * 100)
+    with pytest.raises(DataError, match="larger than 10 bytes"):
+        download.download("https://a.example/x", tmp_path / "x", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a.example/x", "file:///etc/passwd", "ftp://a.example/x", "HTTP://A/x", "/etc/passwd", ""]
+)
+def test_only_https_also_where_a_server_sends_us(tmp_path, url):
+    with pytest.raises(DataError, match="only https downloads are allowed"):
+        download.download(url, tmp_path / "x", "")
+    asked = urllib.request.Request("https://a.example/x")
+    with pytest.raises(DataError, match="only https downloads are allowed"):
+        HttpsOnly().redirect_request(asked, io.BytesIO(), 302, "moved", Message(), url)
+    assert HttpsOnly().redirect_request(asked, io.BytesIO(), 302, "moved", Message(), "https://b.example/y") is not None
+
+
+def test_files_of_the_hubs_cache_are_compared_with_their_names(tmp_path, directory, monkeypatch):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("c" * 40)
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in directory.iterdir():
+        data = file.read_bytes()
+        large = file.suffix == ".safetensors"
+        name = hashlib.sha256(data) if large else hashlib.sha1(f"blob {len(data)}\0".encode() + data)
+        (blobs / name.hexdigest()).write_bytes(data)
+        (snapshot / file.name).symlink_to(blobs / name.hexdigest())
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
+    (tmp_path / "out").mkdir()
+    fetch("somebody/model", tmp_path / "out", revision="main")
+    assert json.loads((tmp_path / "out" / models.SOURCE).read_text()) == {
+        "commit": "c" * 40,
+        "revision": "main",
+        "source": "somebody/model",
+    }
+    load_model(tmp_path / "out")
+    for name in ("model.safetensors", "config.json"):
+        blob = (snapshot / name).resolve()
+        data = blob.read_bytes()
+        blob.write_bytes(data[:-1])
+        with pytest.raises(
+            ModelError, match=rf"{name}: its content is not what the hub's checksum says; delete \S+ and rerun"
+        ):
+            fetch("somebody/model", tmp_path / "out2")
+        blob.write_bytes(data)
+    check_blob(directory / "config.json")  # not of a cache: nothing to compare with
+
+
+def test_texts_of_the_hub(monkeypatch):
+    class Old:
+        __version__ = "2.19.0"
+
+    class New:
+        __version__ = "4.0.1"
+
+        @staticmethod
+        def load_dataset(*arguments, **options):
+            assert "trust_remote_code" not in options
+            return [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+    import sys
+
+    monkeypatch.setitem(sys.modules, "datasets", Old)
+    with pytest.raises(DataError, match="runs scripts of data sets"):
+        hub.hub_text("a/b", None, None, "train", "text", 100)
+    monkeypatch.setitem(sys.modules, "datasets", New)
+    assert hub.hub_text("a/b", None, None, "train", "text", 100) == "one\ntwo\n"
+    digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
+    assert hub.hub_text("a/b", None, None, "train", "text", 100, digest)
+    with pytest.raises(DataError, match="expected 000"):
+        hub.hub_text("a/b", None, None, "train", "text", 100, "0" * 64)
+    with pytest.raises(DataError, match="cannot be read"):
+        hub.hub_text("a/b", None, None, "train", "column", 100)

@@ -111,7 +111,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTok
 def train_substrate(
     statements: Sequence[Statement],
     neutral: Sequence[str],
-    options: Substrate = Substrate(),
+    options: Substrate,
     *,
     rewrites: Sequence[Statement] | None = None,
     subjects: Sequence[str] = (),

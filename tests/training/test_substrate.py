@@ -155,7 +155,7 @@ def test_a_statement_longer_than_the_context_is_named():
     with pytest.raises(DataError, match="context: 8 is too short"):
         rows(context=8)
     with pytest.raises(DataError, match="no statements"):
-        train_substrate([], [], progress=False)
+        train_substrate([], [], Substrate(), progress=False)
 
 
 def test_groups_hold_every_row_once_with_little_padding():

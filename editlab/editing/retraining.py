@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import Edit
+from editlab.edits.edit import Edit
 from editlab.evaluation.scoring import score_requests
 from editlab.training.retraining import RttOptions, retrained_on, split
 

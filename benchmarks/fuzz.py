@@ -326,7 +326,7 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
 
     from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"

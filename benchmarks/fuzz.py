@@ -34,7 +34,7 @@ from editlab.data import load_requests, make_facts
 from editlab.data.counterfact import read_counterfact
 from editlab.data.zsre import read_zsre
 from editlab.errors import EditlabError
-from editlab.files.artifacts import load_tensors, write_csv, write_provenance, write_text
+from editlab.files.artifacts import load_tensors, record_of, write_csv, write_provenance, write_text
 from editlab.files.bundle import check, create, restore
 from editlab.files.provenance import check_inputs, origins, outdated, record_outputs
 from editlab.files.verify import verify
@@ -243,7 +243,7 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
     facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
-    path = cell / "provenance.json"
+    path = record_of(cell)
     valid = path.read_bytes()
     document = json.loads(valid)
 

@@ -2,7 +2,7 @@
 
 Every writer goes through :func:`atomic_path`: a temporary name beside the target, fsync, then ``os.replace``. A process
 that dies half-way leaves the old file or none. A record under ``.provenance``, named like the result (:func:`record_of`),
-says how it was made and holds the checksums of its files; :func:`verify_directory` and :func:`read_verified` compare them.
+says how it was made and holds the checksums of its files; :func:`read_verified` compares one with them.
 """
 
 from __future__ import annotations
@@ -291,15 +291,6 @@ def read_verified(path: str | Path) -> Path:
     if expected != sha256(path):
         raise DamagedError(f"{path}: altered since it was made; rebuild with: {rebuild_command(path)}", path)
     return path
-
-
-def verify_directory(directory: str | Path) -> list[str]:
-    """Names of the files of a result directory that no longer match its provenance (empty: all well)."""
-    files = read_provenance(directory)["files"]
-    directory = Path(directory)
-    return [
-        n for n, digest in sorted(files.items()) if not (directory / n).is_file() or sha256(directory / n) != digest
-    ]
 
 
 def rebuild_command(path: str | Path) -> str:

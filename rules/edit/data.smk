@@ -45,7 +45,7 @@ rule download_dataset:
         runtime=resource("download_dataset", "runtime"),
     params:
         url=lambda w: STUDY.datasets[w.dataset].url,
-        sha256=lambda w: STUDY.datasets[w.dataset].sha256,
+        checksum=lambda w: STUDY.datasets[w.dataset].sha256,
         code=code_digest("edit/download_dataset"),
     message:
         "Download {wildcards.dataset}"

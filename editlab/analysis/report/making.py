@@ -1,0 +1,114 @@
+"""What the generic rules run: collect a table, draw a figure, print a table, make findings, each by its name.
+
+Everything is found through the ``REPORT`` of the study (:mod:`editlab.analysis.report.topic`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from editlab.analysis.draw.style import save_figure
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Report, Tables, Topic
+from editlab.analysis.text.findings import Finding, cited
+from editlab.analysis.text.latex import escape
+from editlab.analysis.text.wording import rst
+from editlab.errors import ArtifactError
+from editlab.files.artifacts import write_csv, write_text
+
+
+def report_of(study: str) -> Report:
+    """The ``REPORT`` of a study's package."""
+    found: Report = importlib.import_module(f"editlab.analysis.{study}").REPORT
+    return found
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A collected table. Text such as ``NA`` is text; an empty field is unknown."""
+    return pd.read_csv(path, dtype={"case_id": str}, keep_default_na=False, na_values=[""])
+
+
+def read_tables(paths: Mapping[str, str | Path]) -> dict[str, pd.DataFrame]:
+    """Collected tables by name."""
+    return {name: read_table(path) for name, path in paths.items()}
+
+
+def collect(study: str, table: str, run: Run, *, allow_missing: bool = False) -> pd.DataFrame:
+    """A collected table.
+
+    Args:
+        run: with the cells that the table reads; with ``allow_missing`` absent ones are left out and named on stderr.
+
+    Raises:
+        ArtifactError: a cell is missing, truncated or altered, or none has finished.
+    """
+    wanted = report_of(study).tables[table]
+    if allow_missing:
+        missing = [directory for directory, _ in run.missing()]
+        if missing:
+            print(f"missing cells left out: {len(missing)}", *missing, sep="\n  ", file=sys.stderr)
+        run = dataclasses.replace(run, cells={e: run.finished(e) for e in run.cells})
+    if wanted.experiments and not any(map(len, run.cells.values())):
+        raise ArtifactError(f"{table}: no finished cell to collect")
+    return wanted.collect(run)
+
+
+def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
+    """The findings of a topic, of its tables that are there."""
+    return topic.findings({name: tables[name] for name in topic.reads if name in tables})
+
+
+def all_findings(study: str, tables: Tables) -> list[dict[str, Any]]:
+    """The findings of all topics of a study, as JSON."""
+    report = report_of(study)
+    return [finding.as_json(study) for topic in report.topics for finding in findings_of(topic, tables)]
+
+
+def figure_caption(study: str, figure: str, tables: Tables) -> str:
+    """What the findings say that the figure cites, then its legend."""
+    topic, declared = report_of(study).figures[figure]
+    sentences = [f.sentence for f in cited(findings_of(topic, tables), declared.cites)]
+    return " ".join([*sentences, declared.legend(tables[declared.table])])
+
+
+def draw(study: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    """Draw a figure.
+
+    Args:
+        tables: files by name: the figure's own, and those of its topic's findings that are there.
+        outputs: pdf, png and the captions rst and tex.
+    """
+    frames = read_tables(tables)
+    _, declared = report_of(study).figures[figure]
+    save_figure(declared.draw(frames[declared.table]), outputs["pdf"], outputs["png"])
+    write_caption(figure_caption(study, figure, frames), outputs)
+
+
+def print_table(study: str, sheet: str, tables: Tables, outputs: Mapping[str, str]) -> None:
+    """Print a table: its numbers as CSV, LaTeX, and the captions rst and caption."""
+    printed = report_of(study).sheets[sheet][1].make(tables)
+    write_csv(outputs["csv"], printed.frame)
+    write_text(outputs["tex"], printed.latex())
+    write_caption(printed.legend, {"rst": outputs["rst"], "tex": outputs["caption"]})
+
+
+def write_caption(text: str, outputs: Mapping[str, str]) -> None:
+    """A caption for the HTML report (rst) and for LaTeX (tex)."""
+    write_text(outputs["rst"], rst(text) + "\n")
+    write_text(outputs["tex"], escape(text) + "\n")
+
+
+def warm_up(studies: Sequence[str]) -> None:
+    """Import what every figure needs (:mod:`editlab.files.worker`)."""
+    import matplotlib.pyplot
+    import seaborn  # noqa: F401
+
+    for study in studies:
+        report_of(study)

@@ -1,0 +1,185 @@
+"""What a study reports, as declarations: a :class:`Report` lists topics, and each topic is one file of its package.
+
+``editlab/analysis/{study}/__init__.py`` exports ``REPORT``. A topic declares the tables that it collects from cells
+(:class:`Collected`), its figures, its printed tables (:class:`Sheet`), the function that makes its findings, and its place
+in the paper. Tables are known by name alone; the rules know where ``NAME.csv`` lies. Names of tables, figures, sheets and
+pages are unique over all studies, because a run has one folder of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from editlab.analysis.paper.tabular import Printed
+from editlab.analysis.report.run import Run
+from editlab.analysis.text.findings import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """A table that is collected from finished cells: ``NAME.csv`` in the folder of the run.
+
+    Attributes:
+        collect: from the run, whose ``cells`` hold the experiments named here and whose ``inputs`` the files named here.
+        experiments: that it reads. A run that lacks the first has no such table; the others are read where they are there.
+        files: of every cell that it reads.
+        inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/report.smk``);
+            a run where one is empty has no such table.
+    """
+
+    name: str
+    collect: Callable[[Run], pd.DataFrame]
+    experiments: tuple[str, ...] = ()
+    files: tuple[str, ...] = ("metrics.csv",)
+    inputs: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of one table. Its caption is what the findings named by ``cites`` say, then the legend.
+
+    Attributes:
+        table: that it is drawn from.
+        draw: the drawing; one of the empty table says that there is nothing.
+        legend: what is shown, with n and intervals, but no verdict.
+        cites: keys of findings of the topic, with ``*``.
+        level: place in the paper: where it is too long, the highest levels give way first (1 stays).
+    """
+
+    name: str
+    title: str
+    table: str
+    draw: Callable[[pd.DataFrame], Drawing]
+    legend: Callable[[pd.DataFrame], str]
+    cites: tuple[str, ...] = ()
+    level: int = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A printed table: ``make`` gets the collected tables named here and returns numbers, columns and legend."""
+
+    name: str
+    title: str
+    tables: tuple[str, ...]
+    make: Callable[[Tables], Printed]
+    level: int = 9
+
+
+def _nothing(_: Tables) -> list[Finding]:
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    """A part of a study that is reported together.
+
+    Attributes:
+        name: keys of its findings start with it.
+        title: subcategory of the HTML report.
+        about: to follow "an experiment on", such as "the batch size"; empty: its absence is not worth a sentence.
+        reads: tables (its own, or of other topics of the study) that its findings are made of.
+        findings: gets those of ``reads`` that are there; the first findings should be the most telling.
+        sentences: in the paper at most.
+    """
+
+    name: str
+    title: str
+    about: str = ""
+    tables: tuple[Collected, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    reads: tuple[str, ...] = ()
+    findings: Callable[[Tables], list[Finding]] = _nothing
+    sentences: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """An interactive page: ``data`` of the tables that are there, for ``report/pages/{script}.js``."""
+
+    name: str
+    title: str
+    intro: str
+    script: str
+    tables: tuple[str, ...]
+    data: Callable[[Tables], dict[str, Any]]
+    caption: Callable[[Tables], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a run of a study is, in plain sentences, from its configuration and files.
+
+    Attributes:
+        subject: what was studied, in a few words: heading of its part of the front page.
+        setting: model, data, cells.
+        limits: how far the results carry.
+        values: numbers and passages that ``report/sections/{study}.tex`` fetches as ``\\val{study.key}``, in LaTeX.
+        tables: the paper's own small tables, by name: (tabular, caption in LaTeX, level).
+    """
+
+    subject: str
+    setting: Sequence[str] = ()
+    limits: Sequence[str] = ()
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, tuple[str, str, int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that a study reports.
+
+    Attributes:
+        study: name of its package, its block of the configuration and its section of the paper.
+        title: category of the HTML report.
+        question: that the study asks.
+        topics: in the order in which they are told.
+        describe: the run in sentences; gets the run and the collected tables named by ``described``.
+        headline: the sheet that the front page shows.
+        abstract: topics that the paper's abstract names first, most telling first.
+    """
+
+    study: str
+    title: str
+    question: str
+    topics: tuple[Topic, ...]
+    describe: Callable[[Run, Tables], Description]
+    described: tuple[str, ...] = ()
+    pages: tuple[Page, ...] = ()
+    headline: str = ""
+    abstract: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [x.name for t in self.topics for kind in (t.tables, t.figures, t.sheets) for x in kind]
+        kinds = [[x.name for t in self.topics for x in getattr(t, k)] for k in ("tables", "figures", "sheets")]
+        if any(len(set(kind)) < len(kind) for kind in kinds):
+            raise ValueError(f"report of {self.study}: a name is declared twice: {sorted(names)}")
+
+    @property
+    def tables(self) -> dict[str, Collected]:
+        """All collected tables by name."""
+        return {table.name: table for topic in self.topics for table in topic.tables}
+
+    @property
+    def figures(self) -> dict[str, tuple[Topic, Figure]]:
+        """All figures by name, with their topic."""
+        return {figure.name: (topic, figure) for topic in self.topics for figure in topic.figures}
+
+    @property
+    def sheets(self) -> dict[str, tuple[Topic, Sheet]]:
+        """All printed tables by name, with their topic."""
+        return {sheet.name: (topic, sheet) for topic in self.topics for sheet in topic.sheets}
+
+    def experiments(self, topic: Topic) -> list[str]:
+        """The experiments that a topic's findings stand on: any of them gives it something to say."""
+        return list(dict.fromkeys(self.tables[t].experiments[0] for t in topic.reads if self.tables[t].experiments))

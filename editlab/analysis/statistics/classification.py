@@ -1,0 +1,141 @@
+"""How well a score tells two classes apart: rates, ROC, precision and recall, with bands that know how few cases there are.
+
+A frame has the columns ``harmful`` (the positive class) and ``trust`` (its score: low means harmful).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from editlab.analysis.statistics.intervals import Interval, area_interval, wilson
+from editlab.analysis.statistics.resampling import drawn_within, generator, percentiles
+from editlab.errors import DataError
+
+RESAMPLES = 500
+GRID = np.linspace(0, 1, 101)
+Array = NDArray[np.float64]
+Curve = Callable[[pd.DataFrame], Array]
+
+
+def both_classes(frame: pd.DataFrame) -> bool:
+    """Whether there are harmful and harmless cases: a curve needs both."""
+    return bool(frame["harmful"].any() and not frame["harmful"].all()) if len(frame) else False
+
+
+def _labelled(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], Array]:
+    """Labels, and scores that are higher where harm is likelier."""
+    if not both_classes(frame):
+        raise DataError(f"decisions: {len(frame)} batches, all of one class; a curve needs harmful and harmless ones")
+    return frame["harmful"].to_numpy(dtype=bool), -frame["trust"].to_numpy(dtype=float)
+
+
+def roc(frame: pd.DataFrame) -> pd.DataFrame:
+    """The ROC curve of low trust as a sign of harm: threshold, false_positive_rate, true_positive_rate, ascending.
+
+    Raises:
+        DataError: all batches are of one class.
+    """
+    from sklearn.metrics import roc_curve
+
+    false, true, scores = roc_curve(*_labelled(frame), drop_intermediate=False)
+    return pd.DataFrame({"threshold": -scores, "false_positive_rate": false, "true_positive_rate": true})
+
+
+def precision_recall(frame: pd.DataFrame) -> pd.DataFrame:
+    """threshold, recall and precision of rolling back at and below each score.
+
+    Raises:
+        DataError: all batches are of one class.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, scores = precision_recall_curve(*_labelled(frame), drop_intermediate=False)
+    values = {"threshold": -scores, "recall": recall[:-1], "precision": precision[:-1]}  # without the end (0, 1)
+    return pd.DataFrame({name: value[::-1] for name, value in values.items()})
+
+
+def area_under_roc(frame: pd.DataFrame) -> float:
+    """Probability that a harmful batch has less trust than a harmless one (ties count half)."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(*_labelled(frame)))
+
+
+def average_precision(frame: pd.DataFrame) -> float:
+    """Precision averaged over the steps of recall."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(*_labelled(frame)))
+
+
+def roc_on_grid(frame: pd.DataFrame) -> Array:
+    """The share of harmful batches caught at each false positive rate of the grid (a staircase: the last step before)."""
+    curve = roc(frame)
+    x = curve["false_positive_rate"].to_numpy(dtype=float)
+    y = curve["true_positive_rate"].to_numpy(dtype=float)
+    return np.asarray(y[np.searchsorted(x, GRID, side="right") - 1], dtype=np.float64)
+
+
+def precision_on_grid(frame: pd.DataFrame) -> Array:
+    """Precision at the first threshold that reaches each recall of the grid."""
+    curve = precision_recall(frame)
+    recall, precision = (curve[c].to_numpy(dtype=float) for c in ("recall", "precision"))
+    place = np.minimum(np.searchsorted(recall, GRID - 1e-12, side="left"), len(recall) - 1)
+    return np.asarray(precision[place], dtype=np.float64)
+
+
+def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
+    """The 95 % band of a curve on the grid.
+
+    The bootstrap over batches alone would call a perfect curve of three harmful batches certain; so the band is at least
+    as wide as Wilson's interval of the share itself: of the harmful batches for ROC, of those rolled back for precision.
+    """
+    small = frame[["harmful", "trust"]]
+    draws = drawn_within(generator("trust curve"), frame["harmful"], RESAMPLES)
+    low, high = percentiles(np.stack([curve(small.iloc[rows]) for rows in draws]))
+    values, harmful = curve(frame), float(frame["harmful"].sum())
+    caught = np.maximum(1.0, GRID * harmful)
+    basis = np.full_like(GRID, harmful) if curve is roc_on_grid else caught / np.maximum(values, 1e-9)
+    bottom, top = wilson(values, np.minimum(basis, len(frame)))
+    return np.minimum(low, bottom), np.maximum(high, top)
+
+
+def roc_area(frame: pd.DataFrame) -> Interval:
+    """Area under the ROC curve with its interval by Newcombe's score method."""
+    value, harmful = area_under_roc(frame), int(frame["harmful"].sum())
+    return value, *area_interval(value, harmful, len(frame) - harmful)
+
+
+def precision_area(frame: pd.DataFrame) -> Interval:
+    """Average precision; its interval are the areas under the edges of the band."""
+    value = average_precision(frame)
+    low, high = band(frame, precision_on_grid)
+    return value, min(value, float(low.mean())), max(value, float(high.mean()))
+
+
+def rates(frame: pd.DataFrame, threshold: float | None = None) -> dict[str, float]:
+    """How good decisions (column ``rolled_back``) were; with ``threshold``, those that it would have taken on the scores.
+
+    Returns:
+        n, harmful (share), rollback_rate, false_positive_rate (of the harmless), false_negative_rate (of the harmful)
+        and accuracy; NaN where a class is empty.
+    """
+    harmful = frame["harmful"].to_numpy(dtype=bool)
+    rolled = (frame["rolled_back"] if threshold is None else frame["trust"] < threshold).to_numpy(dtype=bool)
+    return {
+        "n": float(len(frame)),
+        "harmful": _share(harmful),
+        "rollback_rate": _share(rolled),
+        "false_positive_rate": _share(rolled[~harmful]),
+        "false_negative_rate": _share(~rolled[harmful]),
+        "accuracy": _share(rolled == harmful),
+    }
+
+
+def _share(flags: Any) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import panels, says, sides
-from editlab.analysis.draw.style import COLUMN, DARK, GREY, LIGHT, marks, styled
+from editlab.analysis.draw.plots import panels, sides
+from editlab.analysis.draw.style import COLUMN, DARK, GREY, LIGHT, marks
 from editlab.analysis.edit.cells import cells_table
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
+from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
 from editlab.analysis.edit.scores import (
-    BATCH,
     INTERVALS,
-    METHOD,
-    NO_CELLS,
-    RANK,
-    REPLAY,
-    SCORE_COLUMNS,
     SCORES,
     SETTING,
     basis,
@@ -32,7 +27,7 @@ from editlab.analysis.edit.scores import (
     with_batch,
 )
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.topic import Collected, Figure, Sheet, Tables, Topic
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import mean_table
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import largest, records
@@ -51,8 +46,8 @@ from editlab.analysis.text.wording import level as level_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
+MATRIX = ("ablation_matrix", "comparisons")
 AXES = ("ES", "PS", "NS", "fluency", "perplexity")  # of the radar
-BOLD = "bold: the best method, where its paired difference to every other one (controls apart) excludes zero"
 
 
 def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -64,12 +59,24 @@ def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
 # ---- figures -----------------------------------------------------------------------------------------------------
 
 
-@styled
-def method_comparison(matrix: pd.DataFrame) -> Drawing:
-    """Forest plot: ES, PS, NS and S of every method at its headline setting, S in numbers at the right."""
+def _headline(matrix: pd.DataFrame) -> pd.DataFrame:
     table = by_score(matrix)
-    if table.empty:
-        return says(NO_CELLS)
+    return table.assign(edits=matrix["edits"].max()) if len(table) else table
+
+
+@figure(
+    "Methods side by side",
+    "ablation_matrix",
+    lambda table: (
+        f"Success after {int(table['edits'].max())} edits without replay, with 95 % intervals over cases and seeds "
+        f"({basis(table)}); batch size in brackets; S is the harmonic mean of ES, PS and NS."
+    ),
+    rows=_headline,
+    cites=("methods.best_S",),
+    level=1,
+)
+def method_comparison(table: pd.DataFrame) -> Drawing:
+    """Forest plot: ES, PS, NS and S of every method at its headline setting, S in numbers at the right."""
     figure, (axis,) = panels(1, 1, 0.75 + 0.36 * len(table))
     looks = dict(zip(SCORES, zip(("#0072B2", "#009E73", "#D55E00", "#000000"), "o^sD", strict=True), strict=True))
     for place, metric in enumerate(SCORES):
@@ -102,17 +109,6 @@ def method_comparison(matrix: pd.DataFrame) -> Drawing:
     return figure
 
 
-def comparison_legend(matrix: pd.DataFrame) -> str:
-    """What a row is."""
-    table = by_score(matrix)
-    if table.empty:
-        return NO_CELLS
-    return (
-        f"Success after {int(matrix['edits'].max())} edits without replay, with 95 % intervals over cases and seeds "
-        f"({basis(table)}); batch size in brackets; S is the harmonic mean of ES, PS and NS."
-    )
-
-
 def _axes_table(matrix: pd.DataFrame) -> pd.DataFrame:
     """Per method the radar's axes in [0, 1] as (value, low, high): scores with intervals; GE and perplexity as shares of
     the unedited model's, with the range over seeds (they have no cases to draw anew)."""
@@ -134,14 +130,25 @@ def _axes_table(matrix: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@styled
-def method_radar(matrix: pd.DataFrame) -> Drawing:
+def _radar_legend(table: pd.DataFrame) -> str:
+    unedited = bool((table["method"] == "none").any())
+    extra = {"fluency": "n-gram entropy (GE)", "perplexity": "inverse perplexity (PPL)"}
+    kept = [text for axis, text in extra.items() if axis in table]
+    shares = f", and {' and '.join(kept)} as shares of the unedited model's, at most 1" if kept else ""
+    ranges = " (for these two the range over seeds)" if kept else ""
+    return (
+        f"Axes from 0 to 1: ES, PS, NS{shares}; batch size in brackets; bands are 95 % intervals{ranges}"
+        f"{'; dashed: the unedited model' if unedited else ''} ({basis(table)})."
+    )
+
+
+@figure(
+    "Profile of each method", "ablation_matrix", _radar_legend, rows=_axes_table, cites=("methods.sparing",), level=9
+)
+def method_radar(table: pd.DataFrame) -> Drawing:
     """One radar a method; the dashed line is the unedited model, the band the 95 % interval."""
     import matplotlib.pyplot as plt
 
-    table = _axes_table(matrix)
-    if table.empty:
-        return says(NO_CELLS)
     axes_names = [a for a in AXES if a in table]
     drawn = table[table["method"] != "none"].head(12)
     drawn = drawn if len(drawn) else table
@@ -153,7 +160,7 @@ def method_radar(matrix: pd.DataFrame) -> Drawing:
     )
     angles = np.linspace(0, 2 * np.pi, len(axes_names), endpoint=False)
     closed = np.r_[angles, angles[:1]]
-    looks = marks(matrix["method"])
+    looks = marks(table["method"])
     for axis, row in zip(grid.flat, records(drawn), strict=False):
         values = np.array([row[a] for a in axes_names], dtype=float)
         values = np.vstack([values, values[:1]])
@@ -174,24 +181,10 @@ def method_radar(matrix: pd.DataFrame) -> Drawing:
     return figure
 
 
-def radar_legend(matrix: pd.DataFrame) -> str:
-    """What the axes are."""
-    table, unedited = by_score(matrix), bool((matrix["method"] == "none").any())
-    if table.empty:
-        return NO_CELLS
-    extra = {"GE": "n-gram entropy (GE)", "perplexity": "inverse perplexity (PPL)"}
-    kept = [text for column, text in extra.items() if column in matrix and unedited]
-    shares = f", and {' and '.join(kept)} as shares of the unedited model's, at most 1" if kept else ""
-    ranges = " (for these two the range over seeds)" if kept else ""
-    return (
-        f"Axes from 0 to 1: ES, PS, NS{shares}; batch size in brackets; bands are 95 % intervals{ranges}"
-        f"{'; dashed: the unedited model' if unedited else ''} ({basis(table)})."
-    )
-
-
 # ---- printed tables ----------------------------------------------------------------------------------------------
 
 
+@sheet("methods", "Methods, headline setting", *MATRIX, level=1)
 def methods_sheet(tables: Tables) -> Printed:
     """The headline: one row a method at its headline setting, best S first, controls last."""
     matrix, compared = tables["ablation_matrix"], tables["comparisons"]
@@ -218,33 +211,7 @@ def _side_effects(matrix: pd.DataFrame) -> pd.DataFrame:
     return cells.groupby(list(SETTING), sort=False)[names].mean().reset_index()
 
 
-def every_setting(tables: Tables, source: str, first: str) -> Printed:
-    """Every setting of a table of cells, seeds together; where there are comparisons, bold within each block."""
-    frame = wide(pooled_scores(tables[source]))
-    compared = tables.get("comparisons")
-    if compared is not None and len(frame):
-        _mark_best(frame, compared, controls(tables[source]))
-    said = f"; {BOLD}, in the same block" if compared is not None else ""
-    ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
-    columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
-    return Printed(frame, columns, f"{first}{INTERVALS} ({basis(frame)}){said}.", source)
-
-
-def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) -> None:
-    """Set ``{metric}_best`` where the paired test supports it: in each block the top against all others of the block."""
-    axes = ["batch", "replay", "rank"]
-    blocks = frame[~frame["method"].isin(outside)].groupby(axes, sort=False)
-    for metric in SCORES:
-        frame[f"{metric}_best"] = False
-        best = compared[(compared["kind"] == "best") & (compared["metric"] == metric)]
-        for key, part in blocks:
-            place = (best["a_batch"] == key[0]) & (best["a_replay"] == key[1]) & (best["a_rank"] == key[2])
-            top = largest(part, metric)["method"]
-            if clear_winner(best[place], top, list(part["method"]), metric, "best"):
-                here = (frame[axes] == list(key)).all(axis=1) & (frame["method"] == top)
-                frame.loc[here, f"{metric}_best"] = True
-
-
+@sheet("baselines", "Baselines", "baseline_comparison", level=8)
 def baselines_sheet(tables: Tables) -> Printed:
     """ROME, MEMIT and EMMET on the same facts: scores, time and memory."""
     matrix = tables["baseline_comparison"]
@@ -256,6 +223,18 @@ def baselines_sheet(tables: Tables) -> Printed:
     legend = f"Baselines on the same {edits} ({basis(frame)}), with 95 % intervals over cases; times are measured."
     costs = [Column("seconds_per_edit", "ms/edit", "level", 0, 1000.0), Column("peak_memory_mb", "MB", "count")]
     return Printed(frame, [METHOD, BATCH, *SCORE_COLUMNS, *costs], legend, "baseline_comparison")
+
+
+@sheet("ablation", "Every setting", *MATRIX)
+def ablation_sheet(tables: Tables) -> Printed:
+    """Every setting, seeds together."""
+    return every_setting(tables, "ablation_matrix", "Every setting of the matrix. ")
+
+
+@sheet("quick_validation", "Quick validation", "quick_validation")
+def quick_validation_sheet(tables: Tables) -> Printed:
+    """Quick validation, seeds together."""
+    return every_setting(tables, "quick_validation", "Quick validation. ")
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
@@ -346,7 +325,6 @@ def _sparing(table: pd.DataFrame) -> list[Finding]:
     return [Finding("methods.sparing", sentence, value, low, high, n, sure, "ablation_matrix")]
 
 
-MATRIX = ("ablation_matrix", "comparisons")
 TOPIC = Topic(
     name="methods",
     title="Methods",
@@ -358,39 +336,14 @@ TOPIC = Topic(
         Collected("baseline_comparison", partial(cells_table, with_costs=True), ("baseline_comparison",)),
     ),
     figures=(
-        Figure(
-            "method_comparison",
-            "Methods side by side",
-            "ablation_matrix",
-            method_comparison,
-            comparison_legend,
-            cites=("methods.best_S",),
-            level=1,
-        ),
-        Figure(
-            "method_radar",
-            "Profile of each method",
-            "ablation_matrix",
-            method_radar,
-            radar_legend,
-            cites=("methods.sparing",),
-        ),
+        method_comparison,
+        method_radar,
     ),
     sheets=(
-        Sheet("methods", "Methods, headline setting", MATRIX, methods_sheet, level=1),
-        Sheet(
-            "ablation",
-            "Every setting",
-            MATRIX,
-            lambda tables: every_setting(tables, "ablation_matrix", "Every setting of the matrix. "),
-        ),
-        Sheet("baselines", "Baselines", ("baseline_comparison",), baselines_sheet, level=8),
-        Sheet(
-            "quick_validation",
-            "Quick validation",
-            ("quick_validation",),
-            lambda tables: every_setting(tables, "quick_validation", "Quick validation. "),
-        ),
+        methods_sheet,
+        ablation_sheet,
+        baselines_sheet,
+        quick_validation_sheet,
     ),
     reads=MATRIX,
     findings=findings,

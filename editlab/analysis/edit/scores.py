@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.paper.tabular import Column
 from editlab.analysis.statistics.intervals import pooled, wilson
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import label, stands_on
@@ -24,13 +23,6 @@ HEADLINE_BATCH = 32
 RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
 NO_CELLS = "No finished cell to compare."
 INTERVALS = "Success at the end of the stream with 95 % intervals over cases and seeds"
-EXCLUDES = "bold: the interval excludes zero"
-METHOD = Column("method", "method", "method")
-BATCH, RANK = Column("batch", "batch", "count"), Column("rank", "rank", "count")
-REPLAY = Column("replay", "replay", "level", 1)
-SCORE_COLUMNS = tuple(Column(metric, metric) for metric in SCORES)
-DIFFERENCE_COLUMNS = tuple(Column(metric, f"Δ{metric}", "difference", 3) for metric in SCORES)
-DIFFERENCE_OF_S = Column("dS", "ΔS", "difference", 3)
 
 
 def pooled_scores(matrix: pd.DataFrame, when: str = "final", protocol: str = "success") -> pd.DataFrame:
@@ -171,24 +163,9 @@ def pooled_cells(table: pd.DataFrame, means: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Paired differences side by side: one row a place, ES, ES_low, ES_high, ES_best (interval excludes zero), ..., n."""
-    found: list[dict[str, Any]] = []
-    for key, part in rows.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        for record in records(part):
-            metric, low, high = record["metric"], record["ci_low"], record["ci_high"]
-            row |= {metric: record["value"], f"{metric}_low": low, f"{metric}_high": high}
-            row[f"{metric}_best"] = bool(low > 0 or high < 0)
-        found.append(row | {"n": int(part["n"].max()), "seeds": int(part["seeds"].max())})
-    return pd.DataFrame(found)
+def without_effect(settings: Mapping[str, Any]) -> list[str]:
+    """Methods of a study's block that are no contestants: they edit nothing, or at random."""
+    from editlab.config.solvers import SOLVERS
 
-
-def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.DataFrame:
-    """Add the paired difference of S to a base method: dS, dS_low, dS_high, dS_best."""
-    rows = gain[(gain["metric"] == "S") & gain["b"].isin(bases)]
-    named = rows.rename(columns={"a": "method", "value": "dS", "ci_low": "dS_low", "ci_high": "dS_high"})
-    keys = ["method", "rank", "replay"]
-    merged = frame.merge(named[[*keys, "dS", "dS_low", "dS_high"]], on=keys, how="left")
-    merged["dS_best"] = (merged["dS_low"] > 0) | (merged["dS_high"] < 0)
-    return merged
+    recipes = settings["methods"].items()
+    return [m for m, recipe in recipes if recipe["solver"] == "random" or not SOLVERS[recipe["solver"]].edits]

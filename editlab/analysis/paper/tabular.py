@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -77,25 +78,42 @@ def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str, rows: i
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def cell(record: dict[Any, Any], column: Column) -> str:
-    """One entry: the value, bold where it is best, with its interval in small print."""
+def parts(record: Mapping[Any, Any], column: Column) -> tuple[str, str, bool]:
+    """One entry as plain text: the value, its interval (``.91, .96``; empty where unknown), and whether it is bold."""
     value = record[column.name]
     if column.kind == "method":
-        return escape(label(str(value)))
+        return label(str(value)), "", False
     if column.kind == "text":
-        return escape("" if pd.isna(value) else str(value))
+        return ("" if pd.isna(value) else str(value)), "", False
     if pd.isna(value):
-        return "--"
+        return "", "", False
     if column.kind == "count":
-        return escape(f"{value:,.0f}")
-    number = number_text(float(value) * column.scale, column)
+        return f"{value:,.0f}", "", False
     best = record.get(f"{column.name}_best")
-    text = rf"\textbf{{{number}}}" if isinstance(best, (bool, int)) and bool(best) else number
     low, high = (float(record.get(f"{column.name}_{side}", math.nan)) * column.scale for side in ("low", "high"))
-    if math.isnan(low) or math.isnan(high):
-        return text
-    small = f"{number_text(low, column, True)}, {number_text(high, column, True)}"
-    return rf"{text}\,{{\tiny[{small}]}}"
+    unknown = math.isnan(low) or math.isnan(high)
+    interval = "" if unknown else f"{number_text(low, column, True)}, {number_text(high, column, True)}"
+    return number_text(float(value) * column.scale, column), interval, isinstance(best, (bool, int)) and bool(best)
+
+
+def cell(record: Mapping[Any, Any], column: Column) -> str:
+    """One entry in LaTeX: the value, bold where it is best, with its interval in small print."""
+    value, interval, best = parts(record, column)
+    if column.kind not in ("method", "text") and not value:
+        return "--"
+    text = rf"\textbf{{{escape(value)}}}" if best else escape(value)
+    return rf"{text}\,{{\tiny[{escape(interval)}]}}" if interval else text
+
+
+def list_of(printed: Printed, form: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows for a page, text by text through the escape ``form``; best values in ``**``."""
+    columns = [c for c in printed.columns if c.name in printed.frame]
+    rows = []
+    for record in printed.frame.to_dict("records"):
+        entries = [parts(record, column) for column in columns]
+        shown = [f"**{form(value)}**" if best else form(value) for value, _, best in entries]
+        rows.append([f"{s} {form(f'[{i}]')}" if i else s for s, (_, i, _) in zip(shown, entries, strict=True)])
+    return [form(c.title) for c in columns], rows
 
 
 def number_text(value: float, column: Column, short: bool = False) -> str:
@@ -106,4 +124,27 @@ def number_text(value: float, column: Column, short: bool = False) -> str:
         text = text.lstrip("+-")
     if short and column.digits:
         text = text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
-    return escape(text.replace("-", MINUS))
+    return text.replace("-", MINUS)
+
+
+def wrapped(text: str, layout: str, anywhere: bool = False) -> str:
+    """A tabular as wide as a column, in which the columns ``X`` wrap: at underscores, or ``anywhere`` in long words."""
+    start, end = text.index(r"\begin{tabular}{@{}"), text.index("@{}}")
+    layout = layout.replace("X", r">{\raggedright\arraybackslash}X")
+    head, body = text[:start], text[end:].replace(r"\end{tabular}", r"\end{tabularx}")
+    if anywhere:
+        command = re.compile(r"\\(top|mid|bottom)rule|\\end")
+        body = "\n".join(line if command.match(line) else _breakable(line) for line in body.split("\n"))
+    else:
+        body = body.replace(r"\_", r"\_\allowbreak{}")
+    return rf"{head}\footnotesize\begin{{tabularx}}{{\columnwidth}}{{@{{}}{layout}{body}"
+
+
+def _breakable(line: str, length: int = 8) -> str:
+    """Escaped text in which words of more than ``length`` letters may be broken after every one of them."""
+
+    def split(match: re.Match[str]) -> str:
+        units = re.findall(r"\\[a-zA-Z]+\{\}|\\.|\$[^$]*\$|.", match[0])
+        return match[0] if len(units) <= length or "\\\\" in match[0] else r"\allowbreak{}".join(units)
+
+    return re.sub(r"\S+", split, line)

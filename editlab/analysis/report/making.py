@@ -75,7 +75,7 @@ def figure_caption(study: str, figure: str, tables: Tables) -> str:
     """What the findings say that the figure cites, then its legend."""
     topic, declared = report_of(study).figures[figure]
     sentences = [f.sentence for f in cited(findings_of(topic, tables), declared.cites)]
-    return " ".join([*sentences, declared.legend(tables[declared.table])])
+    return " ".join([*sentences, declared.told(tables[declared.table])])
 
 
 def draw(study: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ def draw(study: str, figure: str, tables: Mapping[str, str], outputs: Mapping[st
     """
     frames = read_tables(tables)
     _, declared = report_of(study).figures[figure]
-    save_figure(declared.draw(frames[declared.table]), outputs["pdf"], outputs["png"])
+    save_figure(declared.drawn(frames[declared.table]), outputs["pdf"], outputs["png"])
     write_caption(figure_caption(study, figure, frames), outputs)
 
 
@@ -107,7 +107,6 @@ def write_caption(text: str, outputs: Mapping[str, str]) -> None:
 
 def warm_up(studies: Sequence[str]) -> None:
     """Import what every figure needs (:mod:`editlab.files.worker`)."""
-    import matplotlib.pyplot
     import seaborn  # noqa: F401
 
     for study in studies:

@@ -29,6 +29,7 @@ class Run:
         settings: the study's block of the configuration, resolved.
         cells: by experiment, (folder, coordinates) of every declared cell.
         inputs: by name, further files that the study's rules offer.
+        paths: by name, files that are looked at where they are there.
         root: folder that all paths are relative to.
     """
 
@@ -36,7 +37,13 @@ class Run:
     settings: Mapping[str, Any]
     cells: Mapping[str, Cells]
     inputs: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     root: Path = Path()
+
+    def found(self, name: str) -> Path | None:
+        """One of ``paths``, if it is there."""
+        path = self.root / self.paths[name] if name in self.paths else None
+        return path if path is not None and path.is_file() else None
 
     def finished(self, experiment: str) -> list[tuple[str, Mapping[str, str]]]:
         """The cells of an experiment that have their provenance."""

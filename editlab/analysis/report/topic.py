@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from editlab.analysis.draw.plots import says
+from editlab.analysis.draw.style import styled
 from editlab.analysis.paper.tabular import Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.text.findings import Finding
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 Tables = Mapping[str, pd.DataFrame]
+FIRST = "*"  # in place of an experiment: the first that the run declares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Collected:
     Attributes:
         collect: from the run, whose ``cells`` hold the experiments named here and whose ``inputs`` the files named here.
         experiments: that it reads. A run that lacks the first has no such table; the others are read where they are there.
+            :data:`FIRST` stands for the first of the run.
         files: of every cell that it reads.
         inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/report.smk``);
             a run where one is empty has no such table.
@@ -45,12 +49,15 @@ class Collected:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of one table. Its caption is what the findings named by ``cites`` say, then the legend.
+    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say, then
+    the legend.
 
     Attributes:
         table: that it is drawn from.
-        draw: the drawing; one of the empty table says that there is nothing.
+        rows: what of the table is shown; ``draw`` and ``legend`` get it.
+        draw: the drawing; not called where there are no rows.
         legend: what is shown, with n and intervals, but no verdict.
+        empty: figure and caption where there are no rows.
         cites: keys of findings of the topic, with ``*``.
         level: place in the paper: where it is too long, the highest levels give way first (1 stays).
     """
@@ -58,21 +65,60 @@ class Figure:
     name: str
     title: str
     table: str
+    rows: Callable[[pd.DataFrame], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Drawing]
     legend: Callable[[pd.DataFrame], str]
+    empty: str
     cites: tuple[str, ...] = ()
     level: int = 9
+
+    def drawn(self, table: pd.DataFrame) -> Drawing:
+        """The figure of a table, in the house style."""
+        rows = self.rows(table) if len(table) else table
+        return styled(self.draw)(rows) if len(rows) else styled(says)(self.empty)
+
+    def told(self, table: pd.DataFrame) -> str:
+        """The legend of a table."""
+        rows = self.rows(table) if len(table) else table
+        return self.legend(rows) if len(rows) else self.empty
+
+
+def figure(
+    title: str,
+    table: str,
+    legend: Callable[[pd.DataFrame], str],
+    *,
+    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+    empty: str = "No finished cell to compare.",
+    cites: tuple[str, ...] = (),
+    level: int = 9,
+) -> Callable[[Callable[[pd.DataFrame], Drawing]], Figure]:
+    """Declare a figure above the function that draws it, by that function's name."""
+
+    def declare(draw: Callable[[pd.DataFrame], Drawing]) -> Figure:
+        return Figure(draw.__name__, title, table, rows, draw, legend, empty, cites, level)
+
+    return declare
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A printed table: ``make`` gets the collected tables named here and returns numbers, columns and legend."""
+    """A printed table, declared with :func:`sheet`: ``make`` gets the collected tables named here."""
 
     name: str
     title: str
     tables: tuple[str, ...]
     make: Callable[[Tables], Printed]
     level: int = 9
+
+
+def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Callable[[Tables], Printed]], Sheet]:
+    """Declare a printed table above the function that makes it: numbers, columns and legend."""
+
+    def declare(make: Callable[[Tables], Printed]) -> Sheet:
+        return Sheet(name, title, tables, make, level)
+
+    return declare
 
 
 def _nothing(_: Tables) -> list[Finding]:
@@ -160,10 +206,10 @@ class Report:
     abstract: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [x.name for t in self.topics for kind in (t.tables, t.figures, t.sheets) for x in kind]
-        kinds = [[x.name for t in self.topics for x in getattr(t, k)] for k in ("tables", "figures", "sheets")]
-        if any(len(set(kind)) < len(kind) for kind in kinds):
-            raise ValueError(f"report of {self.study}: a name is declared twice: {sorted(names)}")
+        for kind in ("tables", "figures", "sheets"):
+            names = [x.name for topic in self.topics for x in getattr(topic, kind)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"report of {self.study}: {kind} declared twice: {', '.join(twice)}")
 
     @property
     def tables(self) -> dict[str, Collected]:
@@ -173,12 +219,12 @@ class Report:
     @property
     def figures(self) -> dict[str, tuple[Topic, Figure]]:
         """All figures by name, with their topic."""
-        return {figure.name: (topic, figure) for topic in self.topics for figure in topic.figures}
+        return {found.name: (topic, found) for topic in self.topics for found in topic.figures}
 
     @property
     def sheets(self) -> dict[str, tuple[Topic, Sheet]]:
         """All printed tables by name, with their topic."""
-        return {sheet.name: (topic, sheet) for topic in self.topics for sheet in topic.sheets}
+        return {found.name: (topic, found) for topic in self.topics for found in topic.sheets}
 
     def experiments(self, topic: Topic) -> list[str]:
         """The experiments that a topic's findings stand on: any of them gives it something to say."""

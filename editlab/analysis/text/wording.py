@@ -125,3 +125,11 @@ def leading(rows: Iterable[tuple[str, float, float, float]], what: str, digits: 
         return f"{top}; the {noun} of {listed(overlapping)} {verb} with it."
     after = known[1]
     return f"{top}; the next is {after[0]} with {level_with(*after[1:], digits)}."
+
+
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def word(count: int) -> str:
+    """A small number in words."""
+    return WORDS[count] if count < len(WORDS) else f"{count:,}"

@@ -247,7 +247,7 @@ def findings(tables: Tables) -> list[Finding]:
 
 def _along(curves: pd.DataFrame) -> list[Finding]:
     """How many of its edits each method still holds at the end, one batch after another without replay."""
-    table = pooled_curves(sequential(curves))
+    table = _scope(curves)
     found = []
     for method, part in table[table["metric"] == RETENTION].groupby("method", sort=False):
         if len(part) < 2:
@@ -268,7 +268,7 @@ def _along(curves: pd.DataFrame) -> list[Finding]:
 
 def _ends(curves: pd.DataFrame) -> list[Finding]:
     """Who holds the most at the end, and whose neighbours suffer the most."""
-    last = pooled_curves(_at_the_end(sequential(curves)))
+    last = _at_the_end(_scope(curves))
     kept, near = (last[last["metric"] == m] for m in (RETENTION, NEIGHBORS))
     found = []
     if len(kept):

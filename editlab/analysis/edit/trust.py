@@ -71,7 +71,14 @@ def _curves(rows: pd.DataFrame, curve: classification.Curve, area: Any, names: t
     for method, part in rows.groupby("method", sort=False):
         low, high = classification.band(part, curve)
         name, mark = f"{label(str(method))}: area {level_with(*area(part))}", looks[str(method)]
-        axis.step(classification.GRID, curve(part), where="post", color=mark.color, linestyle=mark.line, label=name)
+        axis.step(
+            classification.GRID,
+            classification.on_grid(part, curve),
+            where="post",
+            color=mark.color,
+            linestyle=mark.line,
+            label=name,
+        )
         axis.fill_between(classification.GRID, low, high, step="post", color=mark.color, alpha=0.15, linewidth=0)
     axis.set(xlabel=names[0], ylabel=names[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     legend(figure, axis, columns=1)

@@ -19,7 +19,7 @@ from editlab.errors import DataError
 RESAMPLES = 500
 GRID = np.linspace(0, 1, 101)
 Array = NDArray[np.float64]
-Curve = Callable[[pd.DataFrame], Array]
+Curve = Callable[[pd.DataFrame, Array], Array]
 
 
 def both_classes(frame: pd.DataFrame) -> bool:
@@ -73,20 +73,35 @@ def average_precision(frame: pd.DataFrame) -> float:
     return float(average_precision_score(*_labelled(frame)))
 
 
-def roc_on_grid(frame: pd.DataFrame) -> Array:
+def _passed(frame: pd.DataFrame, counts: Array) -> tuple[Array, Array]:
+    """Harmful cases, and all cases, at and below each score: ``(draws, scores)``, every case counted as often as drawn."""
+    order = np.argsort(frame["trust"].to_numpy(), kind="stable")
+    last = np.append(np.diff(frame["trust"].to_numpy(dtype=float)[order]) != 0, True)  # equal scores move together
+    harmful, drawn = frame["harmful"].to_numpy(dtype=bool)[order], counts[:, order]
+    return (drawn * harmful).cumsum(axis=1)[:, last], drawn.cumsum(axis=1)[:, last]
+
+
+def roc_on_grid(frame: pd.DataFrame, counts: Array) -> Array:
     """The share of harmful batches caught at each false positive rate of the grid (a staircase: the last step before)."""
-    curve = roc(frame)
-    x = curve["false_positive_rate"].to_numpy(dtype=float)
-    y = curve["true_positive_rate"].to_numpy(dtype=float)
-    return np.asarray(y[np.searchsorted(x, GRID, side="right") - 1], dtype=np.float64)
+    caught, taken = _passed(frame, counts)
+    curves = zip((taken - caught) / (taken - caught)[:, -1:], caught / caught[:, -1:], strict=True)
+    return np.stack([np.r_[0.0, y][np.searchsorted(np.r_[0.0, x], GRID, side="right") - 1] for x, y in curves])
 
 
-def precision_on_grid(frame: pd.DataFrame) -> Array:
+def precision_on_grid(frame: pd.DataFrame, counts: Array) -> Array:
     """Precision at the first threshold that reaches each recall of the grid."""
-    curve = precision_recall(frame)
-    recall, precision = (curve[c].to_numpy(dtype=float) for c in ("recall", "precision"))
-    place = np.minimum(np.searchsorted(recall, GRID - 1e-12, side="left"), len(recall) - 1)
-    return np.asarray(precision[place], dtype=np.float64)
+    found = []
+    for caught, taken in zip(*_passed(frame, counts), strict=True):
+        there = np.diff(taken, prepend=0.0) > 0
+        recall, precision = caught[there] / caught[-1], caught[there] / taken[there]
+        place = np.searchsorted(recall, GRID - 1e-12, side="left")
+        found.append(precision[np.minimum(place, len(recall) - 1)])
+    return np.stack(found)
+
+
+def on_grid(frame: pd.DataFrame, curve: Curve) -> Array:
+    """A curve of the cases as they are."""
+    return curve(frame, np.ones((1, len(frame))))[0]
 
 
 def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
@@ -95,10 +110,8 @@ def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
     The bootstrap over batches alone would call a perfect curve of three harmful batches certain; so the band is at least
     as wide as Wilson's interval of the share itself: of the harmful batches for ROC, of those rolled back for precision.
     """
-    small = frame[["harmful", "trust"]]
-    draws = drawn_within(generator("trust curve"), frame["harmful"], RESAMPLES)
-    low, high = percentiles(np.stack([curve(small.iloc[rows]) for rows in draws]))
-    values, harmful = curve(frame), float(frame["harmful"].sum())
+    low, high = percentiles(curve(frame, drawn_within(generator("trust curve"), frame["harmful"], RESAMPLES)))
+    values, harmful = on_grid(frame, curve), float(frame["harmful"].sum())
     caught = np.maximum(1.0, GRID * harmful)
     basis = np.full_like(GRID, harmful) if curve is roc_on_grid else caught / np.maximum(values, 1e-9)
     bottom, top = wilson(values, np.minimum(basis, len(frame)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,12 +21,12 @@ def drawn_counts(rng: np.random.Generator, resamples: int, cases: int) -> NDArra
     return np.bincount(drawn.ravel(), minlength=resamples * cases).reshape(resamples, cases).astype(float)
 
 
-def drawn_within(rng: np.random.Generator, labels: ArrayLike, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """Rows drawn anew among those with the label and among those without, so that neither class is lost."""
+def drawn_within(rng: np.random.Generator, labels: ArrayLike, resamples: int) -> NDArray[np.float64]:
+    """The same, drawn among the cases with the label and among those without, so that neither class is lost."""
     flags = np.asarray(labels, dtype=bool)
     classes = [np.flatnonzero(flags), np.flatnonzero(~flags)]
-    for _ in range(resamples):
-        yield np.concatenate([rng.choice(rows, size=len(rows)) for rows in classes])
+    draws = [np.concatenate([rng.choice(rows, size=len(rows)) for rows in classes]) for _ in range(resamples)]
+    return np.stack([np.bincount(drawn, minlength=len(flags)) for drawn in draws]).astype(float)
 
 
 def percentiles(draws: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

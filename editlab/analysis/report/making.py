@@ -16,7 +16,7 @@ import pandas as pd
 
 from editlab.analysis.draw.style import save_figure
 from editlab.analysis.report.run import Run
-from editlab.analysis.report.topic import Report, Tables, Topic
+from editlab.analysis.report.topic import Figure, Report, Tables, Topic
 from editlab.analysis.text.findings import Finding, cited
 from editlab.analysis.text.latex import escape
 from editlab.analysis.text.wording import rst
@@ -40,7 +40,7 @@ def read_tables(paths: Mapping[str, str | Path]) -> dict[str, pd.DataFrame]:
     return {name: read_table(path) for name, path in paths.items()}
 
 
-def collect(study: str, table: str, run: Run, *, allow_missing: bool = False) -> pd.DataFrame:
+def collect(study: str, topic: str, table: str, run: Run, *, allow_missing: bool = False) -> pd.DataFrame:
     """A collected table.
 
     Args:
@@ -49,7 +49,7 @@ def collect(study: str, table: str, run: Run, *, allow_missing: bool = False) ->
     Raises:
         ArtifactError: a cell is missing, truncated or altered, or none has finished.
     """
-    wanted = report_of(study).tables[table]
+    wanted = _declared(report_of(study).topic(topic).tables, table)
     if allow_missing:
         missing = [directory for directory, _ in run.missing()]
         if missing:
@@ -60,6 +60,10 @@ def collect(study: str, table: str, run: Run, *, allow_missing: bool = False) ->
     return wanted.collect(run)
 
 
+def _declared(declarations: Sequence[Any], name: str) -> Any:
+    return next(d for d in declarations if d.name == name)
+
+
 def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
     """The findings of a topic, of its tables that are there."""
     return topic.findings({name: tables[name] for name in topic.reads if name in tables})
@@ -67,33 +71,31 @@ def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
 
 def all_findings(study: str, tables: Tables) -> list[dict[str, Any]]:
     """The findings of all topics of a study, as JSON."""
-    report = report_of(study)
-    return [finding.as_json(study) for topic in report.topics for finding in findings_of(topic, tables)]
+    return [f.as_json(study) for topic in report_of(study).topics for f in findings_of(topic, tables)]
 
 
-def figure_caption(study: str, figure: str, tables: Tables) -> str:
+def caption_of(topic: Topic, figure: Figure, tables: Tables) -> str:
     """What the findings say that the figure cites, then its legend."""
-    topic, declared = report_of(study).figures[figure]
-    sentences = [f.sentence for f in cited(findings_of(topic, tables), declared.cites)]
-    return " ".join([*sentences, declared.told(tables[declared.table])])
+    sentences = [f.sentence for f in cited(findings_of(topic, tables), figure.cites)]
+    return " ".join([*sentences, figure.told(tables[figure.table])])
 
 
-def draw(study: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+def draw(study: str, topic: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Draw a figure.
 
     Args:
         tables: files by name: the figure's own, and those of its topic's findings that are there.
         outputs: pdf, png and the captions rst and tex.
     """
-    frames = read_tables(tables)
-    _, declared = report_of(study).figures[figure]
+    frames, found = read_tables(tables), report_of(study).topic(topic)
+    declared = _declared(found.figures, figure)
     save_figure(declared.drawn(frames[declared.table]), outputs["pdf"], outputs["png"])
-    write_caption(figure_caption(study, figure, frames), outputs)
+    write_caption(caption_of(found, declared, frames), outputs)
 
 
-def print_table(study: str, sheet: str, tables: Tables, outputs: Mapping[str, str]) -> None:
+def print_table(study: str, topic: str, sheet: str, tables: Tables, outputs: Mapping[str, str]) -> None:
     """Print a table: its numbers as CSV, LaTeX, and the captions rst and caption."""
-    printed = report_of(study).sheets[sheet][1].make(tables)
+    printed = _declared(report_of(study).topic(topic).sheets, sheet).make(tables)
     write_csv(outputs["csv"], printed.frame)
     write_text(outputs["tex"], printed.latex())
     write_caption(printed.legend, {"rst": outputs["rst"], "tex": outputs["caption"]})
@@ -110,4 +112,4 @@ def warm_up(studies: Sequence[str]) -> None:
     import seaborn  # noqa: F401
 
     for study in studies:
-        report_of(study)
+        _ = report_of(study).topics

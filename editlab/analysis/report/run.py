@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.files.artifacts import read_provenance, read_verified
+from editlab.files.artifacts import read_provenance, read_verified, record_of
 
 EVENTS = "events.jsonl"
 Cells = Sequence[tuple[str, Mapping[str, str]]]
@@ -30,6 +30,7 @@ class Run:
         cells: by experiment, (folder, coordinates) of every declared cell.
         inputs: by name, further files that the study's rules offer.
         paths: by name, files that are looked at where they are there.
+        logs: folder of the jobs' logs.
         root: folder that all paths are relative to.
     """
 
@@ -38,6 +39,7 @@ class Run:
     cells: Mapping[str, Cells]
     inputs: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    logs: str = "logs"
     root: Path = Path()
 
     def found(self, name: str) -> Path | None:
@@ -47,7 +49,7 @@ class Run:
 
     def finished(self, experiment: str) -> list[tuple[str, Mapping[str, str]]]:
         """The cells of an experiment that have their provenance."""
-        return [(d, c) for d, c in self.cells[experiment] if (self.root / d / "provenance.json").is_file()]
+        return [(d, c) for d, c in self.cells[experiment] if record_of(self.root / d).is_file()]
 
     def provenances(self, experiment: str) -> list[dict[str, Any]]:
         """Provenance of every finished cell of an experiment.
@@ -63,12 +65,12 @@ class Run:
             (directory, self._why(experiment, cell))
             for experiment, cells in self.cells.items()
             for directory, cell in cells
-            if not (self.root / directory / "provenance.json").is_file()
+            if not record_of(self.root / directory).is_file()
         ]
 
     def _why(self, experiment: str, cell: Mapping[str, str]) -> str:
         ending = f"-{'-'.join(cell.values())}.log"
-        logs = [f for f in (self.root / "logs").glob(f"*/{experiment}-*") if f.name.endswith(ending)]
+        logs = [f for f in (self.root / self.logs).glob(f"*/{experiment}-*") if f.name.endswith(ending)]
         lines = [x.strip() for f in logs for x in f.read_text(encoding="utf-8", errors="replace").split("\n")]
         told = [line for line in lines if line.startswith("error:")] or [line for line in lines if line]
         return told[-1] if told else "was not run"

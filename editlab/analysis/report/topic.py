@@ -9,6 +9,8 @@ pages are unique over all studies, because a run has one folder of each.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -185,12 +187,14 @@ class Description:
 class Report:
     """All that a study reports.
 
+    Its topics are named here and imported when they are asked for, so that a job depends on the code of its own topic alone.
+
     Attributes:
         study: name of its package, its block of the configuration and its section of the paper.
         title: category of the HTML report.
         question: that the study asks.
-        topics: in the order in which they are told.
-        describe: the run in sentences; gets the run and the collected tables named by ``described``.
+        names: of the topics, in the order in which they are told: the files of the package whose ``TOPIC`` they are.
+        described: collected tables that ``describe`` of the package's file ``description.py`` gets beside the run.
         headline: the sheet that the front page shows.
         abstract: topics that the paper's abstract names first, most telling first.
     """
@@ -198,34 +202,63 @@ class Report:
     study: str
     title: str
     question: str
-    topics: tuple[Topic, ...]
-    describe: Callable[[Run, Tables], Description]
+    names: tuple[str, ...]
     described: tuple[str, ...] = ()
-    pages: tuple[Page, ...] = ()
     headline: str = ""
     abstract: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for kind in ("tables", "figures", "sheets"):
-            names = [x.name for topic in self.topics for x in getattr(topic, kind)]
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"report of {self.study}: {kind} declared twice: {', '.join(twice)}")
+    def module(self, name: str) -> str:
+        """The file of a topic, as a module."""
+        return f"editlab.analysis.{self.study}.{name}"
+
+    def topic(self, name: str) -> Topic:
+        """A topic."""
+        found: Topic = importlib.import_module(self.module(name)).TOPIC
+        if found.name != name:
+            raise ValueError(f"{self.module(name)}: its topic is called {found.name!r}; topic and file have one name")
+        return found
+
+    @functools.cached_property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics."""
+        return tuple(map(self.topic, self.names))
 
     @property
-    def tables(self) -> dict[str, Collected]:
-        """All collected tables by name."""
-        return {table.name: table for topic in self.topics for table in topic.tables}
+    def pages(self) -> tuple[Page, ...]:
+        """The interactive pages: ``PAGES`` of the package's file ``pages.py``."""
+        found: tuple[Page, ...] = importlib.import_module(self.module("pages")).PAGES
+        return found
 
-    @property
+    def describe(self, run: Run, tables: Tables) -> Description:
+        """The run in sentences."""
+        found: Description = importlib.import_module(self.module("description")).describe(run, tables)
+        return found
+
+    @functools.cached_property
+    def tables(self) -> dict[str, tuple[Topic, Collected]]:
+        """All collected tables by name, with their topic."""
+        return self._by_name("tables")
+
+    @functools.cached_property
     def figures(self) -> dict[str, tuple[Topic, Figure]]:
         """All figures by name, with their topic."""
-        return {found.name: (topic, found) for topic in self.topics for found in topic.figures}
+        return self._by_name("figures")
 
-    @property
+    @functools.cached_property
     def sheets(self) -> dict[str, tuple[Topic, Sheet]]:
         """All printed tables by name, with their topic."""
-        return {found.name: (topic, found) for topic in self.topics for found in topic.sheets}
+        return self._by_name("sheets")
+
+    def _by_name(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for topic in self.topics:
+            for declared in getattr(topic, kind):
+                if declared.name in found:
+                    raise ValueError(f"report of {self.study}: {declared.name} is declared twice among its {kind}")
+                found[declared.name] = (topic, declared)
+        return found
 
     def experiments(self, topic: Topic) -> list[str]:
         """The experiments that a topic's findings stand on: any of them gives it something to say."""
-        return list(dict.fromkeys(self.tables[t].experiments[0] for t in topic.reads if self.tables[t].experiments))
+        read = [self.tables[name][1].experiments for name in topic.reads]
+        return list(dict.fromkeys(experiments[0] for experiments in read if experiments))

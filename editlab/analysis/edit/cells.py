@@ -12,6 +12,8 @@ from editlab.analysis.report.run import Cells, Run
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
+# What a table of cells reads of every cell, and of the study's block of the configuration.
+CELL_FILES, FIXED = ("metrics.csv", "curve.csv", "record"), ("model", "dataset")
 METRICS = ("ES", "PS", "NS", "S")
 EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
@@ -27,7 +29,7 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
         ArtifactError: a cell is truncated or altered.
     """
     rows: list[dict[str, Any]] = []
-    fixed = {"study": run.name, "model": run.settings["model"], "dataset": run.settings["dataset"]}
+    fixed = {"study": run.name, **{name: run.settings[name] for name in FIXED}}
     for directory, cell in (pair for cells in run.cells.values() for pair in cells):
         costs = cell_costs(directory) if with_costs else {}
         edits = cell_facts(directory)["edits"]

@@ -146,7 +146,7 @@ TOPIC = Topic(
     name="costs",
     title="Costs",
     about="what the cells cost",
-    tables=(Collected("costs", lambda run: costs_table(run.cells["edit"]), ("edit",), files=("provenance.json",)),),
+    tables=(Collected("costs", lambda run: costs_table(run.cells["edit"]), ("edit",), files=("record",)),),
     figures=(time_split,),
     sheets=(costs_sheet,),
     reads=("costs",),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import panels, sides
 from editlab.analysis.draw.style import COLUMN, DARK, GREY, LIGHT, marks
-from editlab.analysis.edit.cells import cells_table
+from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
 from editlab.analysis.edit.scores import (
@@ -330,10 +330,16 @@ TOPIC = Topic(
     title="Methods",
     about="the methods",
     tables=(
-        Collected("ablation_matrix", cells_table, ("edit",)),
+        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES, settings=FIXED),
         Collected("comparisons", lambda run: comparisons(run.cells["edit"]), ("edit",), files=("cases.csv",)),
-        Collected("quick_validation", cells_table, ("quick_validation",)),
-        Collected("baseline_comparison", partial(cells_table, with_costs=True), ("baseline_comparison",)),
+        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES, settings=FIXED),
+        Collected(
+            "baseline_comparison",
+            partial(cells_table, with_costs=True),
+            ("baseline_comparison",),
+            CELL_FILES,
+            settings=FIXED,
+        ),
     ),
     figures=(
         method_comparison,

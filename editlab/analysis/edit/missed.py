@@ -8,8 +8,9 @@ import pandas as pd
 
 from editlab.analysis.edit.cells import read_cases
 from editlab.analysis.edit.scores import without_effect
+from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, Run
-from editlab.analysis.report.topic import FIRST, Collected, Tables, Topic
+from editlab.analysis.report.topic import FIRST, Collected, Tables, Topic, sheet
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, label
 from editlab.data import load_requests
@@ -81,10 +82,20 @@ def findings(tables: Tables) -> list[Finding]:
     return [Finding("missed.facts", sentence, float(len(lost)), nan, nan, len(missed), True, "missed_facts")]
 
 
+@sheet("missed_facts", "Missed facts", "missed_facts")
+def missed_sheet(tables: Tables) -> Printed:
+    """The list for people: what a spreadsheet could run as a formula is defused in this copy."""
+    missed = tables["missed_facts"]
+    names = ("prompt", "target_true", "target_new")
+    columns = [*(Column(n, n.replace("_", " "), "text") for n in names), *(Column(s, s) for s in PROBES)]
+    return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.", "missed_facts")
+
+
 TOPIC = Topic(
     name="missed",
     title="Missed facts",
-    tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), inputs=("requests",)),),
+    tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), ("requests",), ("methods",)),),
+    sheets=(missed_sheet,),
     reads=("missed_facts",),
     findings=findings,
 )

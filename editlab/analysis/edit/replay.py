@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import colour_bar, heat_map, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, COLUMN, DARK, GREY, LINES, MARKERS
-from editlab.analysis.edit.cells import cells_table, read_cases
+from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, read_cases
 from editlab.analysis.edit.comparisons import how_many, of_kind, paired_differences
 from editlab.analysis.edit.printing import BATCH, DIFFERENCE_COLUMNS, EXCLUDES, METHOD, REPLAY, differences_wide
 from editlab.analysis.edit.scores import basis, pooled_scores
@@ -237,7 +237,7 @@ TOPIC = Topic(
     title="Replay",
     about="replay",
     tables=(
-        Collected("replay_ablation", cells_table, ("replay_ablation",)),
+        Collected("replay_ablation", cells_table, ("replay_ablation",), CELL_FILES, settings=FIXED),
         Collected(
             "replay_gain",
             lambda run: replay_gain_table(run.cells["replay_ablation"]),

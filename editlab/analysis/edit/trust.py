@@ -9,7 +9,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import bands_over_edits, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, GREY, marks
-from editlab.analysis.edit.cells import cells_table, curves_table
+from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, curves_table
 from editlab.analysis.edit.printing import METHOD, every_setting
 from editlab.analysis.edit.scores import RETENTION, SETTING, basis, count, named, pooled_curves
 from editlab.analysis.paper.tabular import Column, Printed
@@ -296,7 +296,7 @@ TOPIC = Topic(
         Collected("trust_curves", _by_experiment(trust_curves), EXPERIMENTS, EVENTS),
         Collected("trust_forgetting", _by_experiment(curves_table), EXPERIMENTS, ("curve.csv",)),
         Collected("trust_decisions", _by_experiment(trust_decisions), EXPERIMENTS, EVENTS),
-        Collected("combined", cells_table, ("combined",)),
+        Collected("combined", cells_table, ("combined",), CELL_FILES, settings=FIXED),
     ),
     figures=(
         trust_roc,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from editlab.analysis.paper.tabular import Printed, list_of
 from editlab.analysis.report import texts
+from editlab.analysis.report.making import read_tables, report_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Description, Report
 from editlab.analysis.text.wording import counted, label, listed, rst
@@ -36,7 +38,28 @@ class Told:
     @property
     def topics(self) -> list[str]:
         """Names of the topics, in their order."""
-        return [topic.name for topic in self.report.topics]
+        return list(self.report.names)
+
+
+def told_of(
+    runs: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Mapping[str, str]], findings: Sequence[str]
+) -> list[Told]:
+    """What is told of every study of a run.
+
+    Args:
+        runs: by study, the fields of its :class:`Run`.
+        tables: by study, the collected tables that its description and its headline stand on.
+        findings: the file of findings, if there is one.
+    """
+    found = [f for path in findings for f in json.loads(Path(path).read_text(encoding="utf-8"))]
+    studies = []
+    for study, fields in runs.items():
+        report, run, frames = report_of(study), Run(**fields), read_tables(tables[study])
+        sheet = report.sheets[report.headline][1] if report.headline else None
+        headline = sheet.make(frames) if sheet and all(name in frames for name in sheet.tables) else None
+        own = [f for f in found if f["study"] == study]
+        studies.append(Told(report, run, report.describe(run, frames), own, headline))
+    return studies
 
 
 def front_page(studies: Sequence[Told], templates: Path = TEMPLATES) -> str:

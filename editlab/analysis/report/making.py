@@ -21,7 +21,7 @@ from editlab.analysis.text.findings import Finding, cited
 from editlab.analysis.text.latex import escape
 from editlab.analysis.text.wording import rst
 from editlab.errors import ArtifactError
-from editlab.files.artifacts import write_csv, write_text
+from editlab.files.artifacts import defused, write_csv, write_text
 
 
 def report_of(study: str) -> Report:
@@ -96,7 +96,7 @@ def draw(study: str, topic: str, figure: str, tables: Mapping[str, str], outputs
 def print_table(study: str, topic: str, sheet: str, tables: Tables, outputs: Mapping[str, str]) -> None:
     """Print a table: its numbers as CSV, LaTeX, and the captions rst and caption."""
     printed = _declared(report_of(study).topic(topic).sheets, sheet).make(tables)
-    write_csv(outputs["csv"], printed.frame)
+    write_csv(outputs["csv"], defused(printed.frame))
     write_text(outputs["tex"], printed.latex())
     write_caption(printed.legend, {"rst": outputs["rst"], "tex": outputs["caption"]})
 

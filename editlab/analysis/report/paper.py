@@ -31,7 +31,7 @@ def generated(studies: Sequence[Told], figures: Captions, sheets: Captions) -> s
     """The text of ``generated.tex``, with the captions of the figures and printed tables that the run has."""
     lines = ["% Made by the workflow from the results of the run; not to be edited.", *_frame(studies)]
     for told in studies:
-        lines += [_define("study", told.report.study, "")]
+        lines += [_define("study", told.report.study, escape(told.report.title))]
         lines += [_define("value", f"{told.report.study}.{k}", text) for k, text in told.description.values.items()]
         lines += _findings(told)
     levels = {name: f.level for told in studies for name, (_, f) in told.report.figures.items()}

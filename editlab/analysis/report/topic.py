@@ -37,7 +37,8 @@ class Collected:
         collect: from the run, whose ``cells`` hold the experiments named here and whose ``inputs`` the files named here.
         experiments: that it reads. A run that lacks the first has no such table; the others are read where they are there.
             :data:`FIRST` stands for the first of the run.
-        files: of every cell that it reads.
+        files: of every cell that it reads; ``record`` is that of how the cell was made.
+        settings: keys of the study's block that it reads: it is made again when one changes.
         inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/report.smk``);
             a run where one is empty has no such table.
     """
@@ -47,6 +48,7 @@ class Collected:
     experiments: tuple[str, ...] = ()
     files: tuple[str, ...] = ("metrics.csv",)
     inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

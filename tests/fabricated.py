@@ -58,11 +58,16 @@ def _fabricate(study: EditStudy, facts: int) -> None:
     for experiment in study.experiments:
         for cell in study.cells(experiment):
             directory = (
-                results / experiment / study.model / study.dataset / "/".join(f"{k}~{v}" for k, v in cell.items())
+                results
+                / "edit"
+                / experiment
+                / study.model
+                / study.dataset
+                / "/".join(f"{k}~{v}" for k, v in cell.items())
             )
             write_cell(directory, study, experiment, cell, [str(c) for c in known["case_id"]], origins(made_of))
             if experiment == "retraining":
-                write_retrained(Path(str(directory).replace("/retraining/", "/retrained/") + ".csv"))
+                write_retrained(Path(str(directory).replace("/edit/retraining/", "/retrained/") + ".csv"))
     _age(results)
 
 

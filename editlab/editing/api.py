@@ -12,9 +12,9 @@ from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import Edit
 from editlab.editing.keys import CLEAN, Contexts
 from editlab.editing.session import EditSession, batches
+from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, NumericalError
 from editlab.networks.architectures import Architecture
 

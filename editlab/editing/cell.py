@@ -57,7 +57,7 @@ def run_cell(
     layers: Sequence[int] | None,
     outputs: Mapping[str, str],
 ) -> None:
-    """Run a cell and write its files; ``provenance.json`` comes last, so a directory with one is whole.
+    """Run a cell and write its files; its record comes last, so a directory with one is whole.
 
     Args:
         plan: fields of :class:`CellPlan`.
@@ -73,7 +73,7 @@ def run_cell(
 
     cell = _planned(plan, layers)
     set_threads(threads)
-    watch, folder = Stopwatch(), Path(outputs["provenance"]).parent
+    watch, folder = Stopwatch(), Path(outputs["metrics"]).parent
     sources = [model, requests, contexts, known, cell.evaluation.perplexity_text, *statistics]
     made_of = origins(path for path in sources if path)
     with watch.stage("load"):

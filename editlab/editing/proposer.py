@@ -22,7 +22,6 @@ from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import FineTuning, Passes, TargetOptions
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import commit
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
@@ -31,6 +30,7 @@ from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets, optimize_targets
+from editlab.edits.edit import commit
 from editlab.errors import NumericalError
 from editlab.files.timing import Stopwatch
 from editlab.networks.hooks import restored

@@ -22,9 +22,7 @@ from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
 from editlab.data.requests import EditRequest
 from editlab.editing.checks import check_arguments, required_moments
-from editlab.editing.edit import Edit
 from editlab.editing.events import Event, TargetsEvent
-from editlab.editing.export import peft_target
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
 from editlab.editing.proposal import Columns, Proposal
@@ -33,6 +31,8 @@ from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
+from editlab.edits.edit import Edit
+from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture

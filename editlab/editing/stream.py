@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
-from editlab.config.sections import Evaluation
+from editlab.config.edit import Evaluation
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
-from editlab.editing.edit import Edit
 from editlab.editing.events import Event
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.session import EditSession, batches
 from editlab.editing.stress import stressed_batches
+from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity

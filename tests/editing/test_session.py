@@ -19,10 +19,10 @@ from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.editing import proposer
-from editlab.editing.edit import Edit
 from editlab.editing.events import Event
 from editlab.editing.keys import compute_keys, compute_values
 from editlab.editing.session import EditSession, batches
+from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, EditlabError, NumericalError
 from editlab.networks.architectures import Architecture
 

@@ -300,18 +300,10 @@ def test_a_file_that_provenance_does_not_know_is_not_trusted(result):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": []}', "null", '{"files": 1}', "\xff", "[" * 100_000])
 def test_damaged_provenance_is_an_error_of_one_line(result, text):
-<<<<<<< HEAD
-    (result / "provenance.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ArtifactError, match=r"^\S*provenance\.json: damaged; rebuild with: [^\n]+$"):
-        read_verified(result / "metrics.csv")
-    (result / "provenance.json").unlink()
-=======
     record_of(result).write_bytes(text.encode("latin-1"))
-    for read in (lambda: read_verified(result / "metrics.csv"), lambda: verify_directory(result)):
-        with pytest.raises(ArtifactError, match=r"^\S*\.provenance/\S*\.json: damaged; rebuild with: [^\n]+$"):
-            read()
+    with pytest.raises(ArtifactError, match=r"^\S*\.provenance/\S*\.json: damaged; rebuild with: [^\n]+$"):
+        read_verified(result / "metrics.csv")
     record_of(result).unlink()
->>>>>>> frame-workflow
     with pytest.raises(ArtifactError, match="no such file; rebuild with"):
         read_verified(result / "metrics.csv")
 

@@ -29,10 +29,10 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from editlab.analysis.tables import cell_costs, collect_cells
-from editlab.config.study import check_files, load_study
+from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
 from editlab.errors import EditlabError
-from editlab.files.artifacts import load_tensors, write_csv, write_provenance, write_text
+from editlab.files.artifacts import load_tensors, record_of, write_csv, write_provenance, write_text
 from editlab.files.bundle import check, create, restore
 from editlab.files.provenance import check_inputs, origins, outdated, record_outputs
 from editlab.files.verify import verify
@@ -179,15 +179,19 @@ def files_of(document: list[Any]) -> Any:
 
 
 def fuzz_config(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """The study as YAML gives it: :func:`editlab.config.study.load_study`."""
+    """The study as YAML gives it: :func:`editlab.config.run.load_run`."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    study["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
-    study["datasets"]["mine"] = {"kind": "counterfact", "path": str(folder / "no.json"), "url": "https://a.example/x"}
-    study["datasets"]["mine"]["sha256"] = "0" * 64
-    study["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
+    study["edit"]["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
+    study["edit"]["datasets"]["mine"] = {
+        "kind": "counterfact",
+        "path": str(folder / "no.json"),
+        "url": "https://a.example/x",
+    }
+    study["edit"]["datasets"]["mine"]["sha256"] = "0" * 64
+    study["edit"]["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
 
     def read(values: Any) -> None:
-        tally.count(lambda: check_files(load_study(values)))
+        tally.count(lambda: check_files(load_run(values)))
 
     return broken(study, yaml_values) | yaml_values, read
 
@@ -236,7 +240,7 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
     facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
-    path = cell / "provenance.json"
+    path = record_of(cell)
     valid = path.read_bytes()
     document = json.loads(valid)
 
@@ -319,7 +323,7 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
 
     from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"

@@ -14,7 +14,7 @@ from editlab.config.run import (
 )
 from editlab.errors import ConfigError
 from editlab.files.code import code_digest
-from editlab.files.holes import missing
+from editlab.files.holes import Missing
 from editlab.files.worker import OWNER
 
 try:
@@ -37,6 +37,13 @@ LOGS = OUT.replace("results", "logs", 1)
 
 # What the rule `all` makes: functions that list files, one or more from each study.
 TARGETS = []
+
+# What the report needs to know of each study of the run (rules/{study}/report.smk; read by rules/report.smk):
+#   experiments: names of the declared ones          settings: the study's block, resolved
+#   cells(experiment): (folder, coordinates) of each  files(experiment, name): that file of every cell, or its "record"
+#   inputs: by name, a function that lists further files that tables are collected from; an empty list: the run has none
+#   paths: by name, files that are looked at where they are there
+REPORTED = {}
 
 # Thousands of jobs are objects that live to the end: the collector need not look at them all the time.
 gc.set_threshold(50_000, 20, 100)
@@ -71,9 +78,19 @@ HERE = (
 )
 
 
-def holes(files):
+@functools.cache
+def notice(line):
+    """Tell something once, by the process that plans."""
+    if workflow.is_main_process:
+        print(line, file=sys.stderr)
+
+
+def holes(table, files):
     """The parameter that makes a table again when a file behind it is gone (editlab/files/holes.py)."""
-    return missing([] if HERE or RUN.allow_missing else files)
+    found = Missing([] if HERE or RUN.allow_missing else files)
+    if found.gone and Path(table).exists():
+        notice(f"{table}: {found.gone[0]} is missing; both will be made again")
+    return found
 
 
 def rule_files():

@@ -68,8 +68,8 @@ def retrained_on(model: nn.Module, facts: Sequence[EditRequest], options: RttOpt
 
 def _train(model: nn.Module, facts: Sequence[EditRequest], options: RttOptions) -> None:
     encoder = Encoder(tokenizer_of(model))
-    prompts = encoder.prompts([r.rewrite_prompt for r in facts])
-    targets = encoder.targets([r.target_true for r in facts])
+    pairs = encoder.pairs([r.rewrite_prompt for r in facts], [r.target_true for r in facts])
+    prompts, targets = [pair.prompt for pair in pairs], [pair.target for pair in pairs]
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)

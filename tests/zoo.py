@@ -13,10 +13,11 @@ from collections.abc import Callable
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-WORDS = (
+SENTENCE = (
     "The mother tongue of the man is They live in She plays the French London piano red house Anna Abel was born city "
     "a harp Zürich Žofie Müller speaks Old Norse New York Buenos Aires café naïve 東京 здесь it's O'Brien - 1984"
-).split()
+)
+WORDS = SENTENCE.split()
 TEXTS = [" ".join(WORDS[i:] + WORDS[:i]) + "." for i in range(0, len(WORDS), 3)] * 4
 CHARACTERS = sorted({c for text in TEXTS for c in text} | set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 SPECIAL = ["<unk>", "<s>", "</s>"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from editlab.errors import DataError
+from editlab.files.pointers import REMEDY, is_lfs_pointer
 
 _PROBES = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
 _REWRITE = ("prompt", "relation_id", "target_new", "target_true", "subject")
@@ -165,6 +166,8 @@ def read_utf8(path: str | Path) -> str:
         raise DataError(f"{str(path)!r}: not a file name ({error})") from None
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
+    if is_lfs_pointer(path):
+        raise DataError(f"{path}: {REMEDY}")
     return text
 
 

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from editlab.data.probes import Probe, read_probes
 from editlab.errors import DataError
 from editlab.files.pointers import REMEDY, is_lfs_pointer
 
 _PROBES = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
+_OPTIONAL = ("neighborhood_targets", "target_aliases", "probes", "group")
 _REWRITE = ("prompt", "relation_id", "target_new", "target_true", "subject")
 
 
@@ -27,6 +29,8 @@ class EditRequest:
 
     ``neighborhood_targets`` names the right answer of each neighbourhood prompt where it is not ``target_true``
     (zsRE's locality questions); empty means ``target_true`` for all of them. Targets carry no leading space.
+    ``target_aliases`` are other names of ``target_new``; ``probes`` ask for what follows from the edit and what must not
+    (:mod:`editlab.data.probes`); requests of one ``group`` belong to one case, which needs all of them.
     """
 
     case_id: str
@@ -42,6 +46,9 @@ class EditRequest:
     attribute_prompts: tuple[str, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     neighborhood_targets: tuple[str, ...] = ()
+    target_aliases: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    group: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, hash=False)
 
     @property
@@ -74,6 +81,12 @@ class EditRequest:
             record[name] = list(getattr(self, name))
         if self.neighborhood_targets:
             record["neighborhood_targets"] = list(self.neighborhood_targets)
+        if self.target_aliases:
+            record["target_aliases"] = list(self.target_aliases)
+        if self.probes:
+            record["probes"] = [probe.to_record() for probe in self.probes]
+        if self.group:
+            record["group"] = self.group
         return {**self.extra, **record}
 
     @classmethod
@@ -115,6 +128,9 @@ class EditRequest:
             target_new_id=new_id,
             target_true_id=true_id,
             neighborhood_targets=neighbor_targets,
+            target_aliases=_texts(record.get("target_aliases"), "target_aliases", where),
+            probes=read_probes(record.get("probes"), where),
+            group=_identifier(record.get("group"), "group", where) or "",
             extra=_unknown(record),
             **probes,
         )
@@ -246,7 +262,7 @@ def _identifier(value: Any, field: str, where: str) -> str | None:
 
 def _unknown(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record, and of its ``requested_rewrite``, that :class:`EditRequest` has no name for."""
-    known = {"case_id", "requested_rewrite", "neighborhood_targets", *_PROBES}
+    known = {"case_id", "requested_rewrite", *_PROBES, *_OPTIONAL}
     extra = {name: value for name, value in record.items() if name not in known}
     rewrite = {name: value for name, value in record["requested_rewrite"].items() if name not in _REWRITE}
     return {**extra, "requested_rewrite": rewrite} if rewrite else extra

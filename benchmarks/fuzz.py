@@ -32,7 +32,7 @@ from editlab.analysis.tables import cell_costs, collect_cells
 from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
 from editlab.errors import EditlabError
-from editlab.files.artifacts import load_tensors, write_csv, write_provenance, write_text
+from editlab.files.artifacts import load_tensors, record_of, write_csv, write_provenance, write_text
 from editlab.files.bundle import check, create, restore
 from editlab.files.provenance import check_inputs, origins, outdated, record_outputs
 from editlab.files.verify import verify
@@ -240,7 +240,7 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
     facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
-    path = cell / "provenance.json"
+    path = record_of(cell)
     valid = path.read_bytes()
     document = json.loads(valid)
 
@@ -323,7 +323,7 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
 
     from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"

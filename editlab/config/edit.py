@@ -200,6 +200,8 @@ class EditStudy(Study):
             data = self.datasets[name]
             if isinstance(data, FileData):
                 data.check_files(f"{where}.datasets.{name}")
+                if name == self.dataset:
+                    self._check_enough(data, where)
         if text is not None and not Path(text).is_file():
             raise ConfigError(f"config: {where}.statistics.text: {text!r} is not a file; name an existing file")
         if isinstance(model, HubModel):
@@ -208,6 +210,16 @@ class EditStudy(Study):
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_enough(self, data: FileData, where: str) -> None:
+        """Raise :class:`ConfigError` when an experiment draws more edits than the chosen file can hold."""
+        most = data.most_requests()
+        for name, experiment in self.experiments.items():
+            if most is not None and experiment.num_edits > most:
+                raise ConfigError(
+                    f"config: {where}.experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
+                    f"{data.path} has {most} requests"
                 )
 
     def _needs_moments(self) -> bool:

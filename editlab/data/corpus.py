@@ -71,8 +71,11 @@ def sample_known(requests: Sequence[EditRequest], known: set[str] | None, count:
     try:
         return sample_requests(pool, count, seed)
     except DataError as error:
-        share = f" ({len(pool)} of {len(requests)} facts are known to the model)" if known is not None else ""
-        raise DataError(f"{error}{share}") from None
+        if known is None:
+            raise
+        raise DataError(
+            f"{error} ({len(pool)} of {len(requests)} facts are known to the model; known_only: false edits others too)"
+        ) from None
 
 
 def read_known(path: str | Path) -> set[str]:

@@ -113,6 +113,32 @@ def read_dataset(path: str | Path, kind: str = "auto", *, skip_invalid: bool = F
     return ReadDataset(requests, account)
 
 
+def as_requests(given: Any) -> list[EditRequest]:
+    """What a caller may hand to an editor as a list: one request or several, as objects or as records of any form.
+
+    Raises:
+        DataError: something else, or a record that cannot be read.
+    """
+    items = [given] if isinstance(given, EditRequest | Mapping) else given
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+        raise DataError(
+            f"requests: {type(given).__name__} is not allowed; give requests or records (load_requests reads a file)"
+        )
+    found: list[EditRequest] = []
+    notes: Notes = Counter()
+    for index, item in enumerate(items):
+        if isinstance(item, EditRequest):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            seen = {request.case_id: k for k, request in enumerate(found)}
+            form = FORMS[_detect([dict(item)], "requests", skip_invalid=False)]
+            named = item if "case_id" in item or "requested_rewrite" not in item else {**item, "case_id": index}
+            found += _read(form, named, index, "requests", notes, seen)
+        else:
+            raise DataError(f"requests: item {index}: {type(item).__name__} is not allowed; give requests or records")
+    return found
+
+
 def _records(path: str | Path) -> list[Any]:
     """The records of a file; a relation's table, an object by itself, is one record."""
     value = read_json(path)

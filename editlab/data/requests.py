@@ -144,11 +144,12 @@ def fill(prompt: str, subject: str) -> str:
 def unfill(text: str, subject: str, ignore_case: bool = False) -> str | None:
     """Put ``{}`` where ``subject`` stands in a filled prompt, or None where it does not occur.
 
-    Of several occurrences the first that is a whole word counts (``Ann`` in "Annual report by Ann"), else the first.
+    Of several occurrences the first that is a whole word counts (``Ann`` in "Annual report by Ann"), else the first; with
+    other capitals, whole words alone.
     """
     flags = re.IGNORECASE if ignore_case else 0
     literal = re.escape(subject)
-    match = re.search(rf"(?<!\w){literal}(?!\w)", text, flags) or re.search(literal, text, flags)
+    match = re.search(rf"(?<!\w){literal}(?!\w)", text, flags) or (None if ignore_case else re.search(literal, text))
     return f"{text[: match.start()]}{{}}{text[match.end() :]}" if match else None
 
 

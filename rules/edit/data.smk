@@ -57,7 +57,8 @@ rule read_dataset:
     input:
         source=lambda w: dataset_source(w.dataset),
     output:
-        INPUTS + "/data/{dataset}/requests.json",
+        requests=INPUTS + "/data/{dataset}/requests.json",
+        account=INPUTS + "/data/{dataset}/account.json",
     log:
         LOGS + "/read_dataset/{dataset}.log",
     benchmark:
@@ -74,6 +75,7 @@ rule read_dataset:
         runtime=resource("read_dataset", "runtime"),
     params:
         kind=lambda w: STUDY.datasets[w.dataset].kind,
+        skip_invalid=lambda w: STUDY.datasets[w.dataset].skip_invalid,
         sha256=lambda w: STUDY.datasets[w.dataset].sha256,
         code=code_digest("edit/read_dataset"),
     message:

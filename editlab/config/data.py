@@ -18,6 +18,7 @@ class FactsData(Section):
     kind: Literal["facts"]
     size: Annotated[int, Field(ge=12, le=50_000)] = Field(1800, description="facts")
     seed: int = Field(1, description="seed of the world")
+    chains: bool = Field(False, description="state facts of two hops too, and ask for them (portability, multi-hop)")
 
 
 SMALL = 8_000_000  # bytes of a file that is counted while the workflow is planned

@@ -84,6 +84,14 @@ class Evaluation(Section):
     perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
     generation_tokens: Count = 30
+    probe_cases: Annotated[int, Field(ge=0)] = Field(
+        48,
+        description="cases whose probes (portability, locality, multi-hop) and generated answers are scored, at most",
+    )
+    answer_tokens: Count = Field(8, description="tokens of a generated answer, at most")
+    question_template: Annotated[str, Field(pattern=r"\{\}")] = Field(
+        "{}", description='put around the question of a probe, e.g. "Q: {}\\nA:"'
+    )
     resamples: Count = Field(1000, description="bootstrap resamples of an interval")
     checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 

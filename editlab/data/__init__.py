@@ -32,7 +32,8 @@ def true_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
     """Every statement that holds before the edits, as (prompt, completion) pairs without repetition.
 
     Rewrite and paraphrase prompts complete to ``target_true``, neighbourhood prompts to their right answer and
-    attribute prompts (subjects of which ``target_new`` is true) to ``target_new``. A prompt occurs once: where records
+    attribute prompts (subjects of which ``target_new`` is true) to ``target_new``; the conditions of probes hold too. A
+    prompt occurs once: where records
     contradict each other the first of rewrites, paraphrases, neighbours, attributes, in file order, wins and the others
     are left out, and so are those of records that do not know a true object. The order is that of the requests within
     each of these groups.
@@ -50,6 +51,9 @@ def true_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
     for request in requests:
         for prompt in request.attribute_prompts:
             statements.setdefault(prompt, request.target_new)
+    for request in requests:
+        for question in (q for probe in request.probes for q in probe.conditions):
+            statements.setdefault(question.prompt, question.answer)
     return [(prompt, target) for prompt, target in statements.items() if target != PLACEHOLDER]
 
 

@@ -15,6 +15,7 @@ from editlab.config.recipe import Recipe, Trust
 from editlab.data import load_requests
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import EditRequest, read_json
+from editlab.data.world_probes import with_world_probes
 from editlab.editing.probes import choose_probes
 from editlab.editing.session import EditSession
 from editlab.editing.stream import Checkpoint, StreamPlan, StreamResult, run_stream
@@ -96,7 +97,7 @@ def run_cell(
     with watch.stage("load"):
         network = load_model(model, **plan.loading)
         records, cases = load_requests(requests), _known(known, plan)
-        chosen = sample_known(records, cases, plan.num_edits, plan.seed)
+        chosen = with_world_probes(sample_known(records, cases, plan.num_edits, plan.seed), records)
         recipe = _recipe(plan, layers)
     session = EditSession(
         network,
@@ -183,6 +184,9 @@ def _stream_plan(plan: CellPlan) -> StreamPlan:
         texts=_texts(plan)[0],
         generation_cases=evaluation.generation_cases,
         generation_tokens=evaluation.generation_tokens,
+        probe_cases=evaluation.probe_cases,
+        answer_tokens=evaluation.answer_tokens,
+        question_template=evaluation.question_template,
         resamples=evaluation.resamples,
         stress_fraction=plan.stress_fraction,
         label_cases=plan.label_cases,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editlab.data.probes import Question
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import SessionState
 from editlab.editing.labels import CompositeObserver
@@ -25,6 +26,14 @@ from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity
+from editlab.evaluation.probing import (
+    Verdicts,
+    answer_questions,
+    conditions_of,
+    questions_of,
+    score_probes,
+    summarize_probes,
+)
 from editlab.evaluation.scoring import score_requests
 from editlab.evaluation.summary import summarize
 from editlab.randomness import python_rng
@@ -46,6 +55,9 @@ class StreamPlan:
         texts: held-out sentences for perplexity (none: not measured).
         generation_cases: cases whose continuations give GE (0: not measured).
         generation_tokens: tokens of a continuation.
+        probe_cases: cases whose probes and generated answers are scored at the end, at most (0: none).
+        answer_tokens: tokens of a generated answer, at most.
+        question_template: put around the question of a probe.
         resamples: bootstrap resamples of the intervals.
         immediate: score each batch right after it was edited.
         stress_fraction: share of batches made harmful (:mod:`editlab.editing.stress`).
@@ -59,6 +71,9 @@ class StreamPlan:
     texts: Sequence[str] = ()
     generation_cases: int = 0
     generation_tokens: int = 30
+    probe_cases: int = 0
+    answer_tokens: int = 10
+    question_template: str = "{}"
     resamples: int = 1000
     immediate: bool = True
     stress_fraction: float = 0.0
@@ -115,6 +130,7 @@ def run_stream(
     if plan.label_cases:
         session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed)
     run = _Run(session, list(requests), plan, checkpoint)
+    run.before = _answers(session, conditions_of(run.probed()), plan)  # of the model as it is without an edit
     run.resume()
     for batch in run.left():
         run.step(batch)
@@ -136,6 +152,7 @@ class _Run:
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed)
         self.immediate: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
+        self.before: Verdicts = {}
 
     @property
     def done(self) -> int:
@@ -145,6 +162,15 @@ class _Run:
     def harmless(self, stop: int | None = None) -> list[EditRequest]:
         """The facts of the harmless batches up to ``stop``."""
         return [r for i, b in enumerate(self.batches[:stop]) if i not in self.stress for r in b]
+
+    def probed(self) -> list[EditRequest]:
+        """The facts whose probes are scored: the same number from everywhere in the stream, groups whole."""
+        kept = self.harmless()
+        step = max(1, -(-len(kept) // self.plan.probe_cases)) if self.plan.probe_cases else len(kept) + 1
+        groups = {r.group for r in kept[::step] if r.group} if self.plan.probe_cases else set()
+        return [
+            r for i, r in enumerate(kept) if (i % step == 0 and step <= len(kept)) or (r.group and r.group in groups)
+        ]
 
     def left(self) -> list[list[EditRequest]]:
         """The batches still to edit."""
@@ -205,6 +231,8 @@ def _result(session: EditSession, run: _Run) -> StreamResult:
         ]
     with session.stopwatch.stage("generate"):
         metrics += _generation(session, kept, plan)
+    with session.stopwatch.stage("probe"):
+        metrics += _probes(session, run)
     table = pd.concat(metrics, ignore_index=True)
     return StreamResult(
         metrics=table[["when", *[c for c in table.columns if c != "when"]]],
@@ -253,6 +281,23 @@ def _snapshot(
     if norms:
         rows.append(("target_norm", norms[-1], 1))
     return [{"edits_seen": edits_seen, "metric": m, "value": float(v), "n": n} for m, v, n in rows]
+
+
+def _answers(session: EditSession, questions: Sequence[Question], plan: StreamPlan) -> Verdicts:
+    with session.stopwatch.stage("probe"):
+        return answer_questions(
+            session.model, questions, max_new_tokens=plan.answer_tokens, template=plan.question_template
+        )
+
+
+def _probes(session: EditSession, run: _Run) -> list[pd.DataFrame]:
+    """Portability, locality, multi-hop and generated answers after the stream."""
+    chosen = run.probed()
+    if not chosen:
+        return []
+    after = _answers(session, questions_of(chosen), run.plan)
+    frame = score_probes(chosen, run.before, after)
+    return [summarize_probes(frame, resamples=run.plan.resamples, seed=run.plan.seed).assign(when="final")]
 
 
 def _generation(session: EditSession, requests: Sequence[EditRequest], plan: StreamPlan) -> list[pd.DataFrame]:

@@ -21,6 +21,7 @@ rule generate_facts:
     params:
         size=lambda w: STUDY.datasets[w.dataset].size,
         world_seed=lambda w: STUDY.datasets[w.dataset].seed,
+        chains=lambda w: STUDY.datasets[w.dataset].chains,
         code=code_digest("edit/generate_facts"),
     message:
         "Generate the facts of {wildcards.dataset}"

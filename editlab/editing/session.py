@@ -11,6 +11,7 @@ rejected, and the model stays as it was before the batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,7 @@ from editlab.editing.proposal import Columns, Proposal, Proposer, put_back, solv
 from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
-from editlab.editing.targets import Targets
+from editlab.editing.targets import UNCONVERGED, Targets
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
@@ -43,6 +44,8 @@ from editlab.networks.hooks import restored
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
 State = tuple[dict[int, Tensor], Any]
 DEFAULT_CONTEXTS: Contexts = (("{}",),)
+logger = logging.getLogger(__name__)
+TOLERATED = 0.1  # share of targets that may fail to converge without a warning
 KEPT = ("accepted", "scaled")  # decisions after which a batch is on the model
 
 
@@ -106,7 +109,27 @@ def edit(
                 raise NumericalError(f"edit rejected in batch {event['batch']}: {event['reason']}")
             bar.update(len(chunk))
         session.finish()
+        warn_unconverged(session.events)
         return session.edit()
+
+
+def unconverged_share(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of the facts of all batches whose targets did not converge; None where there were no targets."""
+    parts = [(len(_edited_cases(e)), e["targets"]["unconverged"]) for e in events if "targets" in e]
+    total = sum(count for count, _ in parts)
+    return sum(count * share for count, share in parts) / total if total else None
+
+
+def warn_unconverged(events: Sequence[Mapping[str, Any]]) -> None:
+    """Log one line when more than a tenth of the targets did not converge: the edits will be weaker than they look."""
+    share = unconverged_share(events)
+    if share is not None and share > TOLERATED:
+        logger.warning(
+            "%.0f %% of the targets ended at a loss above %s: raise clamp or steps, edit another layer, or train the "
+            "substrate on more statements a fact",
+            100 * share,
+            UNCONVERGED,
+        )
 
 
 def batches(requests: Sequence[EditRequest], size: int) -> Iterator[list[EditRequest]]:
@@ -207,6 +230,7 @@ class EditSession:
             "seed": self.seed,
             "cases": [case for event in self.events for case in _edited_cases(event)],
             "target": peft_target(self.architecture, self.layers),
+            "unconverged": unconverged_share(self.events),
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
         totals = {layer: self.proposer.store.total(layer) for layer in self.layers}
@@ -295,6 +319,7 @@ class EditSession:
             "steps_mean": float(targets.steps.double().mean()),
             "loss_mean": float(targets.loss.mean()),
             "norm_mean": float(targets.z.norm(dim=0).mean()),
+            "unconverged": targets.unconverged,
         }
         return targets
 

@@ -20,7 +20,7 @@ from editlab.data.probes import Question
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import SessionState
 from editlab.editing.labels import CompositeObserver
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession, batches, unconverged_share, warn_unconverged
 from editlab.editing.stress import stressed_batches
 from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
@@ -312,6 +312,10 @@ def _generation(session: EditSession, requests: Sequence[EditRequest], plan: Str
         rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
     if plan.texts:
         rows.append({"metric": "perplexity", "value": perplexity(session.model, plan.texts), "n": len(plan.texts)})
+    unconverged = unconverged_share(session.events)
+    if unconverged is not None:
+        warn_unconverged(session.events)
+        rows.append({"metric": "targets_unconverged", "value": unconverged, "n": len(requests)})
     if not rows:
         return []
     nan = float("nan")

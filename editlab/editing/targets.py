@@ -29,6 +29,8 @@ from editlab.networks.suffix import Suffixes, prepare_suffixes
 from editlab.networks.tokenization import Encoder, check_lengths
 
 KL_PROMPT = "{} is a"
+UNCONVERGED = 0.5
+"""Loss in nats above which a target is not what it should be: its new object has less than about 0.6 a token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Targets:
     base: Tensor
     steps: Tensor
     loss: Tensor
+
+    @property
+    def unconverged(self) -> float:
+        """Share of the facts whose loss stayed above :data:`UNCONVERGED`."""
+        return float((self.loss > UNCONVERGED).double().mean())
 
     @property
     def delta(self) -> Tensor:

@@ -76,10 +76,8 @@ def test_multi_hop_is_also_scored_among_cases_that_know_their_hops():
 
 
 def test_means_are_over_cases_and_the_gap_is_paired():
-    requests = [
-        dataclasses.replace(r, probes=(Probe("Reasoning", (ask("a"),)), Probe("Reasoning", (ask("b"),))))
-        for r in tiny_requests(2)
-    ]
+    probes = (Probe("Reasoning", (ask("a"),)), Probe("Reasoning", (ask("b"),)))
+    requests = [dataclasses.replace(r, probes=probes) for r in tiny_requests(2)]
     requests[1] = dataclasses.replace(requests[1], probes=requests[1].probes[:1])
     after = verdicts(a=True, b=False)
     for i, request in enumerate(requests):

@@ -16,7 +16,7 @@ _HOMES = {
     "Edit": "editlab.edits.edit",
     "EditRequest": "editlab.data.requests",
     "collect_statistics": "editlab.moments",
-    "edit": "editlab.editing.session",
+    "edit": "editlab.editing.api",
     "evaluate": "editlab.evaluation",
     "load_model": "editlab.networks.loading",
     "load_requests": "editlab.data",
@@ -25,7 +25,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from editlab.data import load_requests
     from editlab.data.requests import EditRequest
-    from editlab.editing.session import edit
+    from editlab.editing.api import edit
     from editlab.edits.edit import Edit
     from editlab.evaluation import evaluate
     from editlab.moments import collect_statistics

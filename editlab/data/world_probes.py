@@ -21,16 +21,19 @@ OTHER_FACTS = 1
 """Other facts of a subject that are asked, at most."""
 
 
-def with_world_probes(chosen: Sequence[EditRequest], records: Sequence[EditRequest]) -> list[EditRequest]:
+def with_world_probes(
+    chosen: Sequence[EditRequest], records: Sequence[EditRequest], held_out: Sequence[EditRequest] = ()
+) -> list[EditRequest]:
     """The requests of a stream with probes by alias and about the unedited facts of the same subject.
 
     Requests of other data sets, and those that have such probes already, stay as they are.
 
     Args:
         records: all facts of the world.
+        held_out: facts that are not asked, because a guard looks at them.
     """
     aliases = unique_aliases(records)
-    edited = {request.key for request in chosen}
+    edited = {request.key for request in [*chosen, *held_out]}
     others: dict[str, list[EditRequest]] = defaultdict(list)
     for record in records:
         if record.key not in edited:

@@ -37,8 +37,9 @@ def _encode(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int]]:
     """Padded ids and mask of the rewriting prompts and the KL prompt, labels (-100: none), look-ups, the target."""
     templates = [t.replace("{}", request.prompt, 1) for group in contexts for t in group]
-    rows, lookups = encoder.lookups([*templates, KL_PROMPT], [request.subject] * (len(templates) + 1))
-    (goal,) = encoder.targets([request.target_new])
+    subjects = [request.subject] * (len(templates) + 1)
+    pairs, lookups = encoder.lookups([*templates, KL_PROMPT], subjects, [request.target_new] * len(subjects))
+    rows, goal = [pair.prompt for pair in pairs], pairs[0].target
     ids, mask = pad([row + goal[:-1] for row in rows[:-1]] + [rows[-1]], encoder.pad_id)
     labels = torch.full((len(templates), ids.shape[1]), -100)
     for k, row in enumerate(rows[:-1]):

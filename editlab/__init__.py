@@ -1,7 +1,7 @@
 """editlab: reproducible editing of knowledge in neural networks.
 
 The public functions are loaded on first use, so that ``import editlab`` costs nothing:
-:func:`load_model`, :func:`load_requests`, :func:`edit`, :class:`Edit`, :func:`evaluate`.
+:func:`load_model`, :func:`load_requests`, :func:`collect_statistics`, :func:`edit`, :class:`Edit`, :func:`evaluate`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Edit", "EditRequest", "edit", "evaluate", "load_model", "load_requests"]
+__all__ = ["Edit", "EditRequest", "collect_statistics", "edit", "evaluate", "load_model", "load_requests"]
 
 _HOMES = {
     "Edit": "editlab.edits.edit",
     "EditRequest": "editlab.data.requests",
+    "collect_statistics": "editlab.moments",
     "edit": "editlab.editing.api",
     "evaluate": "editlab.evaluation",
     "load_model": "editlab.networks.loading",
@@ -24,8 +25,10 @@ _HOMES = {
 if TYPE_CHECKING:
     from editlab.data import load_requests
     from editlab.data.requests import EditRequest
+    from editlab.editing.api import edit
     from editlab.edits.edit import Edit
     from editlab.evaluation import evaluate
+    from editlab.moments import collect_statistics
     from editlab.networks.loading import load_model
 
 

@@ -10,7 +10,6 @@ import torch
 from editlab.data.requests import EditRequest
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, replace_outputs
-from editlab.networks.tokenization import Spacing
 
 # The subject at the start, in the middle, at the end, twice (the templated occurrence counts), inside a longer word,
 # and with characters of several bytes; targets of one and of several tokens.
@@ -41,6 +40,13 @@ def moment(size, seed=0, decades=3.0):
 
 def _ids(tokenizer, text):
     return torch.tensor([tokenizer(text).input_ids])
+
+
+def completion(tokenizer, prompt, target):
+    """Token ids that the target adds to the prompt in running text (of tokenizers whose prompts end where words do)."""
+    alone, joined = tokenizer(prompt).input_ids, tokenizer(f"{prompt} {target}").input_ids
+    assert joined[: len(alone)] == alone
+    return joined[len(alone) :]
 
 
 def lookup(tokenizer, template, subject):
@@ -106,10 +112,10 @@ def target(
     Returns z, number of updates, loss of the returned z.
     """
     architecture = Architecture(model)
-    tokenizer, spacing = model.tokenizer, Spacing.probe(model.tokenizer)
+    tokenizer = model.tokenizer
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    target_ids = tokenizer(spacing.target_prefix + request.target_new, add_special_tokens=False).input_ids
+    target_ids = completion(tokenizer, request.rewrite_prompt, request.target_new)
     templates = [c.replace("{}", request.prompt, 1) for group in contexts for c in group]
     texts = [(t.replace("{}", request.subject, 1), lookup(tokenizer, t, request.subject)) for t in templates]
     kl_text, kl_at = f"{request.subject} is a", lookup(tokenizer, "{} is a", request.subject)
@@ -299,7 +305,7 @@ def r_rome(model, request, layer, moment, contexts, **target_options):
 def fine_tune(model, requests, layers, *, steps, lr, radius=None, stop=0.01):
     """Adam on the mean NLL of the new objects over the projections' weights; the change by layer; model restored."""
     architecture = Architecture(model)
-    tokenizer, spacing = model.tokenizer, Spacing.probe(model.tokenizer)
+    tokenizer = model.tokenizer
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     parameters = {layer: architecture.projection(layer).weight.requires_grad_(True) for layer in layers}
@@ -308,7 +314,7 @@ def fine_tune(model, requests, layers, *, steps, lr, radius=None, stop=0.01):
     for _ in range(steps):
         losses = []
         for r in requests:
-            goal = tokenizer(spacing.target_prefix + r.target_new, add_special_tokens=False).input_ids
+            goal = completion(tokenizer, r.rewrite_prompt, r.target_new)
             prompt = tokenizer(r.rewrite_prompt).input_ids
             logits = model(input_ids=torch.tensor([prompt + goal[:-1]])).logits[0, len(prompt) - 1 :]
             losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(goal)))

@@ -52,7 +52,7 @@ class Study(Section):
     INPUTS: ClassVar[tuple[str, ...]] = ()
 
     def check_files(self, where: str) -> None:
-        """Raise :class:`ConfigError` when a file that the study needs is not there; nothing is opened.
+        """Raise :class:`ConfigError` when a file that the study needs is not there, or a small one holds too little.
 
         Args:
             where: the key of the block, for the message.

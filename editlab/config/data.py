@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from editlab.config.base import Section
 from editlab.errors import ConfigError
@@ -17,15 +18,24 @@ class FactsData(Section):
     kind: Literal["facts"]
     size: Annotated[int, Field(ge=12, le=50_000)] = Field(1800, description="facts")
     seed: int = Field(1, description="seed of the world")
+    chains: bool = Field(False, description="state facts of two hops too, and ask for them (portability, multi-hop)")
+
+
+SMALL = 8_000_000  # bytes of a file that is counted while the workflow is planned
+
+FileKind = Literal[
+    "auto", "counterfact", "easyedit", "zsre", "knowedit", "qaedit", "mquake", "ripple", "peak", "relations"
+]
 
 
 class FileData(Section):
-    """A CounterFact, EasyEdit or zsRE file, local or downloaded."""
+    """A file of requests, local or downloaded; docs/data_formats.md shows the forms."""
 
-    kind: Literal["counterfact", "easyedit", "zsre", "auto"]
+    kind: FileKind = Field("auto", description="form of its records; auto tells it from the first one")
     path: str = Field(description="local file; with url: where the download is kept")
     url: Annotated[str, Field(pattern=r"^https://")] | None = Field(None, description="fetched when path is missing")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of the file")
+    skip_invalid: bool = Field(False, description="leave out records that cannot be used, and count them by reason")
 
     @model_validator(mode="after")
     def _check(self) -> FileData:
@@ -38,6 +48,18 @@ class FileData(Section):
         """The local file."""
         return Path(self.path).expanduser()
 
+    def most_requests(self) -> int | None:
+        """How many requests the file can hold; None where it is large, absent or not a list, which its reader reports."""
+        try:
+            if self.file.stat().st_size > SMALL:
+                return None
+            records = json.loads(self.file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+        records = records if isinstance(records, list) else [records]
+        parts = [r.get("requested_rewrite", r.get("samples")) for r in records if isinstance(r, dict)]
+        return sum(len(part) if isinstance(part, list) else 1 for part in parts)
+
     def check_files(self, where: str) -> None:
         """Raise :class:`ConfigError` when the file is neither there nor to be downloaded."""
         if not self.file.is_file() and not self.url:
@@ -46,4 +68,10 @@ class FileData(Section):
             )
 
 
-Dataset = Annotated[FactsData | FileData, Field(discriminator="kind")]
+def _branch(value: Any) -> str:
+    """Which of the two a section is: a generated world says so, a file need not name its kind."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "facts" if kind == "facts" else "file"
+
+
+Dataset = Annotated[Annotated[FactsData, Tag("facts")] | Annotated[FileData, Tag("file")], Discriminator(_branch)]

@@ -84,6 +84,14 @@ class Evaluation(Section):
     perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
     generation_tokens: Count = 30
+    probe_cases: Annotated[int, Field(ge=0)] = Field(
+        48,
+        description="cases whose probes (portability, locality, multi-hop) and generated answers are scored, at most",
+    )
+    answer_tokens: Count = Field(8, description="tokens of a generated answer, at most")
+    question_template: Annotated[str, Field(pattern=r"\{\}")] = Field(
+        "{}", description='put around the question of a probe, e.g. "Q: {}\\nA:"'
+    )
     resamples: Count = Field(1000, description="bootstrap resamples of an interval")
     checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 
@@ -200,6 +208,8 @@ class EditStudy(Study):
             data = self.datasets[name]
             if isinstance(data, FileData):
                 data.check_files(f"{where}.datasets.{name}")
+                if name == self.dataset:
+                    self._check_enough(data, where)
         if text is not None and not Path(text).is_file():
             raise ConfigError(f"config: {where}.statistics.text: {text!r} is not a file; name an existing file")
         if isinstance(model, HubModel):
@@ -208,6 +218,16 @@ class EditStudy(Study):
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_enough(self, data: FileData, where: str) -> None:
+        """Raise :class:`ConfigError` when an experiment draws more edits than the chosen file can hold."""
+        most = data.most_requests()
+        for name, experiment in self.experiments.items():
+            if most is not None and experiment.num_edits > most:
+                raise ConfigError(
+                    f"config: {where}.experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
+                    f"{data.path} has {most} requests"
                 )
 
     def _needs_moments(self) -> bool:

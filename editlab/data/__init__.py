@@ -8,74 +8,35 @@ facts; :func:`sample_requests` draws the facts to edit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal
 
-from editlab.data.counterfact import counterfact_request, easyedit_request, is_easyedit
 from editlab.data.facts import make_facts
+from editlab.data.fields import PLACEHOLDER
+from editlab.data.forms import load_requests, read_dataset
 from editlab.data.neutral import neutral_sentences, read_text
-from editlab.data.requests import EditRequest, check_unique, read_records
-from editlab.data.zsre import zsre_request
+from editlab.data.requests import EditRequest
 from editlab.errors import ConfigError, DataError
 from editlab.randomness import python_rng
 
-__all__ = ["load_requests", "make_facts", "neutral_sentences", "read_text", "sample_requests", "true_statements"]
-
-Kind = Literal["auto", "counterfact", "easyedit", "zsre"]
-_READERS = {"counterfact": counterfact_request, "easyedit": easyedit_request, "zsre": zsre_request}
-
-
-def load_requests(path: str | Path, kind: Kind = "auto") -> list[EditRequest]:
-    """Read edit requests from a JSON list of records; nothing in the file is ever executed.
-
-    Args:
-        path: a local file: official CounterFact (also what :func:`~editlab.data.requests.write_requests` writes), EasyEdit's
-            flat form, or zsRE in the MEND schema.
-        kind: the layout; "auto" tells it from the keys of the first record.
-
-    Raises:
-        DataError: missing, empty, non-UTF-8 or non-JSON file; empty list; a record with a missing field, a prompt
-            without ``{}``, an empty target or equal targets; duplicate case ids. Names the file and the record.
-        ConfigError: ``kind`` is unknown.
-    """
-    if kind != "auto" and kind not in _READERS:
-        raise ConfigError(f"kind: {kind!r} is not allowed; use one of auto, {', '.join(_READERS)}")
-    records = read_records(path)
-    read = _READERS[_detect(records[0], path) if kind == "auto" else kind]
-    requests = [read(record, index, str(path)) for index, record in enumerate(records)]
-    check_unique(requests, str(path))
-    for index, request in enumerate(requests):
-        if request.target_new == request.target_true:
-            raise DataError(
-                f"{path}: record {index} (case_id {request.case_id[:40]!r}): target_new and target_true are both "
-                f"{request.target_new[:80]!r}; they must differ"
-            )
-    return requests
-
-
-def _detect(record: Any, path: str | Path) -> str:
-    if not isinstance(record, dict):
-        raise DataError(f"{path}: record 0: a record must be an object, got {type(record).__name__}")
-    if "requested_rewrite" in record:
-        return "counterfact"
-    if "src" in record:
-        return "zsre"
-    if is_easyedit(record):
-        return "easyedit"
-    keys = ", ".join(repr(str(key)[:30]) for key in list(record)[:8])
-    raise DataError(
-        f"{path}: record 0: unknown layout with fields [{keys}]; expected 'requested_rewrite' (CounterFact), "
-        "'prompt' (EasyEdit) or 'src' (zsRE)"
-    )
+__all__ = [
+    "load_requests",
+    "make_facts",
+    "neutral_sentences",
+    "read_dataset",
+    "read_text",
+    "sample_requests",
+    "true_statements",
+]
 
 
 def true_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
     """Every statement that holds before the edits, as (prompt, completion) pairs without repetition.
 
     Rewrite and paraphrase prompts complete to ``target_true``, neighbourhood prompts to their right answer and
-    attribute prompts (subjects of which ``target_new`` is true) to ``target_new``. A prompt occurs once: where records
+    attribute prompts (subjects of which ``target_new`` is true) to ``target_new``; the conditions of probes hold too. A
+    prompt occurs once: where records
     contradict each other the first of rewrites, paraphrases, neighbours, attributes, in file order, wins and the others
-    are left out. The order is that of the requests within each of these groups.
+    are left out, and so are those of records that do not know a true object. The order is that of the requests within
+    each of these groups.
     """
     requests = list(requests)
     statements: dict[str, str] = {}
@@ -90,15 +51,18 @@ def true_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
     for request in requests:
         for prompt in request.attribute_prompts:
             statements.setdefault(prompt, request.target_new)
-    return list(statements.items())
+    for request in requests:
+        for question in (q for probe in request.probes for q in probe.conditions):
+            statements.setdefault(question.prompt, question.answer)
+    return [(prompt, target) for prompt, target in statements.items() if target != PLACEHOLDER]
 
 
 def sample_requests(requests: Sequence[EditRequest], count: int, seed: int) -> list[EditRequest]:
     """Draw ``count`` requests in an order that depends on the seed and not on the file's order.
 
     Subjects come in rounds: no subject is drawn a second time before every subject was drawn once, so that a batch hardly
-    ever holds two facts of one subject, which share their key. A smaller sample is the head of a larger one of the same
-    seed.
+    ever holds two facts of one subject, which share their key. Requests of one group stay together. A smaller sample is
+    the head of a larger one of the same seed.
 
     Raises:
         DataError: fewer requests are available.
@@ -115,4 +79,14 @@ def sample_requests(requests: Sequence[EditRequest], count: int, seed: int) -> l
     for request in pool:
         seen[request.subject] = seen.get(request.subject, -1) + 1
         rounds.append(seen[request.subject])
-    return [pool[i] for i in sorted(range(len(pool)), key=lambda i: rounds[i])][:count]
+    ordered = [pool[i] for i in sorted(range(len(pool)), key=lambda i: rounds[i])]
+    return _with_groups(ordered, count) if any(request.group for request in pool) else ordered[:count]
+
+
+def _with_groups(ordered: Sequence[EditRequest], count: int) -> list[EditRequest]:
+    """The first ``count`` requests, those of a group together; a group that does not fit whole gives its first ones."""
+    groups: dict[str, list[EditRequest]] = {}
+    for request in ordered:
+        groups.setdefault(f"group {request.group}" if request.group else f"case {request.case_id}", []).append(request)
+    members = [r for group in groups.values() for r in sorted(group, key=lambda request: request.case_id)]
+    return members[:count]

@@ -9,10 +9,13 @@ objects, a ``requested_rewrite`` that is a list of one) and the flat form of Eas
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from editlab.data.requests import EditRequest, unfill
+from editlab.data.fields import first, names, string, strings, template_of
+from editlab.data.probes import Probe
+from editlab.data.requests import EditRequest
 from editlab.errors import DataError
 
 _EASYEDIT = {
@@ -26,85 +29,85 @@ def is_easyedit(record: Any) -> bool:
     return isinstance(record, Mapping) and "requested_rewrite" not in record and "prompt" in record
 
 
-def counterfact_request(record: Any, index: int, source: str) -> EditRequest:
-    """One official record; ``source`` (the file) and ``index`` open every error message.
+def is_peak(record: Mapping[str, Any]) -> bool:
+    """Whether a record is PEAK's (Ma et al., 2024, arXiv 2401.17623): CounterFact's, paraphrases under another name."""
+    return "requested_rewrite" in record and "para_add_prompts" in record
+
+
+def peak_requests(record: Mapping[str, Any], index: int, where: str, notes: Counter[str]) -> list[EditRequest]:
+    """One record of PEAK; its lists of right and wrong answers are kept, not scored."""
+    renamed = {name: value for name, value in record.items() if name != "para_add_prompts"}
+    return counterfact_requests(renamed | {"paraphrase_prompts": record["para_add_prompts"]}, index, where, notes)
+
+
+def counterfact_requests(record: Mapping[str, Any], _index: int, where: str, _notes: Counter[str]) -> list[EditRequest]:
+    """One official record; ``where`` (file and record) opens every error message.
 
     Raises:
         DataError: a field is missing or malformed.
     """
-    where = f"{source}: record {index}"
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: a record must be an object, got {type(record).__name__}")
     rewrite = record.get("requested_rewrite")
     if isinstance(rewrite, list):
         if len(rewrite) != 1:
             raise DataError(f"{where}: field 'requested_rewrite' must hold one rewrite, got a list of {len(rewrite)}")
         record = {**record, "requested_rewrite": rewrite[0]}
     neighbors = record.get("neighborhood_prompts")
-    if isinstance(neighbors, list) and any(isinstance(item, Mapping) for item in neighbors):
+    if isinstance(neighbors, list) and any(isinstance(item, Mapping | list) for item in neighbors):
         record = {**record, **_split_neighbors(record, neighbors, where)}
-    return EditRequest.from_record(record, where)
+    return [EditRequest.from_record(record, where)]
 
 
 def _split_neighbors(record: Mapping[str, Any], neighbors: list[Any], where: str) -> dict[str, list[Any]]:
-    """Neighbours given as ``{prompt, target}`` objects (plain strings among them keep ``target_true``)."""
+    """Neighbours given as ``{prompt, target}`` objects or pairs (plain strings among them keep ``target_true``)."""
     rewrite = record.get("requested_rewrite")
     true = rewrite.get("target_true") if isinstance(rewrite, Mapping) else None
     default = true.get("str") if isinstance(true, Mapping) else true
-    pairs = [(n.get("prompt"), n.get("target", default)) if isinstance(n, Mapping) else (n, default) for n in neighbors]
+    pairs = [_neighbor(item, default) for item in neighbors]
     if not all(isinstance(text, str) and text.strip() for pair in pairs for text in pair):
-        raise DataError(f"{where}: field 'neighborhood_prompts' must hold strings or {{prompt, target}} objects")
+        raise DataError(f"{where}: field 'neighborhood_prompts' must hold strings, {{prompt, target}} objects or pairs")
     return {"neighborhood_prompts": [p for p, _ in pairs], "neighborhood_targets": [t for _, t in pairs]}
 
 
-def easyedit_request(record: Any, index: int, source: str) -> EditRequest:
+def _neighbor(item: Any, default: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        return item.get("prompt"), item.get("target", default)
+    if isinstance(item, list):
+        return (item[0], item[1]) if len(item) == 2 else (None, None)
+    return item, default
+
+
+def easyedit_requests(record: Mapping[str, Any], index: int, where: str, notes: Counter[str]) -> list[EditRequest]:
     """One EasyEdit record: ``prompt`` arrives with the subject filled in and gets its ``{}`` back.
 
     ``ground_truth``, ``rephrase_prompt``, ``locality_prompt`` and ``locality_ground_truth`` may be a string or a list
-    (of alternative answers: the first counts). A record without ``case_id`` takes its index.
+    (of alternative answers: the first counts); ``portability_prompt`` with ``portability_ground_truth`` is a probe. A
+    record without ``case_id`` takes its index.
 
     Raises:
         DataError: a field is missing, or the subject does not occur in the prompt.
     """
-    where = f"{source}: record {index}"
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: a record must be an object, got {type(record).__name__}")
-    prompt, subject = (_string(record.get(name), name, where) for name in ("prompt", "subject"))
-    template = unfill(prompt, subject)
-    if template is None and "{}" not in prompt:
-        raise DataError(f"{where}: the subject {subject[:80]!r} does not occur in the prompt {prompt[:80]!r}")
-    locality = _strings(record.get("locality_prompt"), "locality_prompt", where)
-    answers = _strings(record.get("locality_ground_truth"), "locality_ground_truth", where)
+    prompt, subject = (string(record.get(name), name, where) for name in ("prompt", "subject"))
+    locality = strings(record.get("locality_prompt"), "locality_prompt", where)
+    answers = strings(record.get("locality_ground_truth"), "locality_ground_truth", where)
     if len(locality) != len(answers):
         raise DataError(f"{where}: locality_prompt and locality_ground_truth must be of equal length")
-    standard = {
+    standard: dict[str, Any] = {
         "case_id": record.get("case_id", index),
         "requested_rewrite": {
-            "prompt": template or prompt,
+            "prompt": template_of(prompt, subject, where, notes),
             "subject": subject,
             "relation_id": record.get("relation_id"),
-            "target_new": _first(record.get("target_new"), "target_new", where),
-            "target_true": _first(record.get("ground_truth"), "ground_truth", where),
+            "target_new": first(record.get("target_new"), "target_new", where),
+            "target_true": first(record.get("ground_truth"), "ground_truth", where),
         },
-        "paraphrase_prompts": _strings(record.get("rephrase_prompt"), "rephrase_prompt", where),
+        "paraphrase_prompts": strings(record.get("rephrase_prompt"), "rephrase_prompt", where),
         "neighborhood_prompts": locality,
         "neighborhood_targets": answers,
     }
     extra = {k: v for k, v in record.items() if k not in _EASYEDIT or (k == "ground_truth" and isinstance(v, list))}
-    return EditRequest.from_record({**extra, **standard}, where)
-
-
-def _string(value: Any, field: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field '{field}' is missing, empty or not a string")
-    return value
-
-
-def _strings(value: Any, field: str, where: str) -> list[str]:
-    if value is None:
-        return []
-    return [_string(item, field, where) for item in (value if isinstance(value, list) else [value])]
-
-
-def _first(value: Any, field: str, where: str) -> str:
-    return _string(value[0] if isinstance(value, list) and value else value, field, where)
+    follows = names(record.get("portability_ground_truth"))
+    if follows and "portability_prompt" in record:
+        follow_up = first(record["portability_prompt"], "portability_prompt", where)
+        standard["probes"] = [Probe.simple("Reasoning", follow_up, follows).to_record()]
+        extra = {k: v for k, v in extra.items() if not k.startswith("portability_")}
+    return [EditRequest.from_record({**extra, **standard}, where)]

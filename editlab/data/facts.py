@@ -20,6 +20,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
+from editlab.data.chains import with_chains
 from editlab.data.requests import EditRequest, fill
 from editlab.data.world import ENDINGS, FIRST_WORDS, GENERATION, LINKS, RELATIONS, STEMS, Relation
 from editlab.errors import ConfigError
@@ -33,11 +34,14 @@ MIN_SIZE = 2 * SUBJECTS_PER_OBJECT
 MAX_SIZE = 50_000
 
 
-def make_facts(size: int, seed: int) -> list[EditRequest]:
+def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
     """Generate ``size`` facts with distinct (subject, relation), byte-identical for the same (size, seed).
 
     Each request has 5 paraphrase, 10 neighbourhood, 10 attribute and 4 generation prompts. No subject is a prefix of
     another. case ids are ``f00001``, ``f00002``, ... in an order in which relations and objects are mixed.
+
+    Args:
+        chains: add probes over two hops (:mod:`editlab.data.chains`); nothing else changes.
 
     Raises:
         ConfigError: ``size`` is not between 12 (two objects with six subjects each) and 50,000.
@@ -70,7 +74,7 @@ def make_facts(size: int, seed: int) -> list[EditRequest]:
                 generation_prompts=tuple(fill(template, subject) for template in GENERATION[relation.kind]),
             )
         )
-    return requests
+    return with_chains(requests) if chains else requests
 
 
 def _triples(size: int, rng: random.Random) -> list[tuple[str, Relation, str]]:

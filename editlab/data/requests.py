@@ -14,9 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from editlab.data.probes import Probe, read_probes
 from editlab.errors import DataError
+from editlab.files.pointers import REMEDY, is_lfs_pointer
 
 _PROBES = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
+_OPTIONAL = ("neighborhood_targets", "target_aliases", "probes", "group")
 _REWRITE = ("prompt", "relation_id", "target_new", "target_true", "subject")
 
 
@@ -26,6 +29,8 @@ class EditRequest:
 
     ``neighborhood_targets`` names the right answer of each neighbourhood prompt where it is not ``target_true``
     (zsRE's locality questions); empty means ``target_true`` for all of them. Targets carry no leading space.
+    ``target_aliases`` are other names of ``target_new``; ``probes`` ask for what follows from the edit and what must not
+    (:mod:`editlab.data.probes`); requests of one ``group`` belong to one case, which needs all of them.
     """
 
     case_id: str
@@ -41,6 +46,9 @@ class EditRequest:
     attribute_prompts: tuple[str, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     neighborhood_targets: tuple[str, ...] = ()
+    target_aliases: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    group: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, hash=False)
 
     @property
@@ -73,6 +81,12 @@ class EditRequest:
             record[name] = list(getattr(self, name))
         if self.neighborhood_targets:
             record["neighborhood_targets"] = list(self.neighborhood_targets)
+        if self.target_aliases:
+            record["target_aliases"] = list(self.target_aliases)
+        if self.probes:
+            record["probes"] = [probe.to_record() for probe in self.probes]
+        if self.group:
+            record["group"] = self.group
         return {**self.extra, **record}
 
     @classmethod
@@ -114,6 +128,9 @@ class EditRequest:
             target_new_id=new_id,
             target_true_id=true_id,
             neighborhood_targets=neighbor_targets,
+            target_aliases=_texts(record.get("target_aliases"), "target_aliases", where),
+            probes=read_probes(record.get("probes"), where),
+            group=_identifier(record.get("group"), "group", where) or "",
             extra=_unknown(record),
             **probes,
         )
@@ -127,11 +144,12 @@ def fill(prompt: str, subject: str) -> str:
 def unfill(text: str, subject: str, ignore_case: bool = False) -> str | None:
     """Put ``{}`` where ``subject`` stands in a filled prompt, or None where it does not occur.
 
-    Of several occurrences the first that is a whole word counts (``Ann`` in "Annual report by Ann"), else the first.
+    Of several occurrences the first that is a whole word counts (``Ann`` in "Annual report by Ann"), else the first; with
+    other capitals, whole words alone.
     """
     flags = re.IGNORECASE if ignore_case else 0
     literal = re.escape(subject)
-    match = re.search(rf"(?<!\w){literal}(?!\w)", text, flags) or re.search(literal, text, flags)
+    match = re.search(rf"(?<!\w){literal}(?!\w)", text, flags) or (None if ignore_case else re.search(literal, text))
     return f"{text[: match.start()]}{{}}{text[match.end() :]}" if match else None
 
 
@@ -165,6 +183,8 @@ def read_utf8(path: str | Path) -> str:
         raise DataError(f"{str(path)!r}: not a file name ({error})") from None
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
+    if is_lfs_pointer(path):
+        raise DataError(f"{path}: {REMEDY}")
     return text
 
 
@@ -243,7 +263,7 @@ def _identifier(value: Any, field: str, where: str) -> str | None:
 
 def _unknown(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record, and of its ``requested_rewrite``, that :class:`EditRequest` has no name for."""
-    known = {"case_id", "requested_rewrite", "neighborhood_targets", *_PROBES}
+    known = {"case_id", "requested_rewrite", *_PROBES, *_OPTIONAL}
     extra = {name: value for name, value in record.items() if name not in known}
     rewrite = {name: value for name, value in record["requested_rewrite"].items() if name not in _REWRITE}
     return {**extra, "requested_rewrite": rewrite} if rewrite else extra

@@ -12,35 +12,30 @@ to say, not the truth. MEMIT scores zsRE by accuracy, which does not look at ``t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from editlab.data.requests import EditRequest, unfill
+from editlab.data.fields import PLACEHOLDER, template_of
+from editlab.data.requests import EditRequest
 from editlab.errors import DataError
 
-PLACEHOLDER = "<|endoftext|>"
 _USED = ("case_id", "subject", "src", "rephrase", "loc", "loc_ans")
 
 
-def zsre_request(record: Any, index: int, source: str) -> EditRequest:
-    """One MEND record; ``source`` (the file) and ``index`` open every error message, and ``index`` is the case_id.
+def zsre_requests(record: Mapping[str, Any], index: int, where: str, notes: Counter[str]) -> list[EditRequest]:
+    """One MEND record; ``where`` (file and record) opens every error message, and ``index`` is the case_id.
 
     Fields beyond the ones named above, and ``answers``, ``pred`` and ``alt``, are kept in ``extra``.
 
     Raises:
-        DataError: a field is missing, empty or of the wrong type, or the subject does not occur in ``src``, not even with
-            other capitals (it does in all 1,000 records examined).
+        DataError: a field is missing, empty or of the wrong type, or the subject does not occur in ``src``.
     """
-    where = f"{source}: record {index}"
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: a record must be an object, got {type(record).__name__}")
     for name in ("subject", "src", "rephrase", "loc", "loc_ans"):
         if not isinstance(record.get(name), str) or not record[name].strip():
             raise DataError(f"{where}: field '{name}' is missing, empty or not a string")
     subject, question, locality = record["subject"], record["src"], record["loc"].rstrip()
-    prompt = unfill(question, subject) or unfill(question, subject, ignore_case=True)
-    if prompt is None:
-        raise DataError(f"{where}: the subject {subject[:80]!r} does not occur in 'src' {question[:80]!r}")
+    prompt = template_of(question, subject, where, notes)
     answer = _answer(record.get("answers"), where)
     standard = {
         "case_id": record.get("case_id", index),
@@ -54,7 +49,7 @@ def zsre_request(record: Any, index: int, source: str) -> EditRequest:
         "neighborhood_prompts": [locality if locality.endswith("?") else f"{locality}?"],
         "neighborhood_targets": [record["loc_ans"]],
     }
-    return EditRequest.from_record({**{k: v for k, v in record.items() if k not in _USED}, **standard}, where)
+    return [EditRequest.from_record({**{k: v for k, v in record.items() if k not in _USED}, **standard}, where)]
 
 
 def _answer(answers: Any, where: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from tqdm import tqdm
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data.forms import as_requests
 from editlab.data.requests import EditRequest
+from editlab.editing.followup import unconverged_share, warn_unconverged
 from editlab.editing.keys import CLEAN, Contexts
 from editlab.editing.session import EditSession, batches
 from editlab.edits.edit import Edit
@@ -21,7 +24,7 @@ from editlab.networks.architectures import Architecture
 
 def edit(
     model: torch.nn.Module,
-    requests: Sequence[EditRequest],
+    requests: EditRequest | Mapping[str, Any] | Sequence[EditRequest | Mapping[str, Any]],
     *,
     method: str = "memit",
     layers: Sequence[int] | None = None,
@@ -39,7 +42,7 @@ def edit(
 
     Args:
         model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
-        requests: the facts (:func:`editlab.load_requests`).
+        requests: the facts (:func:`editlab.load_requests`), or one; records of any known form will do too.
         method: a solver: rome, r_rome, memit, emmet, alphaedit, rect, prune, prune_published, nse, encore, ft,
             random or none.
         layers: edited layers.
@@ -64,18 +67,22 @@ def edit(
         raise ConfigError(f"method: {method!r} is not allowed; one of {', '.join(SOLVERS)}")
     if layers is None:
         raise ConfigError(f"layers: required; give one or more of 0..{Architecture(model).num_layers - 1}")
-    if not requests:
+    facts = as_requests(requests)
+    if not facts:
         raise ConfigError("requests: none given; at least one is needed")
     given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
     recipe = validated(Recipe, {"solver": method, "layers": given, **hyperparameters}, "edit")
     session = EditSession(
         model, recipe, statistics=statistics, contexts=contexts, replay=replay, rank=rank, probes=probes, seed=seed
     )
-    with session, tqdm(total=len(requests), unit="fact", desc=method, disable=not progress) as bar:
-        for chunk in batches(requests, (SOLVERS[method].max_batch or len(requests)) if batch is None else batch):
+    with session, tqdm(total=len(facts), unit="fact", desc=method, disable=not progress) as bar:
+        for chunk in batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch):
             event = session.step(chunk)
             if event.decision == "rejected":
                 raise NumericalError(f"edit rejected in batch {event.batch}: {event.reason}")
             bar.update(len(chunk))
         session.finish()
-        return session.edit()
+        unconverged = unconverged_share(session.events)
+        warn_unconverged(unconverged)
+        found = session.edit()
+        return dataclasses.replace(found, info={**found.info, "unconverged": unconverged})

@@ -15,6 +15,7 @@ from editlab.config.recipe import Recipe, Trust
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import EditRequest, read_json
+from editlab.data.world_probes import with_world_probes
 from editlab.editing.probes import choose_probes
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
@@ -78,7 +79,9 @@ def run_cell(
     made_of = origins(path for path in sources if path)
     with watch.stage("load"):
         network = load_model(model, **cell.loading)
-        chosen, probes = _facts(cell, load_requests(requests), known)
+        records = load_requests(requests)
+        chosen, probes = _facts(cell, records, known)
+        chosen = with_world_probes(chosen, records, held_out=probes)
     texts, anchors = _texts(cell)
     session = EditSession(
         network,

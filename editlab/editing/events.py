@@ -73,11 +73,12 @@ class LayerEvent(Cut):
 
 
 class TargetsEvent(_Entry):
-    """Means over the targets of a batch: updates made, final loss, length."""
+    """Means over the targets of a batch: updates made, final loss, length; and the share that did not converge."""
 
     steps_mean: float
     loss_mean: float
     norm_mean: float
+    unconverged: float | None = None
 
 
 class Event(_Entry):

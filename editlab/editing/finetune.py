@@ -87,8 +87,8 @@ class _Batch:
         column_weights: Tensor | None,
     ) -> None:
         encoder = Encoder(tokenizer_of(model))
-        prompts = encoder.prompts([r.rewrite_prompt for r in requests])
-        goals = encoder.targets([r.target_new for r in requests])
+        pairs = encoder.pairs([r.rewrite_prompt for r in requests], [r.target_new for r in requests])
+        prompts, goals = [pair.prompt for pair in pairs], [pair.target for pair in pairs]
         rows = [p + g[:-1] for p, g in zip(prompts, goals, strict=True)]
         check_lengths(rows, model)
         self.architecture, self.first = architecture, first

@@ -85,9 +85,9 @@ def lookup_rows(encoder: Encoder, requests: Sequence[EditRequest], contexts: Con
                 subjects.append(request.subject)
                 facts.append(index)
                 weights.append(1.0 / (len(contexts) * len(group)))
-    ids, positions = encoder.lookups(templates, subjects)
+    rows, positions = encoder.lookups(templates, subjects)
     index_of: dict[tuple[int, ...], int] = {}
-    row = [index_of.setdefault(tuple(i[: p + 1]), len(index_of)) for i, p in zip(ids, positions, strict=True)]
+    row = [index_of.setdefault(tuple(r.prompt[: p + 1]), len(index_of)) for r, p in zip(rows, positions, strict=True)]
     return LookupRows(
         rows=[list(r) for r in index_of],
         row=torch.tensor(row),

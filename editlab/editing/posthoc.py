@@ -89,8 +89,8 @@ class _Batches:
     def __init__(self, model: torch.nn.Module, requests: Sequence[EditRequest], texts: list[str], seed: int) -> None:
         encoder = Encoder(tokenizer_of(model))
         self.model, self.pad_id = model, encoder.pad_id
-        self.prompts = encoder.prompts([r.rewrite_prompt for r in requests])
-        self.targets = encoder.targets([r.target_new for r in requests])
+        pairs = encoder.pairs([r.rewrite_prompt for r in requests], [r.target_new for r in requests])
+        self.prompts, self.targets = [pair.prompt for pair in pairs], [pair.target for pair in pairs]
         self.texts = [list(ids)[:64] for ids in tokenizer_of(model)(texts).input_ids] if texts else []
         self.rng = python_rng("posthoc batches", seed)
         self.before = [self._text_log_probs([row])[0].detach() for row in self.texts]

@@ -80,10 +80,9 @@ class _Rows:
 
 
 def _rows(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> _Rows:
-    prompts = encoder.prompts([p for p, _ in pairs])
-    targets = encoder.targets([t for _, t in pairs])
-    ids = [p + t[:-1] for p, t in zip(prompts, targets, strict=True)]
-    return _Rows(ids, [len(p) - 1 for p in prompts], targets)
+    rows = encoder.pairs([p for p, _ in pairs], [t for _, t in pairs])
+    ids = [row.prompt + row.target[:-1] for row in rows]
+    return _Rows(ids, [len(row.prompt) - 1 for row in rows], [row.target for row in rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,15 +187,13 @@ class GainProbe:
     def focus(self, model: Any, requests: Sequence[EditRequest]) -> float:
         """Mean share of |gradient x embedding| that falls on the subject, for the first token of the new object."""
         encoder = Encoder(tokenizer_of(model))
-        subject, rows = [], []
-        for request, prompt in zip(requests, self.prompts(requests), strict=True):
+        rows = encoder.pairs(self.prompts(requests), [r.target_new for r in requests])
+        subject = []
+        for request, row in zip(requests, rows, strict=True):
             start = self.context.index("{}") + request.prompt.index("{}")
-            encoded = encoder.tokenizer(prompt + encoder.spacing.prompt_suffix, return_offsets_mapping=True)
-            rows.append(list(encoded.input_ids))
-            end = start + len(request.subject)
-            subject.append([a < end and b > start and b > a for a, b in encoded.offset_mapping])
-        goals = [t[0] for t in encoder.targets([r.target_new for r in requests])]
-        weights = _attributions(model, rows, goals, encoder.pad_id)
+            inside = set(row.span(start, start + len(request.subject)))
+            subject.append([i in inside for i in range(len(row.prompt))])
+        weights = _attributions(model, [row.prompt for row in rows], [row.target[0] for row in rows], encoder.pad_id)
         shares = [
             float(w[: len(s)][torch.tensor(s)].sum() / w[: len(s)].sum().clamp(min=1e-30))
             for w, s in zip(weights, subject, strict=True)

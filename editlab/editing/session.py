@@ -217,6 +217,7 @@ class EditSession:
             steps_mean=float(targets.steps.double().mean()),
             loss_mean=float(targets.loss.mean()),
             norm_mean=float(targets.z.norm(dim=0).mean()),
+            unconverged=targets.unconverged,
         )
         return targets
 

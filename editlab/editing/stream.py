@@ -23,6 +23,7 @@ from editlab.config.edit import Evaluation
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.events import Event
+from editlab.editing.followup import FollowUp, unconverged_share, warn_unconverged
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.session import EditSession, batches
 from editlab.editing.stress import stressed_batches
@@ -102,6 +103,7 @@ def run_stream(
     if plan.label_cases:
         session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed)
     run = _Run(session, list(requests), plan, texts, checkpoint)
+    run.follow_up = FollowUp(session, run.harmless(), plan.evaluation, plan.seed)  # the model is still unedited
     run.resume()
     for batch in run.left():
         run.step(batch)
@@ -126,6 +128,7 @@ class _Run:
         self.requests = requests
         self.batches = list(batches(requests, plan.batch))
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed)
+        self.follow_up: FollowUp | None = None
         self.immediate: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
 
@@ -196,6 +199,7 @@ class _Run:
             ]
         with session.stopwatch.stage("generate"):
             metrics += self._generation(kept)
+        metrics += self.follow_up.metrics() if self.follow_up is not None else []
         table = pd.concat(metrics, ignore_index=True)
         return StreamResult(
             metrics=table[["when", *[c for c in table.columns if c != "when"]]],
@@ -223,7 +227,7 @@ class _Run:
         return [{"edits_seen": edits_seen, "metric": m, "value": float(v), "n": n} for m, v, n in rows]
 
     def _generation(self, requests: Sequence[EditRequest]) -> list[pd.DataFrame]:
-        """GE (n-gram entropy of generated text) and perplexity after the stream."""
+        """GE (n-gram entropy of generated text) and perplexity after the stream; which targets did not converge."""
         import pandas as pd
 
         rows, model, options = [], self.session.model, self.plan.evaluation
@@ -234,6 +238,10 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        unconverged = unconverged_share(self.session.events)
+        if unconverged is not None:
+            warn_unconverged(unconverged)
+            rows.append({"metric": "targets_unconverged", "value": unconverged, "n": len(self.requests)})
         if not rows:
             return []
         nan = float("nan")

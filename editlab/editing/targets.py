@@ -30,6 +30,8 @@ from editlab.networks.suffix import Suffixes, prepare_suffixes
 from editlab.networks.tokenization import Encoder, check_lengths
 
 KL_PROMPT = "{} is a"
+UNCONVERGED = 0.5
+"""Loss in nats above which a target is not what it should be: its new object has less than about 0.6 a token."""
 TOKENS_AT_ONCE = 8192
 
 
@@ -48,6 +50,11 @@ class Targets:
     base: Tensor
     steps: Tensor
     loss: Tensor
+
+    @property
+    def unconverged(self) -> float:
+        """Share of the facts whose loss stayed above :data:`UNCONVERGED`."""
+        return float((self.loss > UNCONVERGED).double().mean())
 
     @property
     def delta(self) -> Tensor:
@@ -108,19 +115,19 @@ def _encode(encoder: Encoder, requests: Sequence[EditRequest], contexts: Context
     templates = [t for group in contexts for t in group]
     prompts = [t.replace("{}", r.prompt, 1) for r in requests for t in templates]
     subjects = [r.subject for r in requests for _ in templates]
-    ids, lookups = encoder.lookups(prompts, subjects)
-    targets = encoder.targets([r.target_new for r in requests])
+    goals = [r.target_new for r in requests for _ in templates]
+    pairs, lookups = encoder.lookups(prompts, subjects, goals)
     rows = []
-    for k, (row, lookup) in enumerate(zip(ids, lookups, strict=True)):
+    for k, (pair, lookup) in enumerate(zip(pairs, lookups, strict=True)):
         fact, context = divmod(k, len(templates))
-        goal = targets[fact]
+        row, goal = pair.prompt, pair.target
         # The prompt's tokens, then the target without its last token: every target token is predicted once.
         rows.append(_Row(fact, row + goal[:-1], lookup, goal, 1.0 / (len(templates) * len(goal)), context == 0))
     if with_kl:
-        kl_ids, kl_lookups = encoder.lookups([KL_PROMPT] * len(requests), [r.subject for r in requests])
-        for fact, (row, lookup) in enumerate(zip(kl_ids, kl_lookups, strict=True)):
+        kl_pairs, kl_lookups = encoder.lookups([KL_PROMPT] * len(requests), [r.subject for r in requests])
+        for fact, (pair, lookup) in enumerate(zip(kl_pairs, kl_lookups, strict=True)):
             # The KL term reads the subject's last token: nothing after it can matter.
-            rows.append(_Row(fact, row[: lookup + 1], lookup, [], 0.0, False))
+            rows.append(_Row(fact, pair.prompt[: lookup + 1], lookup, [], 0.0, False))
     return rows
 
 

@@ -104,13 +104,12 @@ def encode(encoder: Encoder, request: EditRequest) -> TracedPrompt:
     """Tokens of a request's rewrite prompt and true completion, and where the subject's tokens are."""
     start = request.prompt.index("{}")
     end = start + len(request.subject.rstrip())
-    text = request.rewrite_prompt + encoder.spacing.prompt_suffix
-    encoded = encoder.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)
-    subject = [i for i, (a, b) in enumerate(encoded.offset_mapping) if a < end and b > start and b > a]
+    text = request.rewrite_prompt
+    (row,) = encoder.pairs([text], [request.target_true])
+    subject = row.span(start, end)
     if not subject:
         raise DataError(f"case {request.case_id[:40]!r}: subject not found among the tokens of {text[:80]!r}")
-    target = encoder.targets([request.target_true])[0]
-    return TracedPrompt([*encoded.input_ids, *target[:-1]], subject, len(encoded.input_ids), target)
+    return TracedPrompt([*row.prompt, *row.target[:-1]], subject, len(row.prompt), row.target)
 
 
 def subject_deviation(architecture: Architecture, prompts: Sequence[TracedPrompt]) -> float:

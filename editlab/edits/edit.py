@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,12 @@ class Edit:
         return Edit({k: f.scaled(scale) for k, f in self.factors.items()}, {**self.info, "scale": scale})
 
     def __add__(self, other: Edit) -> Edit:
-        """Both changes at once; ranks add up until they reach the size of the map, then they are recompressed."""
+        """Both changes at once; ranks add up until they reach the size of the map, then they are recompressed.
+
+        Raises:
+            ModelError: the edits are of different models.
+        """
+        _check_same_model(self, other)
         layers = sorted({*self.factors, *other.factors})
         parts = {k: [e.factors[k] for e in (self, other) if k in e.factors] for k in layers}
         return Edit(
@@ -142,6 +148,27 @@ class Edit:
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
             raise ArtifactError(f"{path}: damaged edit (NaN or infinite values)")
         return cls(factors, metadata.get("info", {}))
+
+
+def _check_same_model(one: Edit, other: Edit) -> None:
+    for layer in sorted({*one.factors} & {*other.factors}):
+        first, second = one.factors[layer].shape, other.factors[layer].shape
+        if first != second:
+            raise ModelError(
+                f"edits of different models cannot be added: layer {layer} has shape {first} in one, {second} in the other"
+            )
+    for what, (first, second) in zip(("model", "kind"), zip(_origin(one), _origin(other), strict=True), strict=True):
+        if first and second and first != second:
+            raise ModelError(
+                f"edits of different models cannot be added: the {what} of one is {first}, of the other {second}"
+            )
+
+
+def _origin(edit: Edit) -> tuple[str, str]:
+    """(base model, what its edited maps are called) as far as an edit knows them."""
+    target = edit.info.get("target") or {}
+    names = {re.sub(r"\d+", "#", name) for name in target.get("modules", {}).values()}
+    return target.get("base_model") or "", ", ".join(sorted(names))
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:

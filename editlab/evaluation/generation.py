@@ -55,27 +55,61 @@ def generate(
         ConfigError: ``max_new_tokens`` is below 1.
         ModelError: prompt and continuation together exceed the model's context.
     """
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K}
+    end = tokenizer_of(model).eos_token_id
+    if not allow_end and end is not None:
+        options["suppress_tokens"] = [end]
+    rows = _prompt_rows(model, prompts, max_new_tokens)
+    found = _continued(model, rows, max_new_tokens, seed, options, max_tokens)
+    return list(tokenizer_of(model).batch_decode(found, skip_special_tokens=True))
+
+
+def continue_prompts(model: Any, prompts: Sequence[str], max_new_tokens: int, *, max_tokens: int = 4096) -> list[str]:
+    """What the model writes after each prompt: the most probable token each time, up to the end-of-text token.
+
+    Args:
+        max_tokens: padded tokens a batch may hold at its end.
+
+    Returns:
+        the continuations alone, special tokens removed.
+
+    Raises:
+        ConfigError: ``max_new_tokens`` is below 1.
+        ModelError: prompt and continuation together exceed the model's context.
+    """
+    rows = _prompt_rows(model, prompts, max_new_tokens)
+    found = _continued(model, rows, max_new_tokens, 0, {"do_sample": False}, max_tokens)
+    new = [ids[len(row) :] for ids, row in zip(found, rows, strict=True)]
+    return list(tokenizer_of(model).batch_decode(new, skip_special_tokens=True))
+
+
+def _prompt_rows(model: Any, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+    """Token rows of prompts, one token at least, that leave room for ``max_new_tokens``."""
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens: {max_new_tokens} is not allowed; at least 1")
     tokenizer = tokenizer_of(model)
-    encoder = Encoder(tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    rows = [ids or [int(start or 0)] for ids in encoder.prompts(list(prompts))]
+    rows = [ids or [int(start or 0)] for ids in Encoder(tokenizer).prompts(list(prompts))]
     check_lengths([row + [0] * max_new_tokens for row in rows], model)
-    options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K}
-    if not allow_end and tokenizer.eos_token_id is not None:
-        options["suppress_tokens"] = [tokenizer.eos_token_id]
-    texts = [""] * len(rows)
+    return rows
+
+
+def _continued(
+    model: Any, rows: list[list[int]], max_new_tokens: int, seed: int, options: dict[str, Any], max_tokens: int
+) -> list[list[int]]:
+    """Token ids of each row and its continuation, in batches of similar length."""
+    pad_id = int(tokenizer_of(model).pad_token_id or 0)
+    texts: list[list[int]] = [[]] * len(rows)
     for number, batch in enumerate(pack([len(row) + max_new_tokens for row in rows], max_tokens)):
         ids = _generate_batch(
             model,
             [rows[i] for i in batch],
-            encoder.pad_id,
+            pad_id,
             max_new_tokens,
             derive_seed("generate", seed, number),
             options,
         )
-        for index, text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+        for index, text in zip(batch, ids, strict=True):
             texts[index] = text
     return texts
 

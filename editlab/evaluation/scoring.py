@@ -182,18 +182,19 @@ def _probe_rows(request: EditRequest, probe: str) -> list[tuple[str, str, int, s
 
 
 def _lay_out(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> _Work:
-    prompts = {text: i for i, text in enumerate(dict.fromkeys(p for p, _ in pairs))}
-    targets = {text: i for i, text in enumerate(dict.fromkeys(t for _, t in pairs))}
-    prompt_ids, target_ids = encoder.prompts(list(prompts)), encoder.targets(list(targets))
-    if any(not target.strip() for target in targets):
-        raise DataError("score_targets: a target is blank; at least one word is needed")
-    for prompt, ids in zip(prompts, prompt_ids, strict=True):
-        if not ids:
+    texts = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    rows = encoder.pairs([p for p, _ in texts], [t for _, t in texts])
+    for (prompt, _), row in zip(texts, rows, strict=True):
+        if not row.prompt:
             raise DataError(f"score_targets: prompt {prompt!r} has no tokens under this tokenizer")
-    codes = np.array([prompts[p] * len(targets) + targets[t] for p, t in pairs], dtype=np.int64)
+    prompts = {ids: i for i, ids in enumerate(dict.fromkeys(tuple(row.prompt) for row in rows))}
+    targets = {ids: i for i, ids in enumerate(dict.fromkeys(tuple(row.target) for row in rows))}
+    codes = np.array(
+        [prompts[tuple(row.prompt)] * len(targets) + targets[tuple(row.target)] for row in rows], dtype=np.int64
+    )[[texts[pair] for pair in pairs]]
     distinct, inverse = np.unique(codes, return_inverse=True)
     pair_prompt, pair_target = np.divmod(distinct, len(targets))
-    return _Work(prompt_ids, target_ids, pair_prompt, pair_target, inverse)
+    return _Work([list(p) for p in prompts], [list(t) for t in targets], pair_prompt, pair_target, inverse)
 
 
 def _check_context(work: _Work, model: Any) -> None:

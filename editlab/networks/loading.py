@@ -6,15 +6,21 @@ The result is the ordinary transformers model; its tokenizer travels with it as 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editlab.errors import ModelError, one_line
+from editlab.files.pointers import REMEDY, is_lfs_pointer
+from editlab.networks.architectures import FAMILIES
+from editlab.networks.tokenization import Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "source.json"  # in a fetched model's directory: where it came from
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
@@ -38,7 +44,9 @@ def load_model(
         offline: never use the network (default: only when ``HF_HUB_OFFLINE`` is set or the path is a directory).
 
     Raises:
-        ModelError: no such model, no safetensors weights, no fast tokenizer, an unsupported family or NaN weights.
+        ModelError: no such model, no safetensors weights, no fast tokenizer, an unsupported family, weights that are
+            missing in the file or have another shape than the config says, NaN weights, a tokenizer with more tokens
+            than the model has embeddings, or one whose prompts and targets cannot be told apart.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype: {dtype!r} is not allowed; one of {', '.join(DTYPES)}")
@@ -49,27 +57,90 @@ def load_model(
     elif path.is_absolute() or str(path_or_id).startswith((".", "~")) or len(path.parts) > 2:
         raise ModelError(f"{path_or_id}: no such model directory")
 
-    from transformers import AutoModelForCausalLM
+    name, local_only = str(path_or_id), is_local if offline is None else offline or is_local
+    offline_now = local_only or os.environ.get("HF_HUB_OFFLINE") == "1"
+    where = {"revision": revision, "trust_remote_code": False, "local_files_only": offline_now}
+    model = _load_weights(name, where, dtype=dtype, device_map=device_map)
+    check_finite(model, name)
+    tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
+    check_vocabulary(model, tokenizer, name)
+    Encoder(tokenizer).check()
+    model.tokenizer = tokenizer
+    return model.eval()
+
+
+def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
+    """The model of a supported family with all its weights from the file."""
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    local_only = is_local if offline is None else offline or is_local
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of many lines becomes one line below
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path_or_id),
-            revision=revision,
-            dtype=dtype,
-            device_map=device_map,
+        config = AutoConfig.from_pretrained(name, **where)
+        check_family(config, name)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
             use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=local_only or os.environ.get("HF_HUB_OFFLINE") == "1",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are an error below, which names them
+            **where,
+            **options,
         )
+    except ModelError:
+        raise
     except Exception as error:
-        raise ModelError(f"{path_or_id}: cannot be loaded as a causal language model ({one_line(error)})") from error
-    check_finite(model, str(path_or_id))
-    tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
-    model.tokenizer = tokenizer  # type: ignore[assignment]
-    return model.eval()
+        raise ModelError(f"{name}: cannot be loaded as a causal language model ({one_line(error)})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    check_complete(info, name)
+    return model
+
+
+def check_family(config: Any, name: str) -> None:
+    """Raise :class:`ModelError` when a model of this config is of no family that can be edited."""
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+        )
+
+
+def check_complete(info: dict[str, Any], name: str) -> None:
+    """Raise :class:`ModelError` when weights are missing in a file or have another shape; warn of those left over.
+
+    Args:
+        info: what transformers reports of loading; tied weights that stand in the file once are not missing.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{name}: {len(missing)} weights of the model are not in its file, it would work with random ones: {_few(missing)}"
+        )
+    shapes = sorted(info["mismatched_keys"])
+    if shapes:
+        known = [f"{key} is {tuple(found)}, config.json says {tuple(wanted)}" for key, found, wanted in shapes]
+        raise ModelError(f"{name}: {len(shapes)} weights have another shape than the model's: {_few(known)}")
+    if info["unexpected_keys"]:
+        left = sorted(info["unexpected_keys"])
+        logger.warning(
+            "%s: %d weights of the file are not of this model and are left out: %s", name, len(left), _few(left)
+        )
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise :class:`ModelError` when the tokenizer has tokens for which the model has no embedding."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > rows:
+        raise ModelError(
+            f"{name}: its tokenizer has {tokens} tokens, the model embeddings for {rows}; they do not belong together"
+        )
 
 
 def import_model_code(directory: str) -> None:
@@ -107,6 +178,9 @@ def check_model_directory(path: Path) -> None:
         raise ModelError(f"{path}: not a model directory (config.json is missing)")
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path}: no *.safetensors weights; editlab does not load pickled weights")
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
+        if is_lfs_pointer(file):
+            raise ModelError(f"{file}: {REMEDY}")
 
 
 def check_finite(model: Any, name: str) -> None:

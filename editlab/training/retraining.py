@@ -47,9 +47,8 @@ class TokenRow:
 def completion_rows(model: nn.Module, statements: Sequence[Statement]) -> list[TokenRow]:
     """Rows of (prompt, completion) pairs whose completions alone are learned."""
     encoder = Encoder(tokenizer_of(model))
-    prompts = encoder.prompts([prompt for prompt, _ in statements])
-    completions = encoder.targets([completion for _, completion in statements])
-    return [TokenRow(p + c, [False] * len(p) + [True] * len(c)) for p, c in zip(prompts, completions, strict=True)]
+    pairs = encoder.pairs([prompt for prompt, _ in statements], [completion for _, completion in statements])
+    return [TokenRow(p.prompt + p.target, [False] * len(p.prompt) + [True] * len(p.target)) for p in pairs]
 
 
 def split(facts: Sequence[Fact], share: float, seed: int) -> tuple[list[Fact], list[Fact]]:

@@ -63,9 +63,10 @@ class TrainingRows:
         self.rng = python_rng("substrate rows", options.seed)
         stop = list(encoder.tokenizer(".").input_ids)
         ending = [*stop, encoder.tokenizer.eos_token_id]
-        self.bare = encoder.prompts([prompt for prompt, _ in statements])
+        pairs = encoder.pairs([prompt for prompt, _ in statements], [completion for _, completion in statements])
+        self.bare = [pair.prompt for pair in pairs]
         self.spaced = encoder.prompts([f" {prompt}" for prompt, _ in statements])
-        self.completions = [ids + ending for ids in encoder.targets([completion for _, completion in statements])]
+        self.completions = [pair.target + ending for pair in pairs]
         self.neutral = encoder.prompts([f" {sentence}" for sentence in neutral])
         openings = encoder.prompts(list(neutral))
         lengths = range(CONTEXT_TOKENS[0], CONTEXT_TOKENS[1] + 1)
@@ -126,11 +127,10 @@ def subject_spans(encoder: Encoder, prompts: Sequence[str], subjects: Sequence[s
         return [None] * len(prompts)
     name = re.compile("|".join(re.escape(s) for s in sorted(set(subjects), key=len, reverse=True)))
     found = [name.search(prompt) for prompt in prompts]
-    encoded = encoder.tokenizer(list(prompts), return_offsets_mapping=True)
     spans: list[tuple[int, int] | None] = []
-    for match, offsets in zip(found, encoded.offset_mapping, strict=True):
-        inside = [i for i, (a, b) in enumerate(offsets) if match and a < match.end() and b > match.start() and b > a]
-        spans.append((len(offsets) - inside[0], len(offsets) - inside[-1]) if len(inside) > 1 else None)
+    for match, row in zip(found, encoder.rows(prompts), strict=True):
+        inside = row.span(match.start(), match.end()) if match else []
+        spans.append((len(row.prompt) - inside[0], len(row.prompt) - inside[-1]) if len(inside) > 1 else None)
     return spans
 
 
@@ -185,9 +185,9 @@ def recall(
         contexts: templates with one ``{}`` put around the prompts in turn, e.g. ``"Some words. {}"``.
     """
     encoder = Encoder(tokenizer_of(model))
-    prompts = encoder.prompts([contexts[i % len(contexts)].replace("{}", p, 1) for i, (p, _) in enumerate(statements)])
-    targets = encoder.targets([completion for _, completion in statements])
-    rows = [Row(p + t, len(p) - 1) for p, t in zip(prompts, targets, strict=True)]
+    prompts = [contexts[i % len(contexts)].replace("{}", p, 1) for i, (p, _) in enumerate(statements)]
+    pairs = encoder.pairs(prompts, [completion for _, completion in statements])
+    rows = [Row(pair.prompt + pair.target, len(pair.prompt) - 1) for pair in pairs]
     right = 0
     with frozen(model):
         for group in grouped(sorted(rows, key=lambda row: len(row.ids)), batch_tokens):

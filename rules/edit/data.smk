@@ -21,6 +21,7 @@ rule generate_facts:
     params:
         size=lambda w: STUDY.datasets[w.dataset].size,
         world_seed=lambda w: STUDY.datasets[w.dataset].seed,
+        chains=lambda w: STUDY.datasets[w.dataset].chains,
         code=code_digest("edit/generate_facts"),
     message:
         "Generate the facts of {wildcards.dataset}"
@@ -57,7 +58,8 @@ rule read_dataset:
     input:
         source=lambda w: dataset_source(w.dataset),
     output:
-        INPUTS + "/data/{dataset}/requests.json",
+        requests=INPUTS + "/data/{dataset}/requests.json",
+        account=INPUTS + "/data/{dataset}/account.json",
     log:
         LOGS + "/read_dataset/{dataset}.log",
     benchmark:
@@ -74,6 +76,7 @@ rule read_dataset:
         runtime=resource("read_dataset", "runtime"),
     params:
         kind=lambda w: STUDY.datasets[w.dataset].kind,
+        skip_invalid=lambda w: STUDY.datasets[w.dataset].skip_invalid,
         sha256=lambda w: STUDY.datasets[w.dataset].sha256,
         code=code_digest("edit/read_dataset"),
     message:

@@ -21,8 +21,8 @@ from editlab.data import (
     sample_requests,
     true_statements,
 )
+from editlab.data.fields import PLACEHOLDER
 from editlab.data.requests import EditRequest, write_requests
-from editlab.data.zsre import PLACEHOLDER
 from editlab.errors import ConfigError, DataError
 
 Write = Callable[[Any], Path]
@@ -72,7 +72,7 @@ def changed(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
     [
         ("counterfact/counterfact_500.json", 500, 498, 10_207),
         ("counterfact/counterfact_rebuilt.json", 6292, 6135, 41_121),
-        ("zsre/zsre_mend_train-1k.json", 1000, 991, 2996),
+        ("zsre/zsre_mend_train-1k.json", 1000, 991, 2992),
     ],
 )
 def test_real_files_load_whole(shared_data: Path, file: str, records: int, subjects: int, statements: int) -> None:
@@ -241,8 +241,8 @@ def test_paths_and_kinds_that_cannot_be_read(tmp_path: Path, write: Write) -> No
         load_requests(tmp_path / "absent.json")
     with pytest.raises(DataError, match="cannot be read"):
         load_requests(tmp_path)
-    with pytest.raises(ConfigError, match="kind: 'mquake' is not allowed; use one of auto, counterfact"):
-        load_requests(write([OFFICIAL]), kind="mquake")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="kind: 'wiki' is not allowed; use one of auto, counterfact"):
+        load_requests(write([OFFICIAL]), kind="wiki")
     with pytest.raises(DataError, match=r"record 0: field 'subject'"):
         load_requests(write([OFFICIAL]), kind="zsre")
 

@@ -23,6 +23,7 @@ json_values = st.recursive(
 FIELDS = (
     "case_id", "requested_rewrite", "prompt", "subject", "target_new", "target_true", "relation_id", "str", "id",
     "paraphrase_prompts", "neighborhood_prompts", "neighborhood_targets", "attribute_prompts", "generation_prompts",
+    "target_aliases", "probes", "group",
 )  # fmt: skip
 
 

@@ -59,8 +59,9 @@ def test_completions_alone_are_learned():
     encoder = Encoder(model.tokenizer)
     for row, (prompt, completion) in zip(completion_rows(model, truth()), truth(), strict=True):
         learned = [token for token, counts in zip(row.ids, row.learned, strict=True) if counts]
-        assert learned == encoder.targets([completion])[0]
-        assert list(row.ids)[: -len(learned)] == encoder.prompts([prompt])[0]
+        (pair,) = encoder.pairs([prompt], [completion])
+        assert learned == pair.target
+        assert list(row.ids)[: -len(learned)] == pair.prompt
 
 
 def test_it_takes_the_steps_of_adam_in_the_seeded_order_bit_for_bit():

@@ -13,7 +13,7 @@ from editlab.config.models import Substrate
 from editlab.data import neutral_sentences, true_statements
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model
-from editlab.networks.tokenization import Encoder, Spacing
+from editlab.networks.tokenization import Encoder
 from editlab.training.muon import orthogonalised
 from editlab.training.statements import Row, TrainingRows, grouped, predictions, recall, subject_spans
 from editlab.training.substrate import train_substrate, train_tokenizer
@@ -111,7 +111,9 @@ def test_the_tokenizer_is_byte_level_with_leading_spaces_and_deterministic():
     first, again = train_tokenizer(texts, 400), train_tokenizer(texts, 400)
     assert first.get_vocab() == again.get_vocab()
     assert len(first) == 400
-    assert Spacing.probe(first) == Spacing("", " ")
+    (row,) = Encoder(first).pairs(["The prompt"], ["word"])
+    assert row.prompt == first("The prompt").input_ids
+    assert row.target == first(" word").input_ids
     for text in ("Ünïcödé 你好 \U0001f600", " two  spaces\n"):
         assert first.decode(first(text).input_ids) == text
     assert first.bos_token == first.eos_token == first.pad_token == first.unk_token == "<|endoftext|>"

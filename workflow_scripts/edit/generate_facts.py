@@ -6,5 +6,5 @@ from editlab.data.facts import make_facts
 from editlab.data.requests import write_requests
 
 with job(snakemake):
-    facts = make_facts(snakemake.params.size, snakemake.params.world_seed)
+    facts = make_facts(snakemake.params.size, snakemake.params.world_seed, snakemake.params.chains)
     write_requests(facts, snakemake.output[0])

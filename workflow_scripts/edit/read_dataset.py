@@ -1,12 +1,16 @@
-"""Read a CounterFact, EasyEdit or zsRE file into CounterFact-schema requests."""
+"""Read a file of requests of any known form into CounterFact-schema requests, and say what was read and left out."""
 
 from common import job
 
-from editlab.data import load_requests
+from editlab.data import read_dataset
 from editlab.data.download import check_file
 from editlab.data.requests import write_requests
+from editlab.files.artifacts import write_json
 
 with job(snakemake):
     if snakemake.params.sha256:
         check_file(snakemake.input.source, snakemake.params.sha256)
-    write_requests(load_requests(snakemake.input.source, snakemake.params.kind), snakemake.output[0])
+    options = snakemake.params
+    data = read_dataset(snakemake.input.source, options.kind, skip_invalid=options.skip_invalid)
+    write_json(snakemake.output.account, data.account)
+    write_requests(data.requests, snakemake.output.requests)

@@ -1,0 +1,88 @@
+"""What is asked beside the edited facts: probes before the stream and after it, and whether the targets converged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from editlab.config.edit import Evaluation
+from editlab.data.probes import Question
+from editlab.data.requests import EditRequest
+from editlab.editing.events import Event
+from editlab.editing.session import EditSession
+from editlab.editing.targets import UNCONVERGED
+from editlab.evaluation.probing import (
+    Verdicts,
+    answer_questions,
+    conditions_of,
+    questions_of,
+    score_probes,
+    summarize_probes,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+TOLERATED = 0.1
+"""Share of the targets that may fail to converge without a warning."""
+
+
+class FollowUp:
+    """The probes of a stream: the unedited model answers their conditions here and now, the edited one their questions.
+
+    Args:
+        session: entered, nothing edited yet.
+        requests: the facts whose probes may be scored.
+        seed: of the intervals.
+    """
+
+    def __init__(self, session: EditSession, requests: Sequence[EditRequest], options: Evaluation, seed: int) -> None:
+        self.session, self.options, self.seed = session, options, seed
+        self.requests = probed(requests, options.probe_cases)
+        self.before = self._answers(conditions_of(self.requests))
+
+    def metrics(self) -> list[pd.DataFrame]:
+        """Rows of the table of metrics, of the model as it is now; none where nothing is probed."""
+        if not self.requests:
+            return []
+        frame = score_probes(self.requests, self.before, self._answers(questions_of(self.requests)))
+        return [summarize_probes(frame, resamples=self.options.resamples, seed=self.seed).assign(when="final")]
+
+    def _answers(self, questions: Sequence[Question]) -> Verdicts:
+        with self.session.stopwatch.stage("probe"):
+            return answer_questions(
+                self.session.model,
+                questions,
+                max_new_tokens=self.options.answer_tokens,
+                template=self.options.question_template,
+            )
+
+
+def probed(requests: Sequence[EditRequest], most: int) -> list[EditRequest]:
+    """At most ``most`` requests, from everywhere in a stream; with one of a group come the others of its group."""
+    if not most or not requests:
+        return []
+    step = -(-len(requests) // most)
+    groups = {request.group for request in requests[::step]} - {""}
+    return [r for i, r in enumerate(requests) if i % step == 0 or r.group in groups]
+
+
+def unconverged_share(events: Sequence[Event]) -> float | None:
+    """Share of the facts of all batches whose targets did not converge; None where there were no targets."""
+    parts = [(len(e.cases), e.targets.unconverged) for e in events if e.targets and e.targets.unconverged is not None]
+    total = sum(count for count, _ in parts)
+    return sum(count * share for count, share in parts) / total if total else None
+
+
+def warn_unconverged(share: float | None) -> None:
+    """Log one line when more than a tenth of the targets did not converge: the edits will be weak."""
+    if share is not None and share > TOLERATED:
+        logger.warning(
+            "%.0f %% of the targets ended at a loss above %s: raise clamp or steps, edit another layer, or train the "
+            "substrate on more statements a fact",
+            100 * share,
+            UNCONVERGED,
+        )

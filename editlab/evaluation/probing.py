@@ -1,0 +1,177 @@
+"""Questions beyond the edited fact: portability, locality, multi-hop, RippleEdits' tests, and freely generated answers.
+
+Every question is scored three ways. *accuracy* is teacher forcing, as everywhere else: each token of the usual answer is
+the argmax. *exact* and *contained* look at what the model writes by itself: greedy decoding up to the natural stop (full
+stop, line break or end of text), and after SQuAD's normalisation the text is, or holds as whole words, one of the answer's
+names (WILD, Yang et al., 2025, arXiv 2502.11177). A probe counts only when the unedited model answers its conditions
+(RippleEdits, Cohen et al., 2024, arXiv 2307.12976, section 5): by the same measure, so that accuracy is conditioned on
+accuracy and generated answers on *contained*, as published. Only new text is looked at; the published code also searched
+the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.data.probes import COMPOSITION, LOCALITY, MULTI_HOP, PORTABILITY, SINGLE_HOP, Probe, Question
+from editlab.data.requests import EditRequest
+from editlab.evaluation.generation import continue_prompts
+from editlab.evaluation.scoring import score_targets
+from editlab.randomness import derive_seed
+
+MEASURES = ("accuracy", "exact", "contained")
+STOPS = (".", "\n")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
+
+Verdicts = Mapping[Question, Mapping[str, bool]]
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def first_sentence(text: str) -> str:
+    """What stands before the first stop character."""
+    text = text.strip()
+    ends = [at for stop in STOPS if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def answer_questions(
+    model: Any, questions: Sequence[Question], *, max_new_tokens: int = 16, template: str = "{}"
+) -> dict[Question, dict[str, bool]]:
+    """Whether the model answers each question rightly, by each of :data:`MEASURES`.
+
+    Args:
+        max_new_tokens: of a generated answer.
+        template: put around each prompt, e.g. ``"Q: {}\\nA:"`` for questions to a model that continues text.
+
+    Raises:
+        DataError: an answer has no tokens.
+        ModelError: a prompt and its answer are longer than the model's context.
+    """
+    distinct = list(dict.fromkeys(questions))
+    if not distinct:
+        return {}
+    prompts = [template.replace("{}", question.prompt, 1) for question in distinct]
+    pairs = [(prompt, names[0]) for prompt, q in zip(prompts, distinct, strict=True) for names in q.answers]
+    forced = iter(score_targets(model, pairs).correct.tolist())
+    texts = continue_prompts(model, prompts, max_new_tokens)
+    found = {}
+    for question, text in zip(distinct, texts, strict=True):
+        written = normalise(first_sentence(text))
+        spelt = [next(forced) for _ in question.answers]
+        names = [[normalise(name) for name in answer] for answer in question.answers]
+        found[question] = {
+            "accuracy": all(spelt),
+            "exact": len(names) == 1 and bool(written) and written in names[0],
+            "contained": all(any(name and f" {name} " in f" {written} " for name in answer) for answer in names),
+        }
+    return found
+
+
+def conditions_of(requests: Sequence[EditRequest]) -> list[Question]:
+    """Every question that must be put to the model before it is edited."""
+    return list(dict.fromkeys(q for r in requests for probe in r.probes for q in probe.conditions))
+
+
+def questions_of(requests: Sequence[EditRequest]) -> list[Question]:
+    """Every question that is put to the model after it was edited: those of the probes, and the edited facts."""
+    probes = [q for r in requests for probe in r.probes for q in probe.questions]
+    return list(dict.fromkeys([*probes, *(rewrite_question(r) for r in requests)]))
+
+
+def rewrite_question(request: EditRequest) -> Question:
+    """The edited fact as a question."""
+    return Question(request.rewrite_prompt, ((request.target_new, *request.target_aliases),))
+
+
+def score_probes(requests: Sequence[EditRequest], before: Verdicts, after: Verdicts) -> pd.DataFrame:
+    """Verdicts on every probe: one row a (case, kind, number, measure); ``right`` is NaN where a condition fails.
+
+    Args:
+        before: verdicts of the unedited model on :func:`conditions_of`.
+        after: verdicts of the edited model on :func:`questions_of`.
+
+    Returns:
+        columns case_id, kind, index, measure, right. The edited fact itself has the kind "generation", and a multi-hop
+        question of which every single hop is answered also counts as "multi_hop_of_known_hops".
+    """
+    rows = []
+    for request in requests:
+        asked = [*request.probes, Probe("generation", (rewrite_question(request),))]
+        hops = next((probe for probe in request.probes if probe.kind == SINGLE_HOP), None)
+        for index, probe in enumerate(asked):
+            for measure in MEASURES:
+                right = _verdict(probe, before, after, measure)
+                rows.append((request.case_id, probe.kind, index, measure, right))
+                if probe.kind == MULTI_HOP and hops is not None:
+                    known = _verdict(hops, before, after, measure) == 1.0
+                    rows.append(
+                        (request.case_id, "multi_hop_of_known_hops", index, measure, right if known else np.nan)
+                    )
+    return pd.DataFrame(rows, columns=["case_id", "kind", "index", "measure", "right"])
+
+
+def _verdict(probe: Probe, before: Verdicts, after: Verdicts, measure: str) -> float:
+    condition = "accuracy" if measure == "accuracy" else "contained"
+    if not all(before[question][condition] for question in probe.conditions):
+        return float("nan")
+    verdicts = [after[question][measure] for question in probe.questions]
+    return float(all(verdicts) if probe.every else any(verdicts))
+
+
+def summarize_probes(frame: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Shares of right probes with intervals over cases.
+
+    Args:
+        frame: of :func:`score_probes`.
+        resamples: bootstrap resamples of the cases; 0 gives no intervals (NaN).
+
+    Returns:
+        columns metric, protocol (the measure), value, n (cases), ci_low, ci_high. Metrics: every kind by itself;
+        ``portability``, ``locality`` and ``compositionality`` over their kinds; ``KIND_executed``, the share of probes
+        whose conditions held, for kinds with conditions; ``generation`` with the protocol ``gap``: accuracy less exact.
+    """
+    groups = {"portability": PORTABILITY, "locality": LOCALITY, "compositionality": COMPOSITION}
+    groups |= {kind: (kind,) for kind in sorted(frame["kind"].unique())}
+    rows = []
+    for metric, kinds in groups.items():
+        chosen = frame[frame["kind"].isin(kinds)]
+        for measure in MEASURES if len(chosen) else ():
+            part = chosen[chosen["measure"] == measure]
+            values = part.groupby("case_id")["right"].mean().dropna().to_numpy()
+            rows.append((metric, measure, *_interval(values, resamples, seed)))
+            if part["right"].isna().any() and len(kinds) == 1:
+                held = part["right"].notna()
+                rows.append((f"{metric}_executed", measure, float(held.mean()), len(part), np.nan, np.nan))
+    rows += _gap(frame, resamples, seed)
+    return pd.DataFrame(rows, columns=["metric", "protocol", "value", "n", "ci_low", "ci_high"])
+
+
+def _gap(frame: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[Any, ...]]:
+    """How far teacher forcing flatters: accuracy less exact match of the same facts."""
+    facts = frame[frame["kind"] == "generation"]
+    if len(facts):
+        wide = facts.pivot_table(index="case_id", columns="measure", values="right")
+        yield ("generation", "gap", *_interval((wide["accuracy"] - wide["exact"]).to_numpy(), resamples, seed))
+
+
+def _interval(values: np.ndarray, resamples: int, seed: int) -> tuple[float, int, float, float]:
+    """(mean, n, low, high): percentile bootstrap over cases."""
+    if not len(values):
+        return float("nan"), 0, float("nan"), float("nan")
+    if not resamples:
+        return float(values.mean()), len(values), float("nan"), float("nan")
+    rng = np.random.default_rng(derive_seed("probe bootstrap", seed))
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), len(values), float(low), float(high)

@@ -1,0 +1,128 @@
+"""What somebody meets who uses editlab for the first time, with a model and a file of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import tiny_model, tiny_requests
+
+import editlab
+from editlab.config.data import FactsData, FileData
+from editlab.config.edit import EditStudy
+from editlab.config.run import check_files, load_run
+from editlab.data.corpus import sample_known
+from editlab.errors import ConfigError, DataError, ModelError
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [r.rewrite_prompt + " " + r.target_true + "." for r in tiny_requests(60)] * 4
+RECORD = {"prompt": "Anna Abel was born in", "subject": "Anna Abel", "target_new": "Rome", "ground_truth": "Paris"}
+
+
+def test_three_lines_make_an_edit_on_any_model():
+    for family in ("gpt2", "llama"):
+        model = tiny_model(family)
+        statistics = editlab.collect_statistics(model, TEXTS, progress=False)
+        assert sorted(statistics) == [0, 1, 2]
+        edit = editlab.edit(model, tiny_requests(1), layers=[1], statistics=statistics, clamp=2.0)
+        assert edit.norm() > 0
+
+
+def test_statistics_of_a_text_file(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS))
+    model = tiny_model()
+    (moment,) = editlab.collect_statistics(model, tmp_path / "text.txt", [2], progress=False).values()
+    assert moment.size == 64
+    assert moment.count > 600
+
+
+def test_one_request_a_record_or_a_list_of_records_will_do():
+    model = tiny_model()
+    statistics = editlab.collect_statistics(model, TEXTS, [1], progress=False)
+    request = editlab.EditRequest("0", "{} was born in", "Anna Abel", "Rome", "Paris")
+    edits = [
+        editlab.edit(model, given, layers=[1], statistics=statistics)
+        for given in (request, [request], RECORD, [RECORD], [request.to_record()], (request,))
+    ]
+    assert all(torch.equal(edit.delta(1), edits[0].delta(1)) for edit in edits)
+    assert [edit.info["cases"] for edit in edits] == [["0"]] * len(edits)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("file.json", "requests: str is not allowed"),
+        (3, "requests: int is not allowed"),
+        ([3], "requests: item 0: int is not allowed"),
+        ([{"a": 1}], r"requests: record 0: unknown layout with fields \['a'\]"),
+        ([RECORD, {**RECORD, "subject": "Bo"}], "requests: record 1: the subject 'Bo' does not occur"),
+        ([RECORD, {**RECORD, "case_id": 0}], "case_id '0' of record 1 is already used"),
+        ([], "none given"),
+    ],
+)
+def test_other_requests_are_refused_in_one_line(given, message):
+    with pytest.raises((DataError, ConfigError), match=message) as caught:
+        editlab.edit(tiny_model(), given, layers=[1], method="ft")
+    assert "\n" not in str(caught.value)
+
+
+def test_help_shows_the_function():
+    import editlab.editing.session
+
+    assert callable(editlab.edit)
+    assert "Edit facts and return the change" in str(editlab.edit.__doc__)
+
+
+def test_edits_of_different_models_are_not_added():
+    edits = {}
+    for name, model in (("a", tiny_model()), ("wide", tiny_model(width=64)), ("llama", tiny_model("llama"))):
+        edits[name] = editlab.edit(model, tiny_requests(1), layers=[1], method="ft", steps=1)
+    assert (edits["a"] + edits["a"]).norm() > 0
+    with pytest.raises(
+        ModelError, match=r"different models.*layer 1 has shape \(32, 64\) in one, \(64, 128\) in the other"
+    ):
+        edits["a"] + edits["wide"]
+    with pytest.raises(ModelError, match=r"different models cannot be added: the kind of one is transformer\.h"):
+        edits["a"] + edits["llama"]
+
+
+def run_of(folder: Path, records: list, **changes) -> dict:
+    """The default run with a file of records as its data set."""
+    path = folder / "file.json"
+    path.write_text(json.dumps(records))
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    values["edit"]["datasets"] = {"mine": {"path": str(path), **changes}}
+    values["edit"]["dataset"] = "mine"
+    for model in values["edit"]["models"].values():
+        model["dataset"] = "mine"
+    return values
+
+
+def test_a_file_needs_no_kind_and_a_world_says_so(tmp_path):
+    run = load_run(run_of(tmp_path, [RECORD]))
+    study = run.edit
+    assert isinstance(study, EditStudy)
+    assert study.datasets["mine"] == FileData(path=str(tmp_path / "file.json"))
+    assert study.datasets["mine"].kind == "auto"
+    with pytest.raises(ConfigError, match=r"datasets\.mine\.kind: 'wiki' is not allowed"):
+        load_run(run_of(tmp_path, [RECORD], kind="wiki"))
+    assert FactsData(kind="facts").size == 1800
+
+
+def test_more_edits_than_records_are_refused_before_anything_runs(tmp_path):
+    run = load_run(run_of(tmp_path, [{**RECORD, "case_id": i} for i in range(5)]))
+    with pytest.raises(
+        ConfigError, match=r"edit\.experiments\.\w+\.num_edits: \d+ is not allowed; .*file\.json has 5 requests"
+    ):
+        check_files(run)
+    check_files(load_run(run_of(tmp_path, [{**RECORD, "case_id": i} for i in range(2000)])))
+
+
+def test_the_remedy_is_named_when_too_few_facts_are_known():
+    with pytest.raises(
+        DataError, match=r"2 requests asked for.*0 of 3 facts are known to the model; known_only: false"
+    ):
+        sample_known(tiny_requests(3), set(), 2, seed=1)

@@ -111,7 +111,7 @@ class MlpEditor:
             return self._targets[key]
         with torch.no_grad():
             hidden = self.classifier.through(below, layers[0], layers[-1] + 1)
-        targets = torch.as_tensor(draw.targets[chosen]).to(hidden.device)
+        targets = torch.tensor(draw.targets[chosen]).to(hidden.device)
         goal = find_targets(self.classifier, hidden, layers[-1], targets, recipe)
         if keep:
             self._targets[key] = goal

@@ -1,4 +1,4 @@
-"""From stored images to what a classifier takes: three channels, its size, its normalisation; hidden states kept between edits."""
+"""From stored images to what a classifier takes: three channels, its size and normalisation; states kept between edits."""
 
 from __future__ import annotations
 

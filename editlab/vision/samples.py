@@ -85,7 +85,7 @@ def draw_samples(table: pd.DataFrame, number: int, max_edits: int, classes: int,
     python_rng("vision draw", number, right).shuffle(positions)
     rows = np.array(positions[:max_edits])
     chosen = table.set_index("position").loc[rows]
-    targets = chosen["label"].to_numpy(np.int64)
+    targets = np.array(chosen["label"], dtype=np.int64)
     if control == "wrong_labels":
         targets = _wrong(chosen, number, classes)
     return Draw(number, rows, targets, max_edits)

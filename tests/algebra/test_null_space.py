@@ -63,7 +63,9 @@ def test_fewer_keys_than_dimensions_need_no_square_decomposition(monkeypatch):
 
 def test_the_update_does_not_move_preserved_keys():
     preserved = normal(32, 10)
-    factors, found = project_update(normal(32, 4, seed=1), normal(8, 4, seed=2), projector(spectrum(preserved), 1e-9), 0.1)
+    factors, found = project_update(
+        normal(32, 4, seed=1), normal(8, 4, seed=2), projector(spectrum(preserved), 1e-9), 0.1
+    )
     assert float(factors.apply(preserved).abs().max()) < 1e-12
     assert 0 < found["residual"] < 1
     assert found["null_space_dimension"] == 22

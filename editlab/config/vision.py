@@ -8,126 +8,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, validated
-from editlab.config.sections import Name
+from editlab.config.base import (
+    Count,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Section,
+    Study,
+    choose,
+    validated,
+)
+from editlab.config.images import Data, Model, ScratchViT, Seed, source_files
+from editlab.errors import ConfigError
 
-Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Seed = Annotated[int, Field(ge=0)]
 Layer = Annotated[int, Field(ge=0)]
-
-
-class ImageData(Section):
-    """What every image data set has: its model, the four-set protocol, and the gates before errors are edited."""
-
-    model: Name = Field(description="one of models: what is trained on it")
-    ft_train_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.9, description="FT-Train's share of the training part"
-    )
-    split_seed: Seed = Field(1, description="seed of all splits")
-    min_errors: Count = Field(20, description="discovery errors that there must be to edit")
-    min_accuracy: Share = Field(0.85, description="FT-Val accuracy that the classifier must reach")
-
-
-class Digits(ImageData):
-    """The 1,797 handwritten digits (8 x 8) that ship with scikit-learn."""
-
-    kind: Literal["digits"]
-    ft_train_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.65
-    test_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of all images")
-    val_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of all images")
-
-    @model_validator(mode="after")
-    def _check(self) -> Digits:
-        if self.test_ratio + self.val_ratio >= 1:
-            raise ValueError(f"test_ratio + val_ratio: {self.test_ratio + self.val_ratio:g} must be below 1")
-        return self
-
-
-class MedMnist(ImageData):
-    """A MedMNIST file ``{name}.npz`` or ``{name}_224.npz`` with its official parts."""
-
-    kind: Literal["medmnist"]
-    name: Literal["pathmnist", "dermamnist", "retinamnist", "organamnist", "bloodmnist", "tissuemnist"]
-    path: str = Field(description="local file; with url: where the download is kept")
-    url: Annotated[str, Field(pattern=r"^https://")] | None = Field(None, description="fetched when path is missing")
-    md5: Md5 | None = Field(None, description="checksum of the file")
-
-    @model_validator(mode="after")
-    def _check(self) -> MedMnist:
-        if self.url and not self.md5:
-            raise ValueError("md5: required with url")
-        return self
-
-
-class Liver(ImageData):
-    """MERIT's liver fibrosis images (arXiv 2405.02918): pickled arrays, read without running what is in them."""
-
-    kind: Literal["liver"]
-    images: str = Field(description="imgs.npy")
-    labels: str = Field(description="labs.npy")
-    task: Literal["liver4", "liver2s", "liver2a"] = Field(
-        "liver4", description="stages apart; 0-2 against 3 (significant); 0 against 1-3 (any)"
-    )
-
-
-class Training(Section):
-    """AdamW with warm-up and the best epoch by FT-Val accuracy; these defaults train a small ViT from scratch."""
-
-    lr: Positive = Field(1e-3, description="peak learning rate of AdamW")
-    weight_decay: NonNegative = 0.05
-    batch: Count = 32
-    epochs: Count = 30
-    warmup: Share = Field(0.1, description="share of the steps in which the rate rises")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    patience: Count | None = Field(None, description="epochs without a better FT-Val accuracy that end the training")
-    class_weights: bool = Field(False, description="weigh classes by the inverse of their frequency")
-
-
-class FineTuning(Training):
-    """The same, with defaults for pretrained weights."""
-
-    lr: Positive = 1e-4
-    weight_decay: NonNegative = 0.01
-    epochs: Count = 10
-    warmup: Share = 0.0
-    schedule: Literal["cosine", "constant"] = "constant"
-    patience: Count | None = 3
-
-
-class ScratchViT(Section):
-    """A small vision transformer from random weights."""
-
-    source: Literal["scratch"]
-    image_size: Count = 8
-    patch: Count = 2
-    width: Count = 64
-    layers: Count = 4
-    heads: Count = 4
-    inner: Count = Field(256, description="MLP width")
-    training: Training = Training()
-
-    @model_validator(mode="after")
-    def _check(self) -> ScratchViT:
-        if self.image_size % self.patch:
-            raise ValueError(f"image_size: {self.image_size} is not allowed; a multiple of patch ({self.patch})")
-        if self.width % self.heads:
-            raise ValueError(f"width: {self.width} is not allowed; a multiple of heads ({self.heads})")
-        return self
-
-
-class HubViT(Section):
-    """A pretrained ViT classifier from the hub or a local directory; its head is made anew."""
-
-    source: Literal["hub"]
-    id: str = Field("google/vit-base-patch16-224", min_length=1, description="hub id or directory")
-    revision: str | None = Field(None, description="commit, tag or branch")
-    parameters: Positive | None = Field(None, description="number of parameters, for resource requests")
-    training: FineTuning = FineTuning()
 
 
 class Locating(Section):
@@ -269,11 +168,13 @@ class Tracking(Section):
     mode: Literal["offline", "online"] = "offline"
 
 
-class VisionStudy(Section):
+class VisionStudy(Study):
     """The whole block."""
 
-    datasets: dict[Name, Annotated[Digits | MedMnist | Liver, Field(discriminator="kind")]] = Field(min_length=1)
-    models: dict[Name, Annotated[ScratchViT | HubViT, Field(discriminator="source")]] = Field(min_length=1)
+    INPUTS = ("datasets", "models")
+
+    datasets: dict[Name, Data] = Field(min_length=1)
+    models: dict[Name, Model] = Field(min_length=1)
     locating: Locating = Locating()
     methods: dict[Name, Recipe] = Field(min_length=1)
     seeds: list[Seed] = Field([1], min_length=1, description="seeds of the training")
@@ -289,8 +190,8 @@ class VisionStudy(Section):
     @model_validator(mode="after")
     def _check(self) -> VisionStudy:
         for name, data in self.datasets.items():
-            _choose(f"datasets.{name}.model", data.model, self.models)
-        _choose("locating.trial", self.locating.trial, self.methods)
+            choose(f"datasets.{name}.model", data.model, self.models)
+        choose("locating.trial", self.locating.trial, self.methods)
         if not isinstance(self.methods[self.locating.trial], AlphaEdit | Memit):
             raise ValueError(f"locating.trial: {self.locating.trial!r} is not allowed; an alphaedit or memit recipe")
         for name in ("seeds",):
@@ -311,18 +212,27 @@ class VisionStudy(Section):
                     )
 
     def _check_search(self, search: Search) -> None:
-        _choose("search.method", search.method, self.methods)
+        choose("search.method", search.method, self.methods)
         for name in search.baselines:
-            _choose("search.baselines", name, self.methods)
+            choose("search.baselines", name, self.methods)
         if len(set(search.seeds) - set(self.seeds)):
             raise ValueError(f"search.seeds: {search.seeds} is not allowed; some of seeds ({self.seeds})")
         recipe = self.methods[search.method]
         fields = {*type(recipe).model_fields, "max_edits"} - {"method", "control"}
         for where, named in (("axes", search.axes), ("refine", search.refine)):
             for field in named:
-                _choose(f"search.{where}", field, dict.fromkeys(sorted(fields)))
+                choose(f"search.{where}", field, dict.fromkeys(sorted(fields)))
         for point in self.grid():
             varied(recipe, point, "search.axes")
+
+    def check_files(self, where: str) -> None:
+        """As in :class:`Study`."""
+        for name, data in self.datasets.items():
+            for key, path in source_files(data).items():
+                if not path.is_file() and not getattr(data, "url", None):
+                    raise ConfigError(
+                        f"config: {where}.datasets.{name}.{key}: {str(path)!r} is not a file; name an existing file"
+                    )
 
     def cells(self, dataset: str, seed: int, method: str) -> list[dict[str, Any]]:
         """The draws of a method that are computed; those of a training of its own may be fewer."""
@@ -349,13 +259,5 @@ def varied(recipe: Any, point: Mapping[str, Any], where: str) -> tuple[Any, int 
     return validated(type(recipe), {**recipe.model_dump(exclude_unset=True), **values}, where), edits
 
 
-def source_files(data: ImageData) -> list[Path]:
-    """The local files that a data set is read from."""
-    if isinstance(data, MedMnist):
-        return [Path(data.path)]
-    return [Path(data.images), Path(data.labels)] if isinstance(data, Liver) else []
-
-
-def _choose(where: str, name: str, section: Mapping[str, Any]) -> None:
-    if name not in section:
-        raise ValueError(f"{where}: {name!r} is not allowed; one of {', '.join(section)}")
+RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
+"""What a job is given as plain values becomes a section again by ``RECIPE.validate_python(values)``."""

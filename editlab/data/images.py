@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from editlab.config.vision import Digits, ImageData
+from editlab.config.images import Digits, ImageData
 from editlab.errors import ArtifactError, DataError, one_line
 from editlab.files.artifacts import atomic_path, write_csv, write_json
 from editlab.randomness import derive_seed
@@ -83,7 +83,7 @@ def read_source(data: ImageData, file: str | Path | None = None) -> Source:
     Raises:
         DataError: a file is missing, malformed, or not what its checksum says.
     """
-    from editlab.config.vision import Liver, MedMnist
+    from editlab.config.images import Liver, MedMnist
     from editlab.data.liver import read_liver
     from editlab.data.medmnist import read_medmnist
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from editlab.data.download import check_file
 from editlab.data.images import PARTS, Array, Images, Source
 from editlab.errors import DataError, one_line
 
@@ -23,7 +23,10 @@ def read_medmnist(path: str | Path, name: str, md5: str | None = None) -> Source
         DataError: no such file, another checksum, not an npz, pickled, missing arrays, wrong shapes, labels out of range.
     """
     path = Path(path)
-    check_md5(path, md5)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give the path of a MedMNIST file, or its url and md5")
+    if md5 is not None:
+        check_file(path, md5)
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for part in PARTS for key in (f"{part}_images", f"{part}_labels") if key not in file.files]
@@ -37,20 +40,6 @@ def read_medmnist(path: str | Path, name: str, md5: str | None = None) -> Source
         raise DataError(f"{path}: not a plain npz file ({one_line(error)})") from None
     parts = {part: _part(path, part, arrays, CLASSES[name]) for part in PARTS}
     return Source(parts, 0.0, 255.0, [str(k) for k in range(CLASSES[name])], ordinal=name in ORDINAL)
-
-
-def check_md5(path: Path, md5: str | None) -> None:
-    """Raise :class:`DataError` unless the file is there and has this checksum, where one is given."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the path of a MedMNIST file, or its url and md5")
-    if md5 is None:
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != md5:
-        raise DataError(f"{path}: md5 is {digest.hexdigest()}, expected {md5}")
 
 
 def _part(path: Path, part: str, arrays: dict[str, Any], classes: int) -> Images:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editlab.config.vision import ScratchViT
+from editlab.config.images import ScratchViT
 from editlab.errors import ModelError, one_line
 from editlab.networks.architectures import Architecture
 from editlab.networks.loading import check_finite, check_model_directory

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors, SecondMoment
-from editlab.algebra.solvers import Problem, SolverOptions, solve
+from editlab.algebra.problem import Problem
+from editlab.algebra.solvers import solve
+from editlab.config.solvers import Emmet
 from editlab.config.vision import HeadClosedForm, HeadEwc
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, NumericalError
@@ -96,8 +98,7 @@ def closed_form(head: Head, draw: Draw, recipe: HeadClosedForm) -> tuple[Edit, d
     residual.scatter_(1, targets[:, None], (others + recipe.margin - mine).clamp_min(0.0)[:, None])
     preserved = head.preserved[: recipe.moment_samples]
     moment = SecondMoment(preserved.T @ preserved / len(preserved), len(preserved))
-    options = SolverOptions(ridge=recipe.ridge)
-    solution = solve("emmet", Problem(features.T, residual.T, moment), options)
+    solution = solve(Problem(features.T, residual.T, moment), Emmet(ridge=recipe.ridge))
     return head.edit(solution.factors, recipe, draw), dict(solution.diagnostics)
 
 

@@ -20,9 +20,12 @@ from editlab.errors import ArtifactError, DataError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.moments import mix_keys
 from editlab.networks.hooks import capture
-from editlab.networks.vision import CLS, Classifier
-from editlab.randomness import torch_rng
-from editlab.vision.pixels import ImageSet, batch_size
+from editlab.networks.vision import CLS, Classifier, load_classifier
+from editlab.randomness import set_threads, torch_rng
+from editlab.vision.pixels import ImageSet, batch_size, read_set
+from editlab.vision.samples import right_rows
+
+PathLike = str | Path
 
 PLACES = 16
 """Positions of each image, drawn by seed, that stand for all of them."""
@@ -130,3 +133,20 @@ def collect_keys(
         {layer: torch.cat(parts) for layer, parts in cls.items()},
         {layer: torch.cat(parts) for layer, parts in places.items()},
     )
+
+
+def keys_stage(
+    model: PathLike,
+    ft_train: PathLike,
+    layers: Sequence[int] | None,
+    samples: int,
+    seed: int,
+    target: PathLike,
+    threads: int = 1,
+) -> None:
+    """Collect the preserved keys of ``layers`` (None: of all)."""
+    set_threads(threads)
+    classifier, images = load_classifier(model), read_set(ft_train)
+    rows = right_rows(classifier, images, seed)
+    chosen = range(classifier.num_layers) if layers is None else layers
+    collect_keys(classifier, images, rows, list(chosen), samples, seed).save(target)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.algebra.null_space import project_update, projector
-from editlab.algebra.solvers import Problem, SolverOptions, solve
+from editlab.algebra.problem import Problem
+from editlab.algebra.solvers import solve
+from editlab.config import solvers
 from editlab.config.vision import AlphaEdit, Memit
 from editlab.edits.edit import Edit, commit
 from editlab.errors import ConfigError
@@ -134,12 +136,10 @@ class MlpEditor:
             onto = projector(known, recipe.nullspace_threshold)
             return project_update(keys, residual, onto, recipe.ridge * known.mean_square, earlier)
         if earlier is not None:  # MEMIT preserves earlier edits as further keys that must not move
-            keys, residual = (
-                torch.cat([keys, earlier], 1),
-                torch.cat([residual, residual.new_zeros(len(residual), earlier.shape[1])], 1),
-            )
-        options = SolverOptions(second_moment_weight=recipe.second_moment_weight)
-        solution = solve("memit", Problem(keys, residual, self.statistics.moment(*where)), options)
+            still = residual.new_zeros(len(residual), earlier.shape[1])
+            keys, residual = torch.cat([keys, earlier], dim=1), torch.cat([residual, still], dim=1)
+        options = solvers.Memit(second_moment_weight=recipe.second_moment_weight)
+        solution = solve(Problem(keys, residual, self.statistics.moment(*where)), options)
         return solution.factors, dict(solution.diagnostics)
 
     def _random(self, merged: Mapping[int, Factors], draw: Draw, recipe: MlpRecipe) -> dict[int, Factors]:

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from editlab.config.vision import RECIPE
 from editlab.edits.edit import Edit
 from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, load_classifier
+from editlab.randomness import set_threads
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import Draw, draw_samples
@@ -50,6 +52,7 @@ def score_stage(
     options: Mapping[str, Any],
     coordinates: Mapping[str, Any],
     targets: Mapping[str, PathLike],
+    threads: int = 1,
 ) -> None:
     """Score the outcomes of all draws.
 
@@ -59,6 +62,8 @@ def score_stage(
         coordinates: columns that every row gets (dataset, method, seed).
         targets: where ``table`` (levels), ``cases``, ``classes`` and ``matrices`` go.
     """
+    set_threads(threads)
+    recipe = RECIPE.validate_python(recipe)
     classifier = load_classifier(model)
     sets = _scored_sets(classifier, discovery, test, ft_train, keys, int(options["heldout_samples"]))
     found, samples = pd.read_csv(errors), getattr(recipe, "projection_samples", None)

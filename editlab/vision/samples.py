@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from editlab.config.vision import ImageData
+from editlab.config.images import DATA, ImageData
 from editlab.data.images import Array
 from editlab.errors import DataError
-from editlab.networks.vision import Classifier
-from editlab.randomness import python_rng, torch_rng
-from editlab.vision.pixels import ImageSet, Prefix
+from editlab.files.artifacts import write_csv
+from editlab.networks.vision import Classifier, load_classifier
+from editlab.randomness import python_rng, set_threads, torch_rng
+from editlab.vision.pixels import ImageSet, Prefix, read_set
+
+PathLike = str | Path
 
 
 def find_errors(classifier: Classifier, images: ImageSet) -> pd.DataFrame:
@@ -107,3 +111,23 @@ def right_rows(classifier: Classifier, images: ImageSet, seed: int) -> Array:
     right = (Prefix(classifier, images).logits().argmax(-1) == images.labels).nonzero().flatten()
     order = torch.randperm(len(right), generator=torch_rng("right samples", seed))
     return right[order].numpy()
+
+
+def errors_stage(
+    model: PathLike,
+    discovery: PathLike,
+    data: ImageData,
+    name: str,
+    target: PathLike,
+    threads: int = 1,
+) -> None:
+    """Find the discovery errors.
+
+    Raises:
+        DataError: there are fewer than ``min_errors``.
+    """
+    set_threads(threads)
+    data = DATA.validate_python(data)
+    table = find_errors(load_classifier(model), read_set(discovery))
+    check_errors(table, data, name)
+    write_csv(target, table)

@@ -22,12 +22,12 @@ from editlab.files.timing import Stopwatch
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import derive_seed
 from editlab.vision.keys import KeyStatistics
+from editlab.vision.methods import PathLike, chosen_layers
 from editlab.vision.mlp import MlpEditor
 from editlab.vision.outcomes import first_changed
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import draw_samples
 from editlab.vision.scoring import Scored, discovery_score, preserved_sets, score, transitions
-from editlab.vision.study import PathLike, chosen_layers, read_table
 
 Point = Mapping[str, Any]
 Recipe = AlphaEdit | Memit
@@ -61,7 +61,7 @@ class Bench:
         classifier, images = load_classifier(model), read_set(discovery)
         editor = MlpEditor(classifier, images, KeyStatistics.load(keys))
         known = {"discovery": Scored.of(classifier, images)}
-        return cls(classifier, read_table(errors), editor, known, statistics, recipe, max_edits)
+        return cls(classifier, pd.read_csv(errors), editor, known, statistics, recipe, max_edits)
 
     def effective(self, point: Point) -> tuple[Recipe, int, dict[str, Any]]:
         """The recipe and number of edits of a point, clipped to what there is, and the values that were clipped."""
@@ -159,7 +159,7 @@ def best_point(tables: Sequence[PathLike], fields: Sequence[str]) -> dict[str, A
     Raises:
         ConfigError: no cell was run.
     """
-    cells = pd.concat([read_table(path) for path in tables], ignore_index=True)
+    cells = pd.concat([pd.read_csv(path) for path in tables], ignore_index=True)
     means = cells.dropna(subset=["discovery_score"]).groupby("cell")["discovery_score"].mean()
     if means.empty:
         raise ConfigError("search: no cell was run")
@@ -234,7 +234,7 @@ def score_cells(
     images = {"test": read_set(test), **preserved_sets(read_set(ft_train), KeyStatistics.load(keys), heldout)}
     known = {name: Scored.of(classifier, found) for name, found in images.items()}
     rows = []
-    for cell in read_table(Path(directory, "cells.csv"))["cell"]:
+    for cell in pd.read_csv(Path(directory, "cells.csv"))["cell"]:
         path = Path(directory, f"cell~{cell}.safetensors")
         if not path.is_file():
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editlab.config.vision import HubViT, ImageData, ScratchViT, Training
+from editlab.config.images import DATA, MODEL, HubViT, ImageData, ScratchViT, Training
 from editlab.errors import DataError, NumericalError
+from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, adapt_pretrained, make_classifier
-from editlab.randomness import torch_rng
-from editlab.vision.pixels import ImageSet, Prefix, predictions
+from editlab.randomness import set_threads, torch_rng
+from editlab.vision.pixels import KEPT, ImageSet, Prefix, predictions, read_set
+from editlab.vision.samples import draw_samples
+
+PathLike = str | Path
 
 
 def initial_classifier(
@@ -55,6 +60,7 @@ def train(
     labels = ft_train.labels if extra is None else torch.cat([ft_train.labels, extra.labels])
     weights = _class_weights(labels, len(ft_train.classes)) if options.class_weights else None
     model, rows = classifier.model, []
+    pixels_of = _pixel_source(classifier, ft_train, extra)
     best, kept, waited = -1.0, _copied(model), 0
     optimizer, schedule = _optimizer(model, options, len(labels))
     for epoch in range(options.epochs):
@@ -62,7 +68,7 @@ def train(
         total = 0.0
         order = torch.randperm(len(labels), generator=torch_rng("vision order", seed, epoch))
         for chosen in order.split(options.batch):
-            pixels = _pixels(classifier, ft_train, extra, chosen)
+            pixels = pixels_of(chosen)
             loss = F.cross_entropy(
                 classifier_logits(classifier, pixels), labels[chosen].to(pixels.device), weight=weights
             )
@@ -114,6 +120,16 @@ def save_classifier(classifier: Classifier, directory: str | Path) -> None:
     classifier.model.save_pretrained(str(directory), safe_serialization=True)  # type: ignore[operator]
 
 
+def _pixel_source(classifier: Classifier, ft_train: ImageSet, extra: ImageSet | None) -> Callable[[Tensor], Tensor]:
+    """A function from positions to images: prepared once where they fit in memory, else at every step."""
+    count = len(ft_train) + (0 if extra is None else len(extra))
+    if count * 3 * classifier.image_size**2 > KEPT:
+        return lambda chosen: _pixels(classifier, ft_train, extra, chosen)
+    parts = [images.tensor(classifier) for images in (ft_train, extra) if images is not None]
+    whole = torch.cat(parts)
+    return lambda chosen: whole[chosen]
+
+
 def _pixels(classifier: Classifier, ft_train: ImageSet, extra: ImageSet | None, chosen: Tensor) -> Tensor:
     own = chosen[chosen < len(ft_train)]
     if extra is None or len(own) == len(chosen):
@@ -154,3 +170,59 @@ def _copied(model: Any) -> dict[str, Tensor]:
 def _put_back(model: Any, weights: dict[str, Tensor]) -> None:
     model.load_state_dict(weights)
     model.eval()
+
+
+def train_stage(
+    section: ScratchViT | HubViT,
+    data: ImageData,
+    name: str,
+    ft_train: PathLike,
+    ft_val: PathLike,
+    seed: int,
+    directory: PathLike,
+    metrics: PathLike,
+    pretrained: PathLike | None = None,
+    threads: int = 1,
+) -> None:
+    """Train the classifier of a seed.
+
+    Raises:
+        DataError: it does not reach ``min_accuracy`` on FT-Val.
+    """
+    set_threads(threads)
+    section = MODEL.validate_python(section)
+    data = DATA.validate_python(data)
+    images, val = read_set(ft_train), read_set(ft_val)
+    classifier = initial_classifier(section, images.classes, seed, pretrained)
+    table = train(classifier, images, val, section.training, seed)
+    check_accuracy(table, data, name)
+    save_classifier(classifier, directory)
+    write_csv(metrics, table)
+
+
+def retrain_stage(
+    section: ScratchViT | HubViT,
+    ft_train: PathLike,
+    ft_val: PathLike,
+    discovery: PathLike | None,
+    errors: PathLike | None,
+    draw: int,
+    max_edits: int,
+    seed: int,
+    order_seed: int,
+    directory: PathLike,
+    pretrained: PathLike | None = None,
+    threads: int = 1,
+) -> None:
+    """Train anew from the initial weights of ``seed``: with the edit samples in FT-Train, or (churn) with neither them nor
+    the discovery set, and with another order."""
+    set_threads(threads)
+    section = MODEL.validate_python(section)
+    images = read_set(ft_train)
+    extra = None
+    if discovery is not None and errors is not None:
+        found = read_set(discovery)
+        extra = found.rows(draw_samples(pd.read_csv(errors), draw, max_edits, len(images.classes)).rows)
+    classifier = initial_classifier(section, images.classes, seed if extra is not None else order_seed, pretrained)
+    train(classifier, images, read_set(ft_val), section.training, order_seed, extra)
+    save_classifier(classifier, directory)

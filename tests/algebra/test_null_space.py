@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from editlab.algebra.linalg import SecondMoment
 from editlab.algebra.null_space import Projector, project_update, projector, spectrum
-from editlab.algebra.solvers import Problem, SolverOptions, solve
+from editlab.algebra.problem import Problem
+from editlab.algebra.solvers import solve
+from editlab.config.solvers import AlphaEdit
 from editlab.errors import ConfigError, NumericalError
 
 
@@ -76,7 +78,7 @@ def test_it_is_the_language_study_s_alphaedit():
     ours, _ = project_update(keys, residual, projector(spectrum(preserved), 1e-2), 0.3)
     moment = SecondMoment(preserved @ preserved.T, 64)
     absolute = 1e-2 * float(moment.eigh()[0].max())
-    theirs = solve("alphaedit", Problem(keys, residual, moment), SolverOptions(null_space_threshold=absolute, l2=0.3))
+    theirs = solve(Problem(keys, residual, moment), AlphaEdit(null_space_threshold=absolute, l2=0.3))
     assert torch.allclose(ours.dense(), theirs.factors.dense(), atol=1e-12)
 
 

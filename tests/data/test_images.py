@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from editlab.config.vision import Digits, Liver, MedMnist
+from editlab.config.images import Digits, Liver, MedMnist
 from editlab.data.images import (
     SETS,
     Images,

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from editlab.algebra.linalg import Factors
-from editlab.config.vision import ScratchViT
+from editlab.config.images import ScratchViT
 from editlab.edits.edit import Edit
 from editlab.errors import ModelError
 from editlab.networks.architectures import Architecture

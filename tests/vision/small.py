@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from editlab.config.vision import Digits, ScratchViT
+from editlab.config.images import Digits, ScratchViT
 from editlab.data.images import SETS, write_sets
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.vision.pixels import ImageSet, read_set

@@ -14,8 +14,9 @@ from editlab.networks.vision import CLS
 from editlab.randomness import torch_rng
 from editlab.vision.keys import collect_keys
 from editlab.vision.locate import agreement, best_layers, layer_statistics, recovery, split_half, trace
+from editlab.vision.methods import chosen_layers
 from editlab.vision.samples import draw_samples, find_errors, right_rows
-from editlab.vision.study import chosen_layers, trial_ranking
+from editlab.vision.trial import trial_ranking
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,19 @@ import pandas as pd
 import pytest
 from small import DIGITS, MODEL, folder
 
-from editlab.config.vision import AlphaEdit, Churn, HeadClosedForm, HubViT, Locating, Memit, Tracking
+from editlab.config.images import HubViT
+from editlab.config.vision import AlphaEdit, Churn, HeadClosedForm, Locating, Memit, Tracking
 from editlab.data.images import read_images, write_images
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, DataError
+from editlab.vision.keys import keys_stage
+from editlab.vision.methods import edit_stage
 from editlab.vision.outcomes import score_stage
+from editlab.vision.samples import errors_stage
 from editlab.vision.search import Bench, best_point, first_alike, refined, run_bayesian, run_points, score_cells
-from editlab.vision.study import edit_stage, errors_stage, keys_stage, locate_stage, retrain_stage, train_stage
 from editlab.vision.tracking import track
+from editlab.vision.training import retrain_stage, train_stage
+from editlab.vision.trial import locate_stage
 
 ALPHA = AlphaEdit(method="alphaedit", num_edit_layers=2, projection_samples=150)
 OPTIONS = {"heldout_samples": 100, "ambiguous_gap": 0.05}

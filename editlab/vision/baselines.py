@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from editlab.config.vision import FinetuneErrors, HeadAblation
+from editlab.errors import ArtifactError
+from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.hooks import restored
 from editlab.networks.vision import Classifier
 from editlab.randomness import torch_rng
 from editlab.vision.pixels import ImageSet
 from editlab.vision.samples import Draw
 
+WEIGHTS = "editlab-weights-1"
 AttentionHead = tuple[int, int]
 """Layer and number of an attention head."""
 
@@ -69,3 +73,26 @@ def worst_heads(classifier: Classifier, discovery: ImageSet, draw: Draw, recipe:
                 with torch.no_grad():
                     losses[layer, head] = float(F.cross_entropy(classifier(pixels).cpu(), targets))
     return sorted(losses, key=lambda key: (losses[key], key))[: recipe.heads]
+
+
+def save_weights(classifier: Classifier, path: str | Path) -> None:
+    """Write all weights of a changed classifier, for :func:`load_weights` of the one that it came from."""
+    save_tensors(path, dict(classifier.model.named_parameters()), {"format": WEIGHTS})
+
+
+def load_weights(classifier: Classifier, path: str | Path) -> bool:
+    """Put saved weights into the classifier; False (and nothing changed) where the file holds something else.
+
+    Raises:
+        ArtifactError: missing, damaged, or weights of another model.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != WEIGHTS:
+        return False
+    parameters = dict(classifier.model.named_parameters())
+    if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in tensors.items()}:
+        raise ArtifactError(f"{path}: weights of another model")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    return True

@@ -18,13 +18,12 @@ from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import set_threads
 from editlab.vision import locate as tracing
-from editlab.vision.baselines import ablate, finetune, unchanged_after, worst_heads
+from editlab.vision.baselines import ablate, finetune, save_weights, unchanged_after, worst_heads
 from editlab.vision.head import Head, closed_form, ewc
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.mlp import MlpEditor
 from editlab.vision.pixels import ImageSet, Prefix, read_set
 from editlab.vision.samples import Draw, draw_samples
-from editlab.vision.training import save_classifier
 
 PathLike = str | Path
 LAYER_COLUMNS = ["draw", "sample", "layer", "residual", "key_share", "null_space_dimension", "condition", "update_norm"]
@@ -56,7 +55,7 @@ def edit_stage(
     layers: PathLike,
     threads: int = 1,
 ) -> None:
-    """Make the edits of all draws: ``draw~N.safetensors``, or ``draw~N/`` where the whole model was trained."""
+    """Make the edits of all draws: ``draw~N.safetensors``, an edit, or all weights where the whole model was trained."""
     set_threads(threads)
     recipe = RECIPE.validate_python(recipe)
     classifier, images, table = load_classifier(model), read_set(discovery), pd.read_csv(errors)
@@ -67,11 +66,12 @@ def edit_stage(
         draw = draw_samples(table, number, max_edits, len(images.classes), getattr(recipe, "control", None))
         with unchanged_after(classifier):
             edit, told = make(draw)
+            target = Path(directory, f"draw~{number}.safetensors")
             solves += told
             if edit is None:
-                save_classifier(classifier, Path(directory, f"draw~{number}"))
+                save_weights(classifier, target)
             else:
-                edit.save(Path(directory, f"draw~{number}.safetensors"))
+                edit.save(target)
                 edit.apply_(classifier.model)
             after = Prefix(classifier, images.rows(draw.rows)).logits().double().softmax(-1)
         logged.append(_log(draw, images, before[torch.as_tensor(draw.rows)], after))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from editlab.edits.edit import Edit
 from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import set_threads
+from editlab.vision.baselines import load_weights
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import Draw, draw_samples
@@ -28,20 +29,22 @@ def first_changed(edit: Edit, classifier: Classifier) -> int:
     return min([*edit.layers, classifier.num_layers])
 
 
-def open_outcome(path: Path, classifier: Classifier) -> tuple[Classifier, Edit | None]:
-    """What an edit stage left for a draw: an edit of the classifier, or another classifier.
+def open_outcome(path: Path, classifier: Classifier, model: PathLike) -> tuple[Classifier, Edit | None]:
+    """What was left for a draw: an edit of the classifier in ``model``, all its weights, or another one's directory.
 
     Raises:
-        ArtifactError: neither is there.
+        ArtifactError: the file is damaged, or holds neither.
+        ModelError: the directory is no classifier.
     """
     if path.is_dir():
         return load_classifier(path), None
-    return classifier, Edit.load(path)
+    other = load_classifier(model)
+    return (other, None) if load_weights(other, path) else (classifier, Edit.load(path))
 
 
 def score_stage(
     model: PathLike,
-    outcomes: Mapping[int, PathLike],
+    outcomes: Sequence[tuple[int, PathLike]],
     discovery: PathLike,
     errors: PathLike,
     test: PathLike,
@@ -57,7 +60,7 @@ def score_stage(
     """Score the outcomes of all draws.
 
     Args:
-        outcomes: by draw; for churn, the one model that stands for no edit.
+        outcomes: (draw, edit file or model directory); for churn, the one model that stands for no edit.
         options: ``heldout_samples`` and ``ambiguous_gap``.
         coordinates: columns that every row gets (dataset, method, seed).
         targets: where ``table`` (levels), ``cases``, ``classes`` and ``matrices`` go.
@@ -68,8 +71,8 @@ def score_stage(
     sets = _scored_sets(classifier, discovery, test, ft_train, keys, int(options["heldout_samples"]))
     found, samples = pd.read_csv(errors), getattr(recipe, "projection_samples", None)
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in targets}
-    for number, path in sorted(outcomes.items()):
-        edited, edit = open_outcome(Path(path), classifier)
+    for number, path in sorted(outcomes):
+        edited, edit = open_outcome(Path(path), classifier, model)
         after, draw = _after(sets, edited, edit), None
         if recipe.method != "churn":
             draw = draw_samples(found, number, max_edits, edited.classes, getattr(recipe, "control", None))

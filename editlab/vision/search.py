@@ -6,6 +6,7 @@ errors) and then coincide are run once; the others are marked with ``same_as``.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.config.vision import AlphaEdit, Memit, varied
+from editlab.config.vision import RECIPE, AlphaEdit, Memit, varied
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError
 from editlab.files.artifacts import write_csv
 from editlab.files.timing import Stopwatch
 from editlab.networks.vision import Classifier, load_classifier
-from editlab.randomness import derive_seed
+from editlab.randomness import derive_seed, set_threads
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.methods import PathLike, chosen_layers
 from editlab.vision.mlp import MlpEditor
@@ -57,7 +58,8 @@ class Bench:
         recipe: Recipe,
         max_edits: int,
     ) -> Bench:
-        """Read what the cells of a classifier share."""
+        """Read what the cells of a classifier share; ``recipe`` may be plain values."""
+        recipe = RECIPE.validate_python(recipe)
         classifier, images = load_classifier(model), read_set(discovery)
         editor = MlpEditor(classifier, images, KeyStatistics.load(keys))
         known = {"discovery": Scored.of(classifier, images)}
@@ -228,8 +230,10 @@ def score_cells(
     keys: PathLike,
     heldout: int,
     target: PathLike,
+    threads: int = 1,
 ) -> None:
     """Test and FT-Train levels of the cells that were run: what was not looked at when they were ranked."""
+    set_threads(threads)
     classifier = load_classifier(model)
     images = {"test": read_set(test), **preserved_sets(read_set(ft_train), KeyStatistics.load(keys), heldout)}
     known = {name: Scored.of(classifier, found) for name, found in images.items()}
@@ -267,3 +271,29 @@ def _outside(known: Mapping[str, Scored], after: Mapping[str, Any]) -> dict[str,
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
+
+
+def grid_stage(
+    points: Sequence[Point], first: int, count: int, directory: PathLike, threads: int = 1, **shared: Any
+) -> None:
+    """Run ``count`` cells of a grid, from ``first`` on; ``shared`` is for :meth:`Bench.open`."""
+    set_threads(threads)
+    run_points(Bench.open(**shared), points, range(first, min(first + count, len(points))), directory)
+
+
+def refined_stage(
+    best: PathLike, factors: Mapping[str, Sequence[float]], directory: PathLike, threads: int = 1, **shared: Any
+) -> None:
+    """Run the cells around the best one of a grid."""
+    set_threads(threads)
+    bench = Bench.open(**shared)
+    points = refined(json.loads(Path(best).read_text(encoding="utf-8")), factors, bench.recipe)
+    run_points(bench, points, range(len(points)), directory)
+
+
+def bayesian_stage(
+    axes: Mapping[str, Sequence[Any]], trials: int, seed: int, directory: PathLike, threads: int = 1, **shared: Any
+) -> None:
+    """Run the trials of a Bayesian search."""
+    set_threads(threads)
+    run_bayesian(Bench.open(**shared), axes, trials, seed, directory)

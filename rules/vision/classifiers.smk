@@ -1,5 +1,6 @@
 # Classifiers: trained on FT-Train, stopped by FT-Val; their discovery errors, preserved keys, and layers.
 
+
 rule fetch_vit:
     output:
         directory(INPUTS + "/vision/pretrained/{vit}"),

@@ -4,9 +4,17 @@ import re
 
 from editlab.config import resources as needs
 from editlab.config.images import HubViT, Liver, MedMnist, source_files
-from editlab.config.vision import AlphaEdit, Churn, HeadClosedForm, HeadEwc, Memit, Retrain
+from editlab.config.vision import (
+    AlphaEdit,
+    Churn,
+    HeadClosedForm,
+    HeadEwc,
+    Memit,
+    Retrain,
+)
 
 VISION = RUN.vision
+
 
 wildcard_constraints:
     dataset="[^/]+",
@@ -160,18 +168,10 @@ def vision_search_baselines(dataset):
 
 
 def vision_targets():
-    """Everything that a run's block asks for."""
+    """What a run's block asks for beside its report: what no topic reads."""
     files = vision_cells("comparative_evaluation.csv")
-    for dataset in VISION.datasets:
-        files.append(f"{V_DATA}/data_split_info.csv".format(dataset=dataset))
-        files += [
-            f"{V_SEED}/layer_statistics.csv".format(dataset=dataset, seed=seed)
-            for seed in VISION.seeds
-        ]
-        if VISION.search:
-            files.append(f"{OUT}/param_search_summary_{dataset}.csv")
-            if VISION.tracking.wandb:
-                files.append(f"{OUT}/vision/{dataset}/tracking")
+    if VISION.search and VISION.tracking.wandb:
+        files += [f"{OUT}/vision/{dataset}/tracking" for dataset in VISION.datasets]
     return files
 
 

@@ -2,6 +2,7 @@
 #
 # What edits or trains is not given the test set; what scores chooses nothing.
 
+
 rule edit_vit:
     input:
         model=V_MODEL,
@@ -63,9 +64,12 @@ rule retrain_vit:
     log:
         LOGS + "/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.log",
     benchmark:
-        OUT + "/benchmarks/rules/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
+        OUT
+        + "/benchmarks/rules/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
     wildcard_constraints:
-        method=vision_names([n for n, r in VISION.methods.items() if isinstance(r, Retrain)]),
+        method=vision_names(
+            [n for n, r in VISION.methods.items() if isinstance(r, Retrain)]
+        ),
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -94,7 +98,9 @@ use rule retrain_vit as train_again with:
         OUT
         + "/benchmarks/rules/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
     wildcard_constraints:
-        method=vision_names([n for n, r in VISION.methods.items() if isinstance(r, Churn)]),
+        method=vision_names(
+            [n for n, r in VISION.methods.items() if isinstance(r, Churn)]
+        ),
     message:
         "Train {wildcards.dataset} with another seed than {wildcards.seed}"
 
@@ -126,7 +132,9 @@ rule score_vit:
         gpu=vision_resource("score_vit", "gpu"),
     params:
         recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
-        draws=lambda w: [c["draw"] for c in VISION.cells(w.dataset, int(w.seed), w.method)],
+        draws=lambda w: [
+            c["draw"] for c in VISION.cells(w.dataset, int(w.seed), w.method)
+        ],
         heldout_samples=VISION.heldout_samples,
         ambiguous_gap=VISION.ambiguous_gap,
         code=code_digest("vision/score_vit"),

@@ -12,10 +12,12 @@ import pytest
 from small import DIGITS, MODEL, folder
 
 from editlab.config.images import HubViT
-from editlab.config.vision import AlphaEdit, Churn, HeadClosedForm, Locating, Memit, Tracking
+from editlab.config.vision import AlphaEdit, Churn, FinetuneErrors, HeadAblation, HeadClosedForm, Locating, Memit, Tracking
 from editlab.data.images import read_images, write_images
 from editlab.edits.edit import Edit
-from editlab.errors import ConfigError, DataError
+from editlab.errors import ArtifactError, ConfigError, DataError
+from editlab.networks.vision import load_classifier, make_classifier
+from editlab.vision.baselines import load_weights
 from editlab.vision.keys import keys_stage
 from editlab.vision.methods import edit_stage
 from editlab.vision.outcomes import score_stage
@@ -48,7 +50,7 @@ def edit(home, target, recipe, draws=(0, 1), max_edits=10):
 def scored(home, target, recipe, outcomes, max_edits=10):
     names = ("table", "cases", "classes", "matrices")
     score_stage(
-        home / "model", outcomes, home / "discovery.csv", home / "errors.csv", home / "test.csv", home / "ft_train.csv",
+        home / "model", list(outcomes.items()), home / "discovery.csv", home / "errors.csv", home / "test.csv", home / "ft_train.csv",
         home / "keys.safetensors", recipe, max_edits, OPTIONS, {"method": recipe.method, "seed": 1},
         {name: target / f"{name}.csv" for name in names},
     )  # fmt: skip
@@ -86,6 +88,21 @@ def test_more_edits_than_errors_are_clipped_and_marked(home, tmp_path):
     assert log["clipped"].all()
     assert (log["used"] == len(log)).all()
     assert (log["requested"] == 400).all()
+
+
+@pytest.mark.parametrize(
+    "recipe", [FinetuneErrors(method="finetune_errors", lr=1e-3), HeadAblation(method="head_ablation")], ids=lambda r: r.method
+)
+def test_whole_models_are_left_as_weights(home, tmp_path, recipe):
+    edit(home, tmp_path, recipe, draws=[0])
+    log = pd.read_csv(tmp_path / "edit_log.csv")
+    table = scored(home, tmp_path, recipe, {0: tmp_path / "draw~0.safetensors"})["table"].set_index("level")
+    assert table.loc["edit", "wrong_right"] == (log["predicted_after"] == log["label"]).sum()
+    assert table.loc["test", "unchanged"] < 1
+    other = load_classifier(home / "model")
+    assert load_weights(other, tmp_path / "draw~0.safetensors")
+    with pytest.raises(ArtifactError, match="another model"):
+        load_weights(make_classifier(MODEL.model_copy(update={"layers": 1}), ["a"], 1), tmp_path / "draw~0.safetensors")
 
 
 def test_retrained_and_churn_models_are_scored_like_edits(home, tmp_path):

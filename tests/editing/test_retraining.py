@@ -8,7 +8,7 @@ from test_trust import moments
 from tiny import tiny_model, tiny_requests
 
 import editlab
-from editlab.analysis.guarded import recovery
+from editlab.analysis.edit.retraining import recovery
 from editlab.config.edit import Retraining
 from editlab.editing.retraining import retrain_on_truth
 

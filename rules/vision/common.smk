@@ -29,6 +29,10 @@ V_DATA = INPUTS + "/vision/{dataset}/data"
 V_MODEL = INPUTS + "/vision/{dataset}/models/seed~{seed}"
 V_SEED = OUT + "/vision/{dataset}/seed~{seed}"
 V_CELL = OUT + "/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}"
+V_RECORD = (
+    OUT + "/.provenance/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}.json"
+)
+V_EDIT = OUT + "/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}"
 V_SEARCH = OUT + "/vision/{dataset}/search"
 
 HEAD = [n for n, r in VISION.methods.items() if isinstance(r, HeadEwc | HeadClosedForm)]
@@ -107,11 +111,11 @@ def vision_samples():
 
 def vision_outcomes(wildcards):
     """What the edits of a method left behind."""
-    cell = V_CELL.format(**wildcards)
+    made = V_EDIT.format(**wildcards)
     if wildcards.method not in TRAINED:
-        return {"outcomes": f"{cell}/draws"}
+        return {"outcomes": f"{made}/draws"}
     draws = VISION.cells(wildcards.dataset, int(wildcards.seed), wildcards.method)
-    return {"outcomes": [f"{cell}/draws/draw~{c['draw']}" for c in draws]}
+    return {"outcomes": [f"{made}/draw~{c['draw']}" for c in draws]}
 
 
 def vision_cells(name):

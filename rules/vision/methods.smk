@@ -12,9 +12,9 @@ rule edit_vit:
         keys=V_SEED + "/keys.safetensors",
         statistics=vision_ranking,
     output:
-        draws=directory(V_CELL + "/draws"),
-        log=V_CELL + "/edit_log.csv",
-        layers=V_CELL + "/edit_layers.csv",
+        draws=directory(V_EDIT + "/draws"),
+        log=V_EDIT + "/edit_log.csv",
+        layers=V_EDIT + "/edit_layers.csv",
     log:
         LOGS + "/edit_vit/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
@@ -41,9 +41,9 @@ rule edit_vit:
 # The same for the classifier's head; its log has a name of its own.
 use rule edit_vit as edit_head with:
     output:
-        draws=directory(V_CELL + "/draws"),
-        log=V_CELL + "/head_edit_log.csv",
-        layers=V_CELL + "/edit_layers.csv",
+        draws=directory(V_EDIT + "/draws"),
+        log=V_EDIT + "/head_edit_log.csv",
+        layers=V_EDIT + "/edit_layers.csv",
     log:
         LOGS + "/edit_head/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
@@ -60,7 +60,7 @@ rule retrain_vit:
         discovery=vision_set("discovery"),
         errors=V_SEED + "/errors.csv",
     output:
-        model=directory(V_CELL + "/draws/draw~{draw}"),
+        model=directory(V_EDIT + "/draw~{draw}"),
     log:
         LOGS + "/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.log",
     benchmark:
@@ -119,6 +119,7 @@ rule score_vit:
         cases=V_CELL + "/changed_images.csv",
         classes=V_CELL + "/per_class.csv",
         matrices=V_CELL + "/confusion_matrices.csv",
+        record=V_RECORD,
     log:
         LOGS + "/score_vit/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:

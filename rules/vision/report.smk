@@ -2,32 +2,25 @@
 
 
 def vision_cells_of(_):
-    """(file, coordinates) of every cell of the comparison."""
-    found = []
-    for dataset in VISION.datasets:
-        for method in VISION.methods:
-            for seed in VISION.seeds:
-                cell = {
-                    "dataset": dataset,
-                    "method": method,
-                    "edits": str(vision_edits(method)),
-                    "seed": str(seed),
-                }
-                found.append((vision_cell(cell), cell))
-    return found
-
-
-def vision_cell(cell):
-    """The table of a cell: what stands for it."""
-    return f"{V_CELL}/comparative_evaluation.csv".format(**cell)
+    """(folder, coordinates) of every cell of the comparison."""
+    cells = [
+        {
+            "dataset": dataset,
+            "method": method,
+            "edits": str(vision_edits(method)),
+            "seed": str(seed),
+        }
+        for dataset in VISION.datasets
+        for method in VISION.methods
+        for seed in VISION.seeds
+    ]
+    return [(V_CELL.format(**cell), cell) for cell in cells]
 
 
 def vision_files(experiment, name):
     """One file of every cell; ``record``: the record of how it was made."""
-    tables = [file for file, _ in vision_cells_of(experiment)]
-    if name == "record":
-        return []
-    return [str(Path(file).with_name(name)) for file in tables]
+    path = V_RECORD if name == "record" else f"{V_CELL}/{name}"
+    return [path.format(**cell) for _, cell in vision_cells_of(experiment)]
 
 
 def vision_seed_files(name):

@@ -27,5 +27,5 @@ with job(snakemake) as log:
             "ambiguous_gap": snakemake.params.ambiguous_gap,
         },
         coordinates={k: getattr(snakemake.wildcards, k) for k in ("dataset", "method", "seed")},
-        targets=dict(snakemake.output.items()),
+        targets={name: path for name, path in snakemake.output.items() if name != "record"},
     )

@@ -48,7 +48,7 @@ def is_control(recipe: Mapping[str, Any]) -> bool:
 
 def read_cells(run: Run, name: str = "comparative_evaluation.csv") -> pd.DataFrame:
     """One file of every cell, rows as they are (one a draw and level, for the comparison itself)."""
-    paths = [Path(run.root, file).with_name(name) for cells in run.cells.values() for file, _ in cells]
+    paths = [Path(run.root, folder, name) for cells in run.cells.values() for folder, _ in cells]
     return pd.concat([pd.read_csv(read_verified(path)) for path in paths], ignore_index=True)
 
 

@@ -239,7 +239,13 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     write_csv(cell / "metrics.csv", _metrics())
     write_csv(cell / "curve.csv", _curve())
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
-    facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
+    facts = {
+        **origins(["results/in.json"]),
+        "seconds": seconds,
+        "edits": 8,
+        "peak_memory_mb": 1.0,
+        "code": "watchdog:0",
+    }
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
     path = record_of(cell)
     valid = path.read_bytes()

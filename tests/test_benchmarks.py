@@ -114,7 +114,7 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
         "Evaluation",
         "Resident memory",
         "Planning 100 cells",
-        "CPU time of a memit cell",
+        "CPU time of a cell of memit",
     ):
         assert text in once
 

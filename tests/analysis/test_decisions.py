@@ -57,7 +57,7 @@ def test_decisions_and_rates():
 labelled = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9]), st.booleans()), min_size=4, max_size=30)
 
 
-@settings(deadline=None)  # the first example imports scikit-learn
+@settings(deadline=None, max_examples=40)  # the first example imports scikit-learn
 @given(labelled)
 def test_area_under_roc_is_the_probability_of_a_right_order(pairs):
     trust, harmful = [p[0] for p in pairs], [p[1] for p in pairs]

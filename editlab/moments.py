@@ -351,3 +351,12 @@ def _read(path: Path, layer: int) -> tuple[int, SecondMoment]:
     if found != layer:
         raise ArtifactError(f"{path}: holds layer {found}, not layer {layer}")
     return layer, moment
+
+
+def mix_keys(groups: Sequence[Tensor]) -> Tensor:
+    """Groups of keys, each (d_in, n_g), as one matrix whose ``K K^T`` is the mean of their second moments.
+
+    A site that is edited (the classification token, a subject's last token) is one key among hundreds of a text or an image;
+    counted like all others it would be diluted. In a mixture every group has the same weight, whatever its size.
+    """
+    return torch.cat([group.double() / (len(groups) * group.shape[1]) ** 0.5 for group in groups], dim=1)

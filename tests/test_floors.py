@@ -102,8 +102,8 @@ def module_names() -> set[str]:
             names.add(path)
             names.add(path.split(".")[-1])
         names.add(f"{family.mlp}.")
-    # Words that other files use in their own right: "layers" of a recipe, the "norm" of a vector.
-    return names - {"layers", "norm", "h", "attention"} | {"lm_head"}
+    # Words that other files use in their own right: "layers" of a recipe, the "norm" of a vector, our own property.
+    return names - {"layers", "norm", "h", "attention", "embeddings"} | {"lm_head"}
 
 
 def test_module_names_appear_in_architectures_alone():

@@ -70,7 +70,7 @@ class Edit:
     def _weights(self, model: nn.Module) -> dict[int, Tensor]:
         architecture = Architecture(model)
         if self.factors:
-            architecture.check_layers(self.layers)
+            architecture.check_maps(self.layers)
         for layer, factors in self.factors.items():
             if factors.shape != architecture.weight_shape(layer):
                 raise ModelError(

@@ -24,6 +24,7 @@ def peft_target(architecture: Architecture, layers: Sequence[int]) -> dict[str, 
         "modules": {str(layer): architecture.projection_name(layer) for layer in layers},
         "fan_in_fan_out": any(architecture.is_transposed(layer) for layer in layers),
         "base_model": getattr(architecture.model.config, "_name_or_path", "") or None,
+        "task_type": None if architecture.family.classifier else "CAUSAL_LM",
     }
 
 
@@ -61,7 +62,7 @@ def _config(ranks: Mapping[str, int], target: Mapping[str, Any]) -> dict[str, An
     others = {name: r for name, r in ranks.items() if r < rank}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": target.get("task_type", "CAUSAL_LM"),
         "base_model_name_or_path": target["base_model"],
         "r": rank,
         "lora_alpha": rank,

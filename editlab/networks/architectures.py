@@ -35,6 +35,8 @@ class Family:
     projection: str
     cache_argument: str = "past_key_values"  # how a block names its key/value cache
     rotary: str | None = None  # relative to the model; gives the block's ``position_embeddings``
+    classifier: str | None = None  # of an image classifier, relative to the model
+    patches: str | None = None  # what makes patch embeddings of an image, relative to the model
 
 
 _LLAMA = Family(
@@ -82,7 +84,32 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "vit": Family(
+        blocks="vit.layers",
+        embeddings="vit.embeddings",
+        final_norm="vit.layernorm",
+        mlp="mlp",
+        attention="attention",
+        attention_output="o_proj",
+        projection="mlp.fc2",
+        classifier="classifier",
+        patches="vit.embeddings.patch_embeddings",
+    ),
 }
+FORMER: dict[str, Family] = {
+    "vit": Family(
+        blocks="vit.encoder.layer",
+        embeddings="vit.embeddings",
+        final_norm="vit.layernorm",
+        mlp="output",
+        attention="attention",
+        attention_output="output.dense",
+        projection="output.dense",
+        classifier="classifier",
+        patches="vit.embeddings.patch_embeddings",
+    ),
+}
+"""Where earlier versions of transformers kept the parts of a family; taken where :data:`FAMILIES` does not fit."""
 
 
 class _Projected(Exception):
@@ -104,6 +131,16 @@ class KeyValueCache(Protocol):
     def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]: ...
 
 
+def _layout(model: nn.Module, model_type: str) -> Family:
+    """The family as this version of transformers lays it out."""
+    family = FAMILIES[model_type]
+    try:
+        model.get_submodule(family.blocks)
+    except AttributeError:
+        return FORMER.get(model_type, family)
+    return family
+
+
 class Architecture:
     """One model seen through its family: blocks, edited maps, norm, head.
 
@@ -116,7 +153,7 @@ class Architecture:
         if model_type not in FAMILIES:
             raise ModelError(f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}")
         self.model = model
-        self.family = FAMILIES[model_type]
+        self.family = _layout(model, model_type)
         self.model_type = str(model_type)
         self.blocks: Sequence[nn.Module] = model.get_submodule(self.family.blocks)  # type: ignore[assignment]
         self._rotary = model.get_submodule(self.family.rotary) if self.family.rotary else None
@@ -124,6 +161,11 @@ class Architecture:
     @property
     def num_layers(self) -> int:
         return len(self.blocks)
+
+    @property
+    def num_maps(self) -> int:
+        """Maps that an edit may change: one a block, and of an image classifier its head's weight and bias after them."""
+        return self.num_layers + (2 if self.family.classifier else 0)
 
     @property
     def device(self) -> torch.device:
@@ -139,14 +181,35 @@ class Architecture:
 
     @property
     def head(self) -> nn.Module:
+        if self.family.classifier:
+            return self.model.get_submodule(self.family.classifier)
         return self.model.get_output_embeddings()  # type: ignore[operator]
+
+    @property
+    def patches(self) -> nn.Module:
+        """What makes patch embeddings of an image, before positions are added.
+
+        Raises:
+            ModelError: the model does not see images.
+        """
+        if self.family.patches is None:
+            raise ModelError(f"model type {self.model_type!r} is not a vision transformer")
+        return self.model.get_submodule(self.family.patches)
 
     def check_layers(self, layers: Sequence[int]) -> list[int]:
         """``layers`` sorted; :class:`ModelError` when one is out of range, repeated or none is given."""
+        return self._distinct(layers, self.num_layers)
+
+    def check_maps(self, maps: Sequence[int]) -> list[int]:
+        """``maps`` sorted, as :meth:`check_layers` but with the head's (:attr:`num_maps`)."""
+        return self._distinct(maps, self.num_maps)
+
+    @staticmethod
+    def _distinct(layers: Sequence[int], count: int) -> list[int]:
         ordered = sorted(layers)
-        if not ordered or len(set(ordered)) < len(ordered) or ordered[0] < 0 or ordered[-1] >= self.num_layers:
+        if not ordered or len(set(ordered)) < len(ordered) or ordered[0] < 0 or ordered[-1] >= count:
             raise ModelError(
-                f"layers: {list(layers)} is not allowed; give one or more distinct layers of 0..{self.num_layers - 1}"
+                f"layers: {list(layers)} is not allowed; give one or more distinct layers of 0..{count - 1}"
             )
         return ordered
 
@@ -159,20 +222,38 @@ class Architecture:
     def attention(self, layer: int) -> nn.Module:
         return self.blocks[layer].get_submodule(self.family.attention)
 
+    def attention_output(self, layer: int) -> nn.Module:
+        """The map from the features of all attention heads, side by side, to the attention's output."""
+        return self.attention(layer).get_submodule(self.family.attention_output)
+
     def projection(self, layer: int) -> nn.Module:
         """The edited map of a layer: the MLP output projection."""
         return self.blocks[layer].get_submodule(self.family.projection)
 
     def projection_name(self, layer: int) -> str:
-        """Full module name of the edited map, as PEFT's ``target_modules`` wants it."""
+        """Full module name of the edited map, as PEFT's ``target_modules`` wants it.
+
+        Raises:
+            ModelError: it is the head's bias, which no adapter holds.
+        """
+        if layer > self.num_layers:
+            raise ModelError("an edit of the head's bias cannot be stored as an adapter; save the edit itself")
+        if layer == self.num_layers and self.family.classifier:
+            return self.family.classifier
         return f"{self.family.blocks}.{layer}.{self.family.projection}"
 
     def is_transposed(self, layer: int) -> bool:
         """True when the projection stores ``(d_in, d_out)`` (GPT-2's Conv1D)."""
-        return not isinstance(self.projection(layer), nn.Linear)
+        return layer < self.num_layers and not isinstance(self.projection(layer), nn.Linear)
 
     def weight(self, layer: int) -> Tensor:
-        """The edited map as a ``(d_out, d_in)`` view on the parameter: writing to it edits the model."""
+        """The edited map as a ``(d_out, d_in)`` view on the parameter: writing to it edits the model.
+
+        Of an image classifier, ``num_layers`` is the head's weight ``(classes, d)`` and the next its bias ``(classes, 1)``.
+        """
+        if layer >= self.num_layers:
+            weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[operator]
+            return weight if layer == self.num_layers else bias[:, None]
         weight = self.projection(layer).weight.detach()  # type: ignore[operator]
         return weight.T if self.is_transposed(layer) else weight
 
@@ -281,7 +362,7 @@ class Architecture:
         """The outputs of a block with inputs ``hidden (rows, length, d)`` whose attention heads give
         ``heads (rows, length, heads x size)``."""
         attention = self.attention(layer)
-        output = attention.get_submodule(self.family.attention_output)(heads)
+        output = self.attention_output(layer)(heads)
         attention.__dict__["forward"] = lambda *_, **__: (output, None)
         try:
             return self.hidden(self.block(layer)(hidden))

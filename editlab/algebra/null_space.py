@@ -1,0 +1,142 @@
+"""Edits inside the null space of preserved keys, with neither a d x d projector nor a d x d solve.
+
+AlphaEdit (Fang et al. 2024, arXiv 2410.02355) writes ``dW = R K^T P (K K^T P + K' K'^T P + lambda I)^-1``: K the keys to
+edit, K' those of earlier edits, ``P`` the projector onto directions that preserved keys hardly use. Because P is
+symmetric and idempotent this equals
+
+    dW = [R 0] ([K K']^T P [K K'] + lambda I)^-1 [K K']^T P,
+
+a system as large as there are keys. ``P = I - U U^T`` with U the directions in use, from the thin SVD of the preserved
+keys (d_in, n): with n < d_in the null space has at least d_in - n dimensions whatever the threshold, and none of its
+basis is ever formed. A vision transformer's MLP has d_in = 3072; 500 keys span at most 500 of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editlab.algebra.linalg import Factors
+from editlab.algebra.problem import Diagnostics
+from editlab.algebra.regularized import describe, thin
+from editlab.algebra.spd import CONDITION_LIMIT, factor_spd
+from editlab.errors import ConfigError, NumericalError
+
+
+@dataclass(frozen=True, eq=False)
+class Projector:
+    """``P = I - U U^T``, onto the null space of preserved keys.
+
+    Attributes:
+        used: U (d_in, r), orthonormal columns: the directions that are protected.
+    """
+
+    used: Tensor
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the null space, d_in - r."""
+        return self.used.shape[0] - self.used.shape[1]
+
+    def __call__(self, keys: Tensor) -> Tensor:
+        """``P K`` for K (d_in, n)."""
+        return keys - self.used @ (self.used.T @ keys)
+
+    def share(self, keys: Tensor) -> float:
+        """``|P K|^2 / |K|^2``: the part of the keys that an edit can use."""
+        return float(self(keys).square().sum() / keys.square().sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues and eigenvectors of ``C = K K^T`` in the space that the keys span.
+
+    Attributes:
+        values: (r,) descending, r = min(d_in, n).
+        vectors: (d_in, r), one a column.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+    @property
+    def mean_square(self) -> float:
+        """``E|k|^2``, the trace of C."""
+        return float(self.values.sum())
+
+
+def spectrum(keys: Tensor) -> Spectrum:
+    """The spectrum of keys (d_in, n) that are already divided by the root of their number.
+
+    With n < d_in it comes from the thin SVD of the keys, and no d x d matrix is formed; else from that matrix.
+
+    Raises:
+        NumericalError: the keys are not finite, or all zero.
+    """
+    keys = keys.double()
+    if not bool(keys.isfinite().all()):
+        raise NumericalError("preserved keys: hold NaN or Inf")
+    if not bool(keys.any()):
+        raise NumericalError("preserved keys: all zero")
+    if keys.shape[1] < keys.shape[0]:
+        vectors, values, _ = torch.linalg.svd(keys, full_matrices=False)
+        return Spectrum(values.square(), vectors)
+    values, vectors = torch.linalg.eigh(keys @ keys.T)
+    return Spectrum(values.flip(0).clamp_min(0.0), vectors.flip(1))
+
+
+def projector(of: Spectrum, threshold: float) -> Projector:
+    """The projector onto what keys do not use: directions with an eigenvalue of ``threshold`` x the largest are used.
+
+    Raises:
+        ConfigError: the threshold is not a share, or leaves no direction.
+    """
+    if not 0 < threshold <= 1:
+        raise ConfigError(
+            f"nullspace_threshold: {threshold} is not allowed; a share of the largest eigenvalue in (0, 1]"
+        )
+    used = of.vectors[:, of.values >= threshold * float(of.values.max())]
+    if used.shape[1] == used.shape[0]:
+        least = float(of.values.min() / of.values.max())
+        raise ConfigError(f"nullspace_threshold: {threshold:g} leaves no direction; allowed is more than {least:.3g}")
+    return Projector(used)
+
+
+def project_update(
+    keys: Tensor,
+    residual: Tensor,
+    onto: Projector,
+    ridge: float,
+    earlier: Tensor | None = None,
+    limit: float = CONDITION_LIMIT,
+) -> tuple[Factors, Diagnostics]:
+    """``[R 0] ([K K']^T P [K K'] + ridge I)^-1 [K K']^T P`` (module docstring).
+
+    Args:
+        keys: K (d_in, n). residual: R (d_out, n). earlier: K' (d_in, m) of edits to keep, or None.
+        ridge: lambda, in units of a squared key: a share of :attr:`Spectrum.mean_square` means the same at every scale.
+
+    Raises:
+        NumericalError: the input is not finite, or the system ill-conditioned with every ridge.
+    """
+    both = keys if earlier is None else torch.cat([keys, earlier], dim=1)
+    both, residual = both.double(), residual.double()
+    if not (bool(both.isfinite().all()) and bool(residual.isfinite().all())):
+        raise NumericalError("null-space update: keys or residual hold NaN or Inf")
+    free = onto(both)
+    gram = free.T @ free
+    gram.diagonal().add_(ridge)
+    system = factor_spd((gram + gram.T) / 2, limit, "null-space system")
+    right = system.solve(free.T)[: keys.shape[1]]
+    factors = thin(residual, right)
+    found = describe("woodbury", system.condition, system.raised)
+    gap = (factors.apply(keys.double()) - residual).norm() / residual.norm().clamp_min(1e-300)
+    found |= {
+        "null_space_dimension": onto.dimension,
+        "key_share": onto.share(keys.double()),
+        "residual": float(gap),
+        "update_norm": factors.norm(),
+    }
+    return factors, found

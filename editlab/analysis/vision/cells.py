@@ -1,0 +1,81 @@
+"""Cells of the comparison as tables: every seed and draw, and means with intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.report.run import Run
+from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.text.wording import label
+from editlab.files.artifacts import read_verified
+
+SHARES = (
+    "accuracy_before", "accuracy_after", "accuracy_delta", "fix_rate", "stability", "regression_rate", "unchanged", "net_gain",
+)  # fmt: skip
+KAPPAS = ("kappa_before", "kappa_after")
+NAMES = {
+    "alphaedit_last": "AlphaEdit, last block",
+    "alphaedit_trace": "AlphaEdit, traced block",
+    "alphaedit_stepwise": "AlphaEdit, one by one",
+    "head_ewc": "head, EWC",
+    "head_closed_form": "head, closed form",
+    "head_ablation": "attention head removed",
+    "finetune_errors": "fine-tuning on errors",
+    "finetune_errors_high": "fine-tuning, higher rate",
+    "retrain": "retraining with errors",
+    "churn": "retraining, other seed",
+    "random": "random, equal norm",
+    "random_null_space": "random, null space",
+    "wrong_labels": "wrong labels",
+    "already_right": "already right",
+}
+
+
+def shown(method: str) -> str:
+    """A method as it is shown."""
+    return NAMES.get(method, label(method))
+
+
+def is_control(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe edits nothing that it should: what it gains is no merit of an edit."""
+    return recipe["method"] == "churn" or recipe.get("control") is not None
+
+
+def read_cells(run: Run, name: str = "comparative_evaluation.csv") -> pd.DataFrame:
+    """One file of every cell, rows as they are (one a draw and level, for the comparison itself)."""
+    paths = [Path(run.root, folder, name) for cells in run.cells.values() for folder, _ in cells]
+    return pd.concat([pd.read_csv(read_verified(path)) for path in paths], ignore_index=True)
+
+
+def of_seeds(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Means over draws within a seed, then over seeds, with Student's interval over seeds (over draws, if there is one seed).
+
+    Draws of one classifier are alike: counted as if they were independent, they would make intervals too narrow.
+    """
+    found = []
+    for key, part in rows.groupby(list(by), sort=False):
+        row: dict[str, Any] = dict(zip(by, key, strict=True))
+        row |= {
+            "seeds": part["seed"].nunique(),
+            "cells": len(part),
+            "images": int(part["n"].sum()) if "n" in part else 0,
+        }
+        for column in columns:
+            values = part.groupby("seed")[column].mean() if part["seed"].nunique() > 1 else part[column]
+            row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_interval(values.to_numpy(float))
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return (
+        [float(p) for p in multipletests(np.asarray(p_values, dtype=float), method="holm")[1]] if len(p_values) else []
+    )

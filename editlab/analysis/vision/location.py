@@ -1,0 +1,146 @@
+"""Where errors arise and where they can be mended: the causal trace and the trial edits, side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.draw.plots import colour_bar, heat_map, panels, sides
+from editlab.analysis.draw.style import COLORS, DARK
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure
+from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.text.findings import Finding
+from editlab.analysis.text.wording import counted, level_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def _coordinates(path: str) -> dict[str, Any]:
+    """Data set and seed of a file ``.../DATASET/seed~SEED/NAME``."""
+    parts = Path(path).parts
+    return {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~"))}
+
+
+def layer_table(run: Run) -> pd.DataFrame:
+    """Every site of every classifier, with its recovery or the score of its trial edit."""
+    parts = []
+    for path in run.inputs["statistics"]:
+        frame = pd.read_csv(run.root / path)
+        for name, value in reversed(_coordinates(path).items()):
+            frame.insert(0, name, value)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def location_table(run: Run) -> pd.DataFrame:
+    """One row a classifier: the layer that each ranking names, how they correlate, how stable the trace is."""
+    rows = []
+    for path in run.inputs["locations"]:
+        rows.append({**_coordinates(path), **json.loads((run.root / path).read_text(encoding="utf-8"))})
+    return pd.DataFrame(rows)
+
+
+@figure(
+    "Layers by trace and by trial edit",
+    "vision_layers",
+    lambda rows: (
+        "Left: share of the probability of the prediction that returns when the MLP output of a block at the classification "
+        "token is restored. Right: discovery errors fixed that were not edited, minus right images broken, when that block "
+        f"alone is edited. One line a classifier ({counted(len(rows[['dataset', 'seed']].drop_duplicates()), 'classifier')}); "
+        "intervals over images, and the range over draws."
+    ),
+    rows=lambda table: table[table["ranked"]],
+    cites=("location.agreement",),
+    level=3,
+)
+def vision_layer_importance(rows: pd.DataFrame) -> Drawing:
+    """Both rankings over the layers."""
+    drawing, axes = panels(1, 2, 1.9)
+    titles = {"trace": "recovery", "trial": "net gain on discovery"}
+    for axis, (ranking, title) in zip(axes, titles.items(), strict=True):
+        part = rows[rows["ranking"] == ranking]
+        for k, (_, own) in enumerate(part.groupby(["dataset", "seed"], sort=True)):
+            axis.errorbar(
+                own["layer"] + 0.06 * k,
+                own["value"],
+                yerr=sides(own, "ci_low", "ci_high"),
+                marker="o",
+                color=COLORS[k % len(COLORS)],
+                capsize=1.5,
+                linewidth=0.8,
+            )
+        axis.axhline(0, color=DARK, linewidth=0.6)
+        axis.set(xlabel="block", title=title)
+        axis.set_xticks(sorted(part["layer"].unique()))
+    return drawing
+
+
+@figure(
+    "Attention heads by trace",
+    "vision_layers",
+    lambda rows: (
+        "Share of the probability of the prediction that returns when the features of one attention head at the "
+        f"classification token are restored; mean over {counted(len(rows[['dataset', 'seed']].drop_duplicates()), 'classifier')}."
+    ),
+    rows=lambda table: table[table["part"] == "head"],
+    empty="No attention head was traced.",
+    level=7,
+)
+def vision_head_importance(rows: pd.DataFrame) -> Drawing:
+    """A map of blocks and heads, one a data set."""
+    names = list(dict.fromkeys(rows["dataset"]))
+    drawing, axes = panels(len(names), 1, 1.7 * len(names))
+    image: Any = None
+    for axis, name in zip(axes, names, strict=True):
+        wide = rows[rows["dataset"] == name].groupby(["layer", "head"])["value"].mean().unstack()
+        values = wide.to_numpy(float)
+        span = min(0.0, float(np.nanmin(values))), max(1e-9, float(np.nanmax(values)))
+        ticks = [str(h) for h in wide.columns], [str(k) for k in wide.index]
+        image = heat_map(axis, values, np.full_like(values, np.nan), span, ticks, numbers=values.size <= 40)
+        axis.set(xlabel="head", ylabel="block", title=name)
+    colour_bar(drawing, image, axes, "recovery")
+    return drawing
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Whether trace and trial edits name the same layer, and whether the trace agrees with itself."""
+    if "vision_location" not in tables or tables["vision_location"].empty:
+        return []
+    table, found = tables["vision_location"], []
+    several = table["dataset"].nunique() > 1
+    for dataset, part in table.groupby("dataset", sort=False):
+        on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
+        same, n = int(part["same_layer"].astype(bool).sum()), len(part)
+        value, low, high = mean_interval(part["spearman"].to_numpy(float))
+        trace, trial = (part[f"{r}_layer"].mode().iloc[0] for r in ("trace", "trial"))
+        verb = "names" if same == n else "does not name" if same == 0 else f"in {same} of {n} classifiers names"
+        sentence = (
+            f"The causal trace {verb} the block that trial edits favour{on}: the trace most often block {trace:.0f}, the edits "
+            f"block {trial:.0f}; their rankings correlate at {level_with(value, low, high)} (Spearman)."
+        )
+        clear = bool(low > 0 or high < 0) or same in (0, n)
+        found.append(Finding(f"location.agreement{tail}", sentence, value, low, high, n, clear, "vision_location"))
+        halves = mean_interval(part["split_half"].to_numpy(float))
+        sentence = f"Between random halves of the images, the trace's ranking of blocks{on} correlates at {level_with(*halves)}."
+        found.append(Finding(f"location.stability{tail}", sentence, *halves, n, bool(halves[1] > 0), "vision_location"))
+    return found
+
+
+TOPIC = Topic(
+    name="location",
+    title="Location",
+    about="where errors arise",
+    tables=(
+        Collected("vision_layers", layer_table, inputs=("statistics",)),
+        Collected("vision_location", location_table, inputs=("locations",)),
+    ),
+    figures=(vision_layer_importance, vision_head_importance),
+    reads=("vision_location",),
+    findings=findings,
+)

@@ -1,0 +1,145 @@
+# Methods: edits of blocks and heads, baselines that train, and the scores of what they left behind.
+#
+# What edits or trains is not given the test set; what scores chooses nothing.
+
+
+rule edit_vit:
+    input:
+        model=V_MODEL,
+        discovery=vision_set("discovery"),
+        errors=V_SEED + "/errors.csv",
+        ft_train=vision_set("ft_train"),
+        keys=V_SEED + "/keys.safetensors",
+        statistics=vision_ranking,
+    output:
+        draws=directory(V_EDIT + "/draws"),
+        log=V_EDIT + "/edit_log.csv",
+        layers=V_EDIT + "/edit_layers.csv",
+    log:
+        LOGS + "/edit_vit/{dataset}-{method}-{edits}-{seed}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/edit_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
+    wildcard_constraints:
+        method=vision_names(MENDED),
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=vision_resource("edit_vit", "mem_mb"),
+        runtime=vision_resource("edit_vit", "runtime"),
+        gpu=vision_resource("edit_vit", "gpu"),
+    params:
+        recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
+        draws=VISION.draws,
+        code=code_digest("vision/edit_vit"),
+    message:
+        "Edit {wildcards.dataset} by {wildcards.method}, seed {wildcards.seed}"
+    script:
+        "../../workflow_scripts/vision/edit_vit.py"
+
+
+# The same for the classifier's head; its log has a name of its own.
+use rule edit_vit as edit_head with:
+    output:
+        draws=directory(V_EDIT + "/draws"),
+        log=V_EDIT + "/head_edit_log.csv",
+        layers=V_EDIT + "/edit_layers.csv",
+    log:
+        LOGS + "/edit_head/{dataset}-{method}-{edits}-{seed}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/edit_head/{dataset}-{method}-{edits}-{seed}.jsonl"
+    wildcard_constraints:
+        method=vision_names(HEAD),
+
+
+rule retrain_vit:
+    input:
+        unpack(vision_pretrained),
+        ft_train=vision_set("ft_train"),
+        ft_val=vision_set("ft_val"),
+        discovery=vision_set("discovery"),
+        errors=V_SEED + "/errors.csv",
+    output:
+        model=directory(V_EDIT + "/draw~{draw}"),
+    log:
+        LOGS + "/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.log",
+    benchmark:
+        OUT
+        + "/benchmarks/rules/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
+    wildcard_constraints:
+        method=vision_names(
+            [n for n, r in VISION.methods.items() if isinstance(r, Retrain)]
+        ),
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=vision_resource("retrain_vit", "mem_mb"),
+        runtime=vision_resource("retrain_vit", "runtime"),
+        gpu=vision_resource("retrain_vit", "gpu"),
+    params:
+        section=lambda w: vision_model(w.dataset).model_dump(mode="json"),
+        code=code_digest("vision/retrain_vit"),
+    message:
+        "Train {wildcards.dataset} anew with {wildcards.edits} errors, seed {wildcards.seed}"
+    script:
+        "../../workflow_scripts/vision/retrain_vit.py"
+
+
+# The control: another seed, no errors, and no look at the discovery set.
+use rule retrain_vit as train_again with:
+    input:
+        unpack(vision_pretrained),
+        ft_train=vision_set("ft_train"),
+        ft_val=vision_set("ft_val"),
+    log:
+        LOGS + "/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.log",
+    benchmark:
+        OUT
+        + "/benchmarks/rules/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
+    wildcard_constraints:
+        method=vision_names(
+            [n for n, r in VISION.methods.items() if isinstance(r, Churn)]
+        ),
+    message:
+        "Train {wildcards.dataset} with another seed than {wildcards.seed}"
+
+
+rule score_vit:
+    input:
+        unpack(vision_outcomes),
+        model=V_MODEL,
+        discovery=vision_set("discovery"),
+        errors=V_SEED + "/errors.csv",
+        test=vision_set("test"),
+        ft_train=vision_set("ft_train"),
+        keys=V_SEED + "/keys.safetensors",
+    output:
+        table=V_CELL + "/comparative_evaluation.csv",
+        cases=V_CELL + "/changed_images.csv",
+        classes=V_CELL + "/per_class.csv",
+        matrices=V_CELL + "/confusion_matrices.csv",
+        record=V_RECORD,
+    log:
+        LOGS + "/score_vit/{dataset}-{method}-{edits}-{seed}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/score_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=vision_resource("score_vit", "mem_mb"),
+        runtime=vision_resource("score_vit", "runtime"),
+        gpu=vision_resource("score_vit", "gpu"),
+    params:
+        recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
+        draws=lambda w: [
+            c["draw"] for c in VISION.cells(w.dataset, int(w.seed), w.method)
+        ],
+        heldout_samples=VISION.heldout_samples,
+        ambiguous_gap=VISION.ambiguous_gap,
+        code=code_digest("vision/score_vit"),
+    message:
+        "Score {wildcards.method} on {wildcards.dataset}, seed {wildcards.seed}"
+    script:
+        "../../workflow_scripts/vision/score_vit.py"

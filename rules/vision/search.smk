@@ -1,0 +1,198 @@
+# The search: chunks of cells in one process each, ranked by discovery; test is scored afterwards, by rules of their own.
+
+if VISION.search is not None:
+
+    rule search_grid:
+        input:
+            model=V_MODEL,
+            discovery=vision_set("discovery"),
+            errors=V_SEED + "/errors.csv",
+            keys=V_SEED + "/keys.safetensors",
+            statistics=lambda w: vision_ranking(w, VISION.search.method),
+        output:
+            directory(V_SEARCH + "/seed~{seed}/grid~{chunk}"),
+        log:
+            LOGS + "/search_grid/{dataset}-{seed}-{chunk}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/search_grid/{dataset}-{seed}-{chunk}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=vision_resource("search_grid", "mem_mb"),
+            runtime=vision_resource("search_grid", "runtime"),
+            gpu=vision_resource("search_grid", "gpu"),
+        params:
+            recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
+            max_edits=VISION.max_edits,
+            points=VISION.grid(),
+            chunk=VISION.search.chunk,
+            code=code_digest("vision/search_grid"),
+        message:
+            "Search {wildcards.dataset}, seed {wildcards.seed}, chunk {wildcards.chunk}"
+        script:
+            "../../workflow_scripts/vision/search_grid.py"
+
+    rule search_best:
+        input:
+            lambda w: expand(V_SEARCH + "/seed~{seed}/grid~{chunk}", dataset=w.dataset, seed=VISION.search.seeds, chunk=vision_chunks()),
+        output:
+            V_SEARCH + "/best.json",
+        log:
+            LOGS + "/search_best/{dataset}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/search_best/{dataset}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=resource("search_best", "mem_mb"),
+            runtime=resource("search_best", "runtime"),
+        params:
+            fields=list(VISION.search.axes),
+            code=code_digest("vision/search_best"),
+        message:
+            "Choose the best cell of {wildcards.dataset} by discovery"
+        script:
+            "../../workflow_scripts/vision/search_best.py"
+
+    rule search_refined:
+        input:
+            model=V_MODEL,
+            discovery=vision_set("discovery"),
+            errors=V_SEED + "/errors.csv",
+            keys=V_SEED + "/keys.safetensors",
+            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            best=V_SEARCH + "/best.json",
+        output:
+            directory(V_SEARCH + "/seed~{seed}/refined"),
+        log:
+            LOGS + "/search_refined/{dataset}-{seed}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/search_refined/{dataset}-{seed}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=vision_resource("search_refined", "mem_mb"),
+            runtime=vision_resource("search_refined", "runtime"),
+            gpu=vision_resource("search_refined", "gpu"),
+        params:
+            recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
+            max_edits=VISION.max_edits,
+            factors=VISION.search.refine,
+            code=code_digest("vision/search_refined"),
+        message:
+            "Search around the best cell of {wildcards.dataset}, seed {wildcards.seed}"
+        script:
+            "../../workflow_scripts/vision/search_refined.py"
+
+    rule search_bayesian:
+        input:
+            model=V_MODEL,
+            discovery=vision_set("discovery"),
+            errors=V_SEED + "/errors.csv",
+            keys=V_SEED + "/keys.safetensors",
+            statistics=lambda w: vision_ranking(w, VISION.search.method),
+        output:
+            directory(V_SEARCH + "/seed~{seed}/bayesian"),
+        log:
+            LOGS + "/search_bayesian/{dataset}-{seed}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/search_bayesian/{dataset}-{seed}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=vision_resource("search_bayesian", "mem_mb"),
+            runtime=vision_resource("search_bayesian", "runtime"),
+            gpu=vision_resource("search_bayesian", "gpu"),
+        params:
+            recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
+            max_edits=VISION.max_edits,
+            axes=VISION.search.axes,
+            trials=VISION.search.trials,
+            code=code_digest("vision/search_bayesian"),
+        message:
+            "Search {wildcards.dataset}, seed {wildcards.seed}, by Bayesian optimisation"
+        script:
+            "../../workflow_scripts/vision/search_bayesian.py"
+
+    rule score_search:
+        input:
+            cells=V_SEARCH + "/seed~{seed}/{part}",
+            model=V_MODEL,
+            test=vision_set("test"),
+            ft_train=vision_set("ft_train"),
+            keys=V_SEED + "/keys.safetensors",
+        output:
+            V_SEARCH + "/seed~{seed}/scores/{part}.csv",
+        log:
+            LOGS + "/score_search/{dataset}-{seed}-{part}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/score_search/{dataset}-{seed}-{part}.jsonl"
+        wildcard_constraints:
+            part=r"grid~\d+|refined|bayesian",
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=vision_resource("score_search", "mem_mb"),
+            runtime=vision_resource("score_search", "runtime"),
+            gpu=vision_resource("score_search", "gpu"),
+        params:
+            heldout_samples=VISION.heldout_samples,
+            code=code_digest("vision/score_search"),
+        message:
+            "Score the cells {wildcards.part} of {wildcards.dataset}, seed {wildcards.seed}, on test"
+        script:
+            "../../workflow_scripts/vision/score_search.py"
+
+    rule collect_search:
+        input:
+            cells=lambda w: expand(V_SEARCH + "/seed~{seed}/{part}", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
+            scores=lambda w: expand(V_SEARCH + "/seed~{seed}/scores/{part}.csv", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
+            baselines=lambda w: vision_search_baselines(w.dataset),
+        output:
+            OUT + "/param_search_summary_{dataset}.csv",
+        log:
+            LOGS + "/collect_search/{dataset}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/collect_search/{dataset}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=resource("collect_search", "mem_mb"),
+            runtime=resource("collect_search", "runtime"),
+        params:
+            method=VISION.search.method,
+            code=code_digest("vision/collect_search"),
+        message:
+            "Collect the search over {wildcards.dataset}"
+        script:
+            "../../workflow_scripts/vision/collect_search.py"
+
+    rule track_search:
+        input:
+            OUT + "/param_search_summary_{dataset}.csv",
+        output:
+            directory(OUT + "/vision/{dataset}/tracking"),
+        log:
+            LOGS + "/track_search/{dataset}.log",
+        benchmark:
+            OUT + "/benchmarks/rules/track_search/{dataset}.jsonl"
+        conda:
+            "../../envs/editlab.yaml"
+        threads: 1
+        resources:
+            mem_mb=resource("track_search", "mem_mb"),
+            runtime=resource("track_search", "runtime"),
+        params:
+            options=VISION.tracking.model_dump(mode="json"),
+            name=lambda w: f"{RUN.run}-{w.dataset}",
+            code=code_digest("vision/track_search"),
+        message:
+            "Track the search over {wildcards.dataset}"
+        script:
+            "../../workflow_scripts/vision/track_search.py"

@@ -1,0 +1,292 @@
+"""Stages from files to files, the search, and that the test set decides nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from small import DIGITS, MODEL, folder
+
+from editlab.config.images import HubViT
+from editlab.config.vision import AlphaEdit, Churn, FinetuneErrors, HeadAblation, HeadClosedForm, Locating, Memit, Tracking
+from editlab.data.images import read_images, write_images
+from editlab.edits.edit import Edit
+from editlab.errors import ArtifactError, ConfigError, DataError
+from editlab.networks.vision import load_classifier, make_classifier
+from editlab.vision.baselines import load_weights
+from editlab.vision.keys import keys_stage
+from editlab.vision.methods import edit_stage
+from editlab.vision.outcomes import score_stage
+from editlab.vision.samples import errors_stage
+from editlab.vision.search import Bench, best_point, first_alike, refined, run_bayesian, run_points, score_cells
+from editlab.vision.tracking import track
+from editlab.vision.training import retrain_stage, train_stage
+from editlab.vision.trial import locate_stage
+
+ALPHA = AlphaEdit(method="alphaedit", num_edit_layers=2, projection_samples=150)
+OPTIONS = {"heldout_samples": 100, "ambiguous_gap": 0.05}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("vision")
+    shutil.copytree(folder(), directory, dirs_exist_ok=True)
+    errors_stage(directory / "model", directory / "discovery.csv", DIGITS, "digits", directory / "errors.csv")
+    keys_stage(directory / "model", directory / "ft_train.csv", None, 150, 1, directory / "keys.safetensors")
+    return directory
+
+
+def edit(home, target, recipe, draws=(0, 1), max_edits=10):
+    edit_stage(
+        home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv", None,
+        recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
+    )  # fmt: skip
+
+
+def scored(home, target, recipe, outcomes, max_edits=10):
+    names = ("table", "cases", "classes", "matrices")
+    score_stage(
+        home / "model", list(outcomes.items()), home / "discovery.csv", home / "errors.csv", home / "test.csv", home / "ft_train.csv",
+        home / "keys.safetensors", recipe, max_edits, OPTIONS, {"method": recipe.method, "seed": 1},
+        {name: target / f"{name}.csv" for name in names},
+    )  # fmt: skip
+    return {name: pd.read_csv(target / f"{name}.csv") for name in names}
+
+
+def test_edit_then_score_fixes_what_it_says(home, tmp_path):
+    edit(home, tmp_path, ALPHA)
+    log = pd.read_csv(tmp_path / "edit_log.csv")
+    assert set(log["draw"]) == {0, 1}
+    assert not log["clipped"].any()
+    found = scored(home, tmp_path, ALPHA, {k: tmp_path / f"draw~{k}.safetensors" for k in (0, 1)})
+    table = found["table"]
+    edits = table[table["level"] == "edit"].set_index("draw")
+    for draw, mine in log.groupby("draw"):
+        fixed = (mine["predicted_after"] == mine["label"]).sum()
+        assert edits.loc[draw, "wrong_right"] == fixed
+    assert edits["fix_rate"].mean() > 0.3
+    cases = found["cases"]
+    assert cases["edited"].sum() == 20
+    test = table[(table["level"] == "test") & (table["draw"] == 0)].iloc[0]
+    wrong = cases[(cases["set"] == "test") & (cases["draw"] == 0)]
+    assert ((wrong["before"] != wrong["label"]) & (wrong["after"] == wrong["label"])).sum() == test["wrong_right"]
+    assert found["matrices"].query("draw == 0")[["before", "after"]].sum().tolist() == [360, 360]
+    assert found["classes"].query("draw == 0")["n"].sum() == 360
+    again = tmp_path / "again"
+    edit(home, again, ALPHA)
+    for name in ("edit_log.csv", "draw~0.safetensors", "draw~1.safetensors"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_more_edits_than_errors_are_clipped_and_marked(home, tmp_path):
+    edit(home, tmp_path, HeadClosedForm(method="head_closed_form", ridge=0.1), draws=[0], max_edits=400)
+    log = pd.read_csv(tmp_path / "edit_log.csv")
+    assert log["clipped"].all()
+    assert (log["used"] == len(log)).all()
+    assert (log["requested"] == 400).all()
+
+
+@pytest.mark.parametrize(
+    "recipe", [FinetuneErrors(method="finetune_errors", lr=1e-3), HeadAblation(method="head_ablation")], ids=lambda r: r.method
+)
+def test_whole_models_are_left_as_weights(home, tmp_path, recipe):
+    edit(home, tmp_path, recipe, draws=[0])
+    log = pd.read_csv(tmp_path / "edit_log.csv")
+    table = scored(home, tmp_path, recipe, {0: tmp_path / "draw~0.safetensors"})["table"].set_index("level")
+    assert table.loc["edit", "wrong_right"] == (log["predicted_after"] == log["label"]).sum()
+    assert table.loc["test", "unchanged"] < 1
+    other = load_classifier(home / "model")
+    assert load_weights(other, tmp_path / "draw~0.safetensors")
+    with pytest.raises(ArtifactError, match="another model"):
+        load_weights(make_classifier(MODEL.model_copy(update={"layers": 1}), ["a"], 1), tmp_path / "draw~0.safetensors")
+
+
+def test_retrained_and_churn_models_are_scored_like_edits(home, tmp_path):
+    churn = Churn(method="churn")
+    short = MODEL.model_copy(update={"training": MODEL.training.model_copy(update={"epochs": 1})})
+    retrain_stage(short, home / "ft_train.csv", home / "ft_val.csv", None, None, 0, 0, 1, 77, tmp_path / "churn")
+    retrain_stage(
+        short,
+        home / "ft_train.csv",
+        home / "ft_val.csv",
+        home / "discovery.csv",
+        home / "errors.csv",
+        0,
+        10,
+        1,
+        1,
+        tmp_path / "r",
+    )
+    table = scored(home, tmp_path, churn, {0: tmp_path / "churn"})["table"].set_index("level")
+    assert table.loc["edit", "n"] == 0
+    assert table.loc["test", "right_wrong"] > 0
+
+
+def test_locate_reports_both_rankings(home, tmp_path):
+    options = Locating(max_samples=4, num_ablations=4, trial_draws=1)
+    files = [tmp_path / name for name in ("importance.csv", "statistics.csv", "summary.json")]
+    locate_stage(
+        home / "model",
+        home / "discovery.csv",
+        home / "errors.csv",
+        home / "keys.safetensors",
+        options,
+        ALPHA,
+        10,
+        1,
+        *files,
+    )
+    statistics, summary = pd.read_csv(files[1]), json.loads(files[2].read_text())
+    assert set(statistics[statistics["ranked"]]["ranking"]) == {"trace", "trial"}
+    assert summary["trace_layer"] in range(3)
+    assert isinstance(summary["same_layer"], bool)
+
+
+def bench(home, recipe=ALPHA):
+    return Bench.open(
+        home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", None, recipe, 10
+    )
+
+
+def test_search_runs_clipped_cells_once_and_the_best_is_found(home, tmp_path):
+    points = [
+        {"num_edit_layers": k, "projection_samples": n, "max_edits": 6} for k in (1, 3, 4) for n in (100, 900, 1000)
+    ]
+    made = bench(home)
+    assert first_alike(made, points) == [0, 1, 1, 3, 4, 4, 3, 4, 4]
+    run_points(made, points, range(len(points)), tmp_path)
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert list(cells["same_as"]) == first_alike(made, points)
+    ran = cells.dropna(subset=["discovery_score"])
+    assert list(ran["cell"]) == [0, 1, 3, 4]
+    assert ran.set_index("cell").loc[1, "clipped"] == "projection_samples"
+    assert len(list(tmp_path.glob("cell~*.safetensors"))) == 4
+    assert len(pd.read_csv(tmp_path / "seconds.csv")) == 4
+    best = best_point([tmp_path / "cells.csv"], ["num_edit_layers", "projection_samples", "max_edits"])
+    top = ran.set_index("cell").loc[ran.set_index("cell")["discovery_score"].idxmax()]
+    assert best == {k: int(top[k]) for k in best}
+    score_cells(
+        tmp_path,
+        home / "model",
+        home / "test.csv",
+        home / "ft_train.csv",
+        home / "keys.safetensors",
+        100,
+        tmp_path / "s.csv",
+    )
+    outside = pd.read_csv(tmp_path / "s.csv")
+    assert list(outside["cell"]) == [0, 1, 3, 4]
+    assert (outside["test_total"] == 360).all()
+
+
+def test_shuffled_test_labels_change_no_choice(home, tmp_path):
+    """The whole chain that chooses, with the true test set and with a shuffled one beside it: byte for byte the same."""
+    made = []
+    for name in ("true", "shuffled"):
+        place = tmp_path / name
+        shutil.copytree(home, place)
+        if name == "shuffled":
+            test = read_images(place / "test.csv")
+            labels = np.random.default_rng(0).permutation(test.labels)
+            write_images(place, "test", type(test)(np.array(test.pixels), labels, test.index))
+        run_points(bench(place), [{"ridge": r} for r in (0.001, 0.1)], range(2), place)
+        locate_stage(
+            place / "model", place / "discovery.csv", place / "errors.csv", place / "keys.safetensors",
+            Locating(max_samples=2, num_ablations=2, trial_draws=1), ALPHA, 10, 1,
+            place / "importance.csv", place / "statistics.csv", place / "summary.json",
+        )  # fmt: skip
+        edit(place, place / "edit", ALPHA, draws=[0])
+        made.append(place)
+    assert (made[0] / "test.csv").read_bytes() != (made[1] / "test.csv").read_bytes()
+    for name in (
+        "errors.csv",
+        "cells.csv",
+        "statistics.csv",
+        "summary.json",
+        "edit/edit_log.csv",
+        "edit/draw~0.safetensors",
+    ):
+        assert (made[0] / name).read_bytes() == (made[1] / name).read_bytes(), name
+
+
+def test_refined_points_stay_allowed(home):
+    points = refined(
+        {"ridge": 0.5, "nullspace_threshold": 0.5}, {"ridge": [0.5, 2.0], "nullspace_threshold": [4.0]}, ALPHA
+    )
+    assert points == [
+        {"ridge": 0.5, "nullspace_threshold": 0.5},
+        {"ridge": 0.25, "nullspace_threshold": 0.5},
+        {"ridge": 1.0, "nullspace_threshold": 0.5},
+    ]
+    with pytest.raises(ConfigError, match="no number"):
+        refined({}, {"layers": [2.0]}, ALPHA)
+
+
+def test_the_bayesian_search_is_seeded_and_stays_in_its_space(home, tmp_path):
+    axes = {"ridge": [0.001, 0.1], "projection_samples": [50, 150], "layers": [[2], "last"]}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run_bayesian(bench(home), axes, 4, 1, tmp_path / name)
+    assert (tmp_path / "one/cells.csv").read_bytes() == (tmp_path / "two/cells.csv").read_bytes()
+    cells = pd.read_csv(tmp_path / "one/cells.csv")
+    assert cells["ridge"].between(0.001, 0.1).all()
+    assert cells["projection_samples"].between(50, 150).all()
+
+
+def test_a_search_over_memit_works_too(home, tmp_path):
+    run_points(
+        bench(home, Memit(method="memit")), [{"second_moment_weight": w} for w in (1.0, 10.0)], range(2), tmp_path
+    )
+    assert pd.read_csv(tmp_path / "cells.csv")["discovery_score"].notna().all()
+
+
+def test_gates_are_one_line(home, tmp_path):
+    strict = DIGITS.model_copy(update={"min_errors": 10_000})
+    with pytest.raises(DataError, match="fewer than min_errors 10000"):
+        errors_stage(home / "model", home / "discovery.csv", strict, "digits", tmp_path / "errors.csv")
+    weak = MODEL.model_copy(update={"training": MODEL.training.model_copy(update={"epochs": 1, "lr": 1e-6})})
+    good = DIGITS.model_copy(update={"min_accuracy": 0.9})
+    with pytest.raises(DataError, match=r"below min_accuracy 0\.9"):
+        train_stage(
+            weak, good, "digits", home / "ft_train.csv", home / "ft_val.csv", 1, tmp_path / "m", tmp_path / "t.csv"
+        )
+    assert not (tmp_path / "m").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pretrained_model_is_tuned_with_a_new_head(home, tmp_path):
+    section = HubViT.model_validate({"source": "hub", "id": str(home / "model"), "training": {"epochs": 2, "lr": 1e-3}})
+    train_stage(
+        section, DIGITS, "digits", home / "ft_train.csv", home / "ft_val.csv", 1, tmp_path / "m", tmp_path / "t.csv"
+    )
+    metrics = pd.read_csv(tmp_path / "t.csv")
+    assert len(metrics) == 2
+    assert metrics["best"].sum() == 1
+
+
+def test_tracking_is_offline_and_optional(tmp_path, monkeypatch):
+    table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_acc_delta": 0.0, "test_correct_to_wrong": 1,
+                           "edit_fix_ratio": 0.5, "proj_stability": 1.0, "edit_time_seconds": 0.1}])  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="not installed"):
+        track(table, "digits", Tracking(wandb=True), tmp_path)
+
+
+@pytest.mark.slow
+def test_tracking_writes_an_offline_run(tmp_path):
+    pytest.importorskip("wandb")
+    table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_acc_delta": 0.0, "test_correct_to_wrong": 1,
+                           "edit_fix_ratio": 0.5, "proj_stability": 1.0, "edit_time_seconds": 0.1}])  # fmt: skip
+    track(table, "digits", Tracking(wandb=True), tmp_path)
+    assert list(tmp_path.rglob("*.wandb"))
+
+
+def test_an_edit_from_a_stage_is_an_edit(home, tmp_path):
+    edit(home, tmp_path, ALPHA, draws=[0])
+    loaded = Edit.load(tmp_path / "draw~0.safetensors")
+    assert loaded.layers == [1, 2]
+    assert loaded.info["recipe"]["method"] == "alphaedit"

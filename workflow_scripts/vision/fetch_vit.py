@@ -1,0 +1,10 @@
+"""Link a pretrained vision transformer's directory, or the snapshot of one on the hub at its revision."""
+
+from common import job
+
+with job(snakemake):
+    from editlab.files.artifacts import replace_directory
+    from editlab.networks.loading import fetch
+
+    with replace_directory(snakemake.output[0]) as directory:
+        fetch(snakemake.params.source, directory, revision=snakemake.params.revision)

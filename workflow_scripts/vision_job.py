@@ -1,0 +1,10 @@
+"""Run a function of the vision study in a child of one warm process, so that hundreds of short jobs pay its imports once."""
+
+from editlab.files.worker import call
+
+WARM = [("editlab.vision.warm:warm_up", {})]
+
+
+def perform(snakemake, log, target, **arguments):
+    """``target`` with JSON ``arguments``, and as many threads as the rule has."""
+    call(target, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)

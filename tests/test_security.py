@@ -20,6 +20,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from editlab.config.sections import HubText
 from editlab.data import download, hub, load_requests, read_text
 from editlab.data.corpus import read_known
 from editlab.data.download import HttpsOnly
@@ -345,12 +346,12 @@ def test_texts_of_the_hub(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", Old)
     with pytest.raises(DataError, match="runs scripts of data sets"):
-        hub.hub_text("a/b", None, None, "train", "text", 100)
+        hub.hub_text(HubText(id="a/b"))
     monkeypatch.setitem(sys.modules, "datasets", New)
-    assert hub.hub_text("a/b", None, None, "train", "text", 100) == "one\ntwo\n"
+    assert hub.hub_text(HubText(id="a/b")) == "one\ntwo\n"
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
-    assert hub.hub_text("a/b", None, None, "train", "text", 100, digest)
+    assert hub.hub_text(HubText(id="a/b", sha256=digest))
     with pytest.raises(DataError, match="expected 000"):
-        hub.hub_text("a/b", None, None, "train", "text", 100, "0" * 64)
+        hub.hub_text(HubText(id="a/b", sha256="0" * 64))
     with pytest.raises(DataError, match="cannot be read"):
-        hub.hub_text("a/b", None, None, "train", "column", 100)
+        hub.hub_text(HubText(id="a/b", column="column"))

@@ -5,23 +5,17 @@ from common import job
 with job(snakemake):
     from pathlib import Path
 
+    from editlab.config.sections import Statistics
     from editlab.data.corpus import statistics_texts
     from editlab.moments import collect_second_moments, save_statistics
     from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
 
     set_threads(snakemake.threads)
-    options, layers = snakemake.params.statistics, list(snakemake.params.layers)
+    options, layers = Statistics.model_validate(snakemake.params.statistics), list(snakemake.params.layers)
     model = load_model(snakemake.input.model, **snakemake.params.loading)
     texts = statistics_texts(snakemake.input.get("text"), snakemake.input.get("requests"), *snakemake.params.neutral)
-    moments = collect_second_moments(
-        model,
-        texts,
-        layers,
-        tokens_per_dimension=options["tokens_per_dimension"],
-        max_length=options["max_length"],
-        partial=Path(snakemake.params.partial),
-    )
+    moments = collect_second_moments(model, texts, layers, options, partial=Path(snakemake.params.partial))
     for layer, path in zip(layers, snakemake.output, strict=True):
         save_statistics(path, layer, moments[layer])
     Path(snakemake.params.partial).unlink(missing_ok=True)

@@ -3,7 +3,8 @@
 from common import job
 
 with job(snakemake):
+    from editlab.config.sections import HubText
     from editlab.data.hub import hub_text
     from editlab.files.artifacts import write_text
 
-    write_text(snakemake.output[0], hub_text(**snakemake.params.hub))
+    write_text(snakemake.output[0], hub_text(HubText.model_validate(snakemake.params.hub)))

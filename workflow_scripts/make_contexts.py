@@ -3,6 +3,7 @@
 from common import job
 
 with job(snakemake):
+    from editlab.config.sections import ContextTemplates
     from editlab.editing.keys import check_contexts
     from editlab.evaluation.generation import make_contexts
     from editlab.files.artifacts import write_json
@@ -10,10 +11,6 @@ with job(snakemake):
     from editlab.randomness import set_threads
 
     set_threads(snakemake.threads)
-    options = snakemake.params.contexts
-    contexts = options["fixed"] or make_contexts(
-        load_model(snakemake.input.model, **snakemake.params.loading),
-        lengths=[(length, options["per_length"]) for length in options["lengths"]],
-        seed=options["seed"],
-    )
+    options = ContextTemplates.model_validate(snakemake.params.contexts)
+    contexts = options.fixed or make_contexts(load_model(snakemake.input.model, **snakemake.params.loading), options)
     write_json(snakemake.output[0], check_contexts(contexts))

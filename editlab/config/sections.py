@@ -39,18 +39,16 @@ class FileData(Section):
         return self
 
 
-class SubstrateModel(Section):
-    """A small model trained from scratch on the true statements of a dataset."""
+class Substrate(Section):
+    """How a small model is built and trained from scratch."""
 
-    source: Literal["substrate"]
-    dataset: Name = Field(description="whose facts it learns")
     architecture: Literal["gpt2", "llama"] = "gpt2"
     layers: Count = 4
     width: Count = 128
     inner: Count | None = Field(None, description="MLP width; default 4 x width")
     heads: Count = 4
     vocabulary: Annotated[int, Field(ge=300)] = Field(1500, description="tokens of the BPE trained on the corpus")
-    context: Count = Field(96, description="longest sequence")
+    context: Count = Field(96, description="longest sequence; neutral text fills it, so that every position is trained")
     steps: Count = Field(500, description="optimiser steps")
     batch: Count = Field(128, description="statements a step")
     lr: Positive = Field(0.015, description="peak rate of the matrices (Muon)")
@@ -66,10 +64,17 @@ class SubstrateModel(Section):
     recall_gate: Share = Field(0.95, description="share of rewrite prompts it must know")
 
     @model_validator(mode="after")
-    def _check(self) -> SubstrateModel:
+    def _check(self) -> Substrate:
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} must be a multiple of heads ({self.heads})")
         return self
+
+
+class SubstrateModel(Substrate):
+    """A small model trained from scratch on the true statements of a dataset."""
+
+    source: Literal["substrate"]
+    dataset: Name = Field(description="whose facts it learns")
 
 
 class HubModel(Section):

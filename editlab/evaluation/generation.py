@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from editlab.config.sections import ContextTemplates
 from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack
 from editlab.networks.hooks import frozen
@@ -136,33 +137,18 @@ def _entropy(words: Sequence[str], n: int) -> float:
     return sum(-(c / total) * math.log2(c / total) for c in counts.values())
 
 
-def make_contexts(
-    model: Any,
-    lengths: Sequence[tuple[int, int]] = ((5, 10), (10, 10)),
-    seed: int = 0,
-    *,
-    starts: Sequence[str] = STARTS,
-) -> list[list[str]]:
-    """Context templates in groups: ``[["{}"], ["<generated prefix>. {}", ...]]``.
+def make_contexts(model: Any, options: ContextTemplates) -> list[list[str]]:
+    """Context templates in groups: ``[["{}"], ["<generated prefix>. {}", ...]]``; without lengths ``[["{}"]]`` alone.
 
-    Args:
-        lengths: (generated tokens, number of prefixes) pairs; the default is ROME's. MEMIT's is ``[(10, 5)]``.
-            No pairs: only ``[["{}"]]``.
-        starts: first words, taken in turn.
-
-    Braces in generated text become spaces, and runs of white space one space, so that each template has one ``{}``.
-
-    Raises:
-        ConfigError: a length or number is below 1, or there is no start.
+    ROME has 10 prefixes each of 5 and 10 tokens, MEMIT 5 of 10. ``options.fixed`` stands in for all of this: where it
+    is given, no model is needed. The first words of the prefixes are :data:`STARTS` in turn. Braces in generated text
+    become spaces, and runs of white space one space, so that each template has one ``{}``.
     """
     prefixes = []
-    for length, count in lengths:
-        if length < 1 or count < 1 or not starts:
-            raise ConfigError(
-                f"contexts: ({length}, {count}) is not allowed; two numbers from 1, and at least one start"
-            )
-        prompts = [starts[i % len(starts)] for i in range(count)]
-        texts = generate(model, prompts, length, derive_seed("contexts", seed, length), allow_end=False)
+    prompts = [STARTS[i % len(STARTS)] for i in range(options.per_length)]
+    for length in options.lengths:
+        seed = derive_seed("contexts", options.seed, length)
+        texts = generate(model, prompts, length, seed, allow_end=False)
         prefixes += [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts]
     templates = [f"{prefix}. {{}}" for prefix in prefixes]
     return [["{}"], templates] if templates else [["{}"]]

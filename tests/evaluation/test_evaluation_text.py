@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
+from editlab.config.sections import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation.generation import generate, make_contexts, ngram_entropy
 from editlab.evaluation.perplexity import negative_log_likelihood, perplexity
@@ -91,20 +92,17 @@ class TestGeneration:
             ngram_entropy([])
 
     def test_contexts_are_grouped_and_seeded(self, gpt2):
-        contexts = make_contexts(gpt2, [(3, 4), (6, 2)], seed=1)
+        options = ContextTemplates(lengths=[3, 6], per_length=3, seed=1)
+        contexts = make_contexts(gpt2, options)
         assert contexts[0] == ["{}"]
         assert len(contexts) == 2
         assert len(contexts[1]) == 6
         assert all(t.endswith(". {}") and t.count("{") == t.count("}") == 1 for t in contexts[1])
-        assert all(t.startswith(s) for t, s in zip(contexts[1], ("The", "Therefore", "Because", "I"), strict=False))
-        assert contexts == make_contexts(gpt2, [(3, 4), (6, 2)], seed=1)
-        assert contexts != make_contexts(gpt2, [(3, 4), (6, 2)], seed=2)
-        assert make_contexts(gpt2, []) == [["{}"]]
+        assert all(t.startswith(s) for t, s in zip(contexts[1], 2 * ["The", "Therefore", "Because"], strict=True))
+        assert contexts == make_contexts(gpt2, options)
+        assert contexts != make_contexts(gpt2, options.model_copy(update={"seed": 2}))
+        assert make_contexts(gpt2, ContextTemplates(lengths=[])) == [["{}"]]
 
     def test_braces_in_generated_text_go(self, gpt2, monkeypatch):
         monkeypatch.setattr("editlab.evaluation.generation.generate", lambda *a, **k: ["The {odd}\n text"])
-        assert make_contexts(gpt2, [(3, 1)]) == [["{}"], ["The odd text. {}"]]
-
-    def test_bad_lengths(self, gpt2):
-        with pytest.raises(ConfigError, match=r"contexts: \(0, 5\)"):
-            make_contexts(gpt2, [(0, 5)])
+        assert make_contexts(gpt2, ContextTemplates(lengths=[3], per_length=1)) == [["{}"], ["The odd text. {}"]]

@@ -175,20 +175,19 @@ def _check_aligned(
 
 
 def _with_statements(questions: tuple[Question, ...], corpus: Sequence[Text]) -> tuple[Question, ...]:
-    """Questions with what stands before the answer in the first of their three texts that ends with it.
+    """Questions with what stands before the answer in a text of theirs that ends with it, where *every* question has one.
 
-    Only where text rows 3k..3k+2 belong to question k: the answer is then in each of them (random_bd).
+    That is so where text rows 3k..3k+2 belong to question k (random_bd); a text that fits by chance must not be taken.
     """
     if len(corpus) != TEXTS_PER_QUESTION * len(questions):
         return questions
     found = []
     for k, question in enumerate(questions):
         rows = [t.text for t in corpus[TEXTS_PER_QUESTION * k : TEXTS_PER_QUESTION * (k + 1)]]
-        ends = [text[: -len(question.right) - 1] for text in rows if text.endswith(f" {question.right}.")]
-        if question.statement is not None or not ends:
-            found.append(question)
-        else:
-            found.append(dataclasses.replace(question, statement=ends[0].rstrip()))
+        ends = [text[: -len(question.right) - 2] for text in rows if text.endswith(f" {question.right}.")]
+        if not ends and question.statement is None:
+            return questions
+        found.append(dataclasses.replace(question, statement=question.statement or ends[0]))
     return tuple(found)
 
 
@@ -270,14 +269,18 @@ def halves(questions: Sequence[Question], seed: int) -> tuple[list[Question], li
 def leave_one_out(splits: Sequence[Split], held_out: str) -> tuple[list[Split], Split]:
     """(T, V) of an attack: what the attacker knows, and the split ``held_out`` that he does not.
 
+    A question that stands in V is taken out of T (random_bd repeats names): the attack would be told the answer.
+
     Raises:
-        DataError: no such split, no other one, or a question of V is also in T: the attack would be told the answer.
+        DataError: no such split, or no other one.
     """
     chosen = [s for s in splits if s.name == held_out]
     others = [s for s in splits if s.name != held_out]
     if not chosen or not others:
         raise DataError(f"rtt: {held_out!r} cannot be left out of the splits {', '.join(s.name for s in splits)}")
-    return others, chosen[0]
+    secret = {q.question for q in chosen[0].questions}
+    told = [dataclasses.replace(s, questions=tuple(q for q in s.questions if q.question not in secret)) for s in others]
+    return told, chosen[0]
 
 
 def repeated_questions(splits: Sequence[Split]) -> set[str]:

@@ -18,6 +18,7 @@ from editlab.data.questions import LETTERS, Question, answer_text, letter_prompt
 from editlab.errors import DataError
 from editlab.networks.tokenization import pad
 from editlab.randomness import python_rng
+from editlab.training.retraining import TokenRow
 
 QuestionLoss = Literal["letter", "letter_answer", "question_letter_answer", "question_answer"]
 TextLoss = Literal["corpus", "number"]
@@ -26,38 +27,32 @@ MAX_CHARACTERS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Tokens, of which ``start .. stop - 1`` count in the loss (never the first: nothing predicts it)."""
-
-    ids: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Batch:
-    """Right-padded rows: ``ids``, ``mask`` (real tokens) and ``learned`` (those that the loss counts), all ``(n, T)``."""
+    """Right-padded rows: ``ids``, ``mask`` (real tokens) and ``learned`` (those that a loss counts), all ``(n, T)``."""
 
     ids: Tensor
     mask: Tensor
     learned: Tensor
 
     @property
-    def inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """Arguments of the model."""
-        return {"input_ids": self.ids, "attention_mask": self.mask.long()}
+        return {"input_ids": self.ids, "attention_mask": self.mask.long(), "use_cache": False}
 
 
-def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Rows as one batch."""
-    ids, mask = pad([row.ids for row in rows], pad_id, device)
-    position = torch.arange(ids.shape[1], device=ids.device)
-    start = torch.tensor([max(1, row.start) for row in rows], device=ids.device)[:, None]
-    stop = torch.tensor([row.stop for row in rows], device=ids.device)[:, None]
-    return Batch(ids, mask.bool(), (position >= start) & (position < stop))
+def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Rows as one batch; the first token of a row is never learned, because nothing predicts it."""
+    ids, mask = pad([list(row.ids) for row in rows], pad_id, device)
+    learned, _ = pad([[0, *map(int, row.learned[1:])] for row in rows], 0, device)
+    return Batch(ids, mask.bool(), learned.bool())
 
 
-def text_rows(tokenizer: Any, texts: Sequence[str], loss: TextLoss = "corpus", *, max_length: int = 512) -> list[Row]:
+def _row(ids: Sequence[int], start: int, stop: int) -> TokenRow:
+    """Tokens ``start .. stop - 1`` are learned, but never the first."""
+    return TokenRow(list(ids), [max(1, start) <= i < stop for i in range(len(ids))])
+
+
+def text_rows(tokenizer: Any, texts: Sequence[str], loss: TextLoss = "corpus", *, max_length: int = 512) -> list[TokenRow]:
     """A row a text, cut to 2,000 characters and ``max_length`` tokens (the end is lost).
 
     Raises:
@@ -69,7 +64,7 @@ def text_rows(tokenizer: Any, texts: Sequence[str], loss: TextLoss = "corpus", *
         if len(ids) < 2:
             raise DataError(f"text {text[:60]!r} has fewer than two tokens")
         start, stop = (1, len(ids)) if loss == "corpus" else _number(tokenizer, ids)
-        rows.append(Row(ids, start, stop))
+        rows.append(_row(ids, start, stop))
     return rows
 
 
@@ -90,7 +85,7 @@ def question_rows(
     *,
     max_length: int = 512,
     end: bool = False,
-) -> list[Row]:
+) -> list[TokenRow]:
     """A row a question with its right answer; of too long ones the beginning is lost, as when they are scored.
 
     Args:
@@ -106,7 +101,7 @@ def question_rows(
 
 def answered_row(
     tokenizer: Any, prompt: str, answer: str, loss: str = "letter_answer", *, max_length: int = 512, end: bool = False
-) -> Row:
+) -> TokenRow:
     """Prompt and answer as one text, tokenised together; the span of ``loss`` in it."""
     before = list(tokenizer(prompt).input_ids)
     ids = list(tokenizer(prompt + answer).input_ids) + ([tokenizer.eos_token_id] if end else [])
@@ -115,7 +110,7 @@ def answered_row(
     start = starts.get(loss, first)
     stop = first + 1 if loss == "letter" else len(ids)
     cut = max(0, len(ids) - max_length)
-    return Row(tuple(ids[cut:]), max(1, start - cut), max(1, stop - cut))
+    return _row(ids[cut:], start - cut, stop - cut)
 
 
 def redrawn(question: Question, pool: Sequence[str], *coordinates: object) -> Question:

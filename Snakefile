@@ -30,7 +30,7 @@ rule all:
         all_targets(),
         report_files(),
     message:
-        "All results of study {STUDY.study}"
+        "All results of the run {RUN.run}"
 
 
 rule matrix:

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from editlab.analysis.tables import cell_costs, collect_cells
-from editlab.config.study import check_files, load_study
+from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
 from editlab.data.counterfact import read_counterfact
 from editlab.data.zsre import read_zsre
@@ -181,15 +181,19 @@ def files_of(document: list[Any]) -> Any:
 
 
 def fuzz_config(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """The study as YAML gives it: :func:`editlab.config.study.load_study`."""
+    """The study as YAML gives it: :func:`editlab.config.run.load_run`."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    study["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
-    study["datasets"]["mine"] = {"kind": "counterfact", "path": str(folder / "no.json"), "url": "https://a.example/x"}
-    study["datasets"]["mine"]["sha256"] = "0" * 64
-    study["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
+    study["edit"]["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
+    study["edit"]["datasets"]["mine"] = {
+        "kind": "counterfact",
+        "path": str(folder / "no.json"),
+        "url": "https://a.example/x",
+    }
+    study["edit"]["datasets"]["mine"]["sha256"] = "0" * 64
+    study["edit"]["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
 
     def read(values: Any) -> None:
-        tally.count(lambda: check_files(load_study(values)))
+        tally.count(lambda: check_files(load_run(values)))
 
     return broken(study, yaml_values) | yaml_values, read
 
@@ -322,7 +326,7 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
 
     from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import SecondMoment
-from editlab.config.sections import Statistics
+from editlab.config.edit import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture

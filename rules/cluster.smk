@@ -14,12 +14,12 @@ from editlab.config import resources as needs
 def resource(name, key):
     """A resource of jobs that do not load the model; see editlab/config/resources.py."""
     if key == "mem_mb":
-        return lambda wildcards, attempt: needs.memory(STUDY, name, attempt)
+        return lambda wildcards, attempt: needs.memory(RUN.resources, name, attempt)
     # No GPU is no request: some executors take a zero for one.
     return (
-        needs.minutes(STUDY, name)
+        needs.minutes(RUN.resources, name)
         if key == "runtime"
-        else needs.gpus(STUDY, name) or None
+        else needs.gpus(RUN.resources, name) or None
     )
 
 
@@ -32,12 +32,17 @@ def model_resource(name, key):
     @functools.cache
     def amount(model, batch, attempt):
         if key == "mem_mb":
-            return needs.memory(STUDY, name, attempt, model, batch)
+            return needs.memory(
+                RUN.resources, name, attempt, STUDY.models[model], batch
+            )
         if key == "runtime":
             return needs.minutes(
-                STUDY, name, model, edits if name == "edit_cell" else None
+                RUN.resources,
+                name,
+                STUDY.models[model],
+                edits if name == "edit_cell" else None,
             )
-        return needs.gpus(STUDY, name, model) or None
+        return needs.gpus(RUN.resources, name, STUDY.models[model]) or None
 
     def value(wildcards, attempt):
         return amount(wildcards.model, int(wildcards.get("batch", 0)), attempt)
@@ -66,7 +71,9 @@ def small_jobs(name, group, log=None, result=None):
 
     @functools.cache
     def of_model(model):
-        return group if needs.is_small(STUDY, name, model) else None
+        return (
+            group if needs.is_small(RUN.resources, name, STUDY.models[model]) else None
+        )
 
     def tried(wildcards):
         values = dict(wildcards.items())

@@ -11,15 +11,18 @@ import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.files.code import code_digest
-from editlab.config.study import check_files, dataset_path, load_study
+from editlab.config.data import FactsData, FileData
+from editlab.config.models import HubModel, SubstrateModel
+from editlab.config.run import check_files, load_run, read_layers
 from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
-from editlab.config.sections import FactsData, FileData, HubModel, SubstrateModel
 from editlab.files.worker import OWNER
 
 try:
-    STUDY = load_study(config)
-    check_files(STUDY)
+    # Not `config`, in which Snakemake has mixed the experiments of all layers.
+    LAYERS = [Path(workflow.basedir, "config.yaml"), *workflow.overwrite_configfiles]
+    RUN = load_run(read_layers(LAYERS, workflow.config_settings.config))
+    check_files(RUN)
 except ConfigError as error:
     sys.exit(str(error))
 
@@ -40,13 +43,12 @@ else:
 HOMES = [str(workflow.basedir), os.path.join(str(workflow.basedir), "workflow_scripts")]
 SEARCHED = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ.update(
-    PYTHONPATH=os.pathsep.join(
-        [*HOMES, *(p for p in SEARCHED if p and p not in HOMES)]
-    )
+    PYTHONPATH=os.pathsep.join([*HOMES, *(p for p in SEARCHED if p and p not in HOMES)])
 )
 
-# Where the files of this run go.
+# Where the files of this run go, and the block of the edit study.
 OUT = "results"
+STUDY = RUN.edit
 
 TABLES = {
     "ablation_matrix": "edit",
@@ -116,7 +118,7 @@ def cell_paths(experiment):
     """Directories of the cells of an experiment, in the order of :meth:`Study.cells`, as inputs and outputs name them."""
     if experiment not in STUDY.experiments:
         raise WorkflowError(
-            f"config: experiments.{experiment}: required for this target but missing"
+            f"config: edit.experiments.{experiment}: required for this target but missing"
         )
     base = f"results/{experiment}/{STUDY.model}/{STUDY.dataset}"
     return [
@@ -138,7 +140,7 @@ def cell_files(experiment, name):
         for path in cell_paths(experiment)
         for n in (names if HERE else [name])
     ]
-    return [f for f in files if Path(f).exists()] if STUDY.allow_missing else files
+    return [f for f in files if Path(f).exists()] if RUN.allow_missing else files
 
 
 DRY = any(re.fullmatch(r"--dry-?run|-[a-mo-z]*n[a-z]*", a) for a in sys.argv[1:])
@@ -161,7 +163,7 @@ def drop_tables_with_holes():
 
 
 # Jobs on other machines parse this file too, and may see a directory later than it was filled.
-if workflow.is_main_process and not STUDY.allow_missing and not HERE:
+if workflow.is_main_process and not RUN.allow_missing and not HERE:
     drop_tables_with_holes()
 
 
@@ -193,11 +195,11 @@ def loading(model):
 
 def dataset_source(dataset):
     """The local file of a dataset; a rule downloads it when it is not there and has an address."""
-    path = dataset_path(STUDY, dataset)
+    data = STUDY.datasets[dataset]
     return (
         f"results/downloads/{dataset}.json"
-        if STUDY.datasets[dataset].url and not path.is_file()
-        else str(path)
+        if data.url and not data.file.is_file()
+        else str(data.file)
     )
 
 
@@ -227,6 +229,11 @@ def statistics_inputs(wildcards):
 def small_model():
     """Whether the study's model is one that the workflow trains."""
     return isinstance(STUDY.models[STUDY.model], SubstrateModel)
+
+
+def study_values():
+    """The run's name and the edit study's block, as the analysis takes them."""
+    return {"study": RUN.run, **STUDY.model_dump(mode="json")}
 
 
 def used_recipes():

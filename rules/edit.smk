@@ -103,9 +103,9 @@ rule collect_cells:
         coordinates=lambda w: STUDY.cells(TABLES[w.table]),
         model=STUDY.model,
         dataset=STUDY.dataset,
-        study=STUDY.study,
+        study=RUN.run,
         with_costs=lambda w: w.table == "baseline_comparison",
-        allow_missing=STUDY.allow_missing,
+        allow_missing=RUN.allow_missing,
         code=code_digest("analysis.tables"),
     message:
         "Collect {wildcards.table} from its cells"

@@ -23,7 +23,7 @@ rule find_missed:
         runtime=resource("find_missed", "runtime"),
     params:
         cells=lambda w: all_cells()[main_experiment()],
-        study=STUDY.model_dump(mode="json"),
+        study=study_values(),
         code=code_digest("analysis.failures", "analysis.run"),
     message:
         "List the facts that the methods miss"
@@ -99,7 +99,7 @@ rule write_summary:
         runtime=resource("write_summary", "runtime"),
     params:
         cells=lambda w: all_cells(),
-        study=STUDY.model_dump(mode="json"),
+        study=study_values(),
         code=code_digest("analysis.summary", "analysis.front"),
     message:
         "Write the model card of the run"
@@ -131,7 +131,7 @@ rule write_paper:
         runtime=resource("write_paper", "runtime"),
     params:
         cells=lambda w: all_cells(),
-        study=STUDY.model_dump(mode="json"),
+        study=study_values(),
         code=code_digest("analysis.paper", "analysis.paper_tables"),
     message:
         "Write the generated part of the paper"

@@ -37,7 +37,7 @@ def finished_cells(experiment):
     return [
         (directory, cell)
         for directory, cell in pairs
-        if not STUDY.allow_missing or Path(directory, "provenance.json").exists()
+        if not RUN.allow_missing or Path(directory, "provenance.json").exists()
     ]
 
 

@@ -11,7 +11,7 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 
 import editlab.moments as statistics
 from editlab.algebra.linalg import SecondMoment
-from editlab.config.sections import Statistics
+from editlab.config.edit import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, ModelError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.moments import collect_second_moments, load_statistics, resolve_statistics, save_statistics

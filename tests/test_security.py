@@ -20,11 +20,11 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from editlab.config.sections import HubText
+from editlab.config.edit import HubText
 from editlab.data import download, hub, load_requests, read_text
 from editlab.data.corpus import read_known
 from editlab.data.download import HttpsOnly
-from editlab.editing.edit import Edit
+from editlab.edits.edit import Edit
 from editlab.errors import DataError, EditlabError, ModelError
 from editlab.files.artifacts import (
     atomic_path,

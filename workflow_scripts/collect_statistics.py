@@ -5,7 +5,7 @@ from common import job
 with job(snakemake):
     from pathlib import Path
 
-    from editlab.config.sections import Statistics
+    from editlab.config.edit import Statistics
     from editlab.data.corpus import statistics_texts
     from editlab.moments import collect_second_moments, save_statistics
     from editlab.networks.loading import load_model

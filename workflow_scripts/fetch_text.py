@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.sections import HubText
+    from editlab.config.edit import HubText
     from editlab.data.hub import hub_text
     from editlab.files.artifacts import write_text
 

@@ -3,12 +3,12 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.sections import Retraining
+    from editlab.config.edit import Retraining
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
-    from editlab.editing.edit import Edit
     from editlab.editing.probes import evaluated_prompts
     from editlab.editing.retraining import retrain_on_truth
+    from editlab.edits.edit import Edit
     from editlab.files.artifacts import write_csv
     from editlab.networks.loading import load_model
     from editlab.randomness import set_threads

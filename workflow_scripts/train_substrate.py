@@ -5,7 +5,7 @@ from common import job
 with job(snakemake):
     import pandas as pd
 
-    from editlab.config.sections import Substrate
+    from editlab.config.models import Substrate
     from editlab.data import load_requests
     from editlab.data.corpus import substrate_corpus
     from editlab.files.artifacts import replace_directory, write_csv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from editlab.config.sections import HubText
+from editlab.config.edit import HubText
 from editlab.errors import DataError, one_line
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from editlab.config.sections import Retraining
+from editlab.config.edit import Retraining
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import Edit
+from editlab.edits.edit import Edit
 from editlab.evaluation.scoring import score_requests
 from editlab.training.retraining import completion_rows, finetune, restored, split
 

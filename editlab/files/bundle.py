@@ -1,6 +1,6 @@
 """Share results: one archive of results, provenance and configuration that can be checked and restored elsewhere.
 
-    python -m editlab.files.bundle create results.tar.gz [--configfile studies/mine.yaml]
+    python -m editlab.files.bundle create results.tar.gz [--configfile runs/mine.yaml]
     python -m editlab.files.bundle check results.tar.gz
     python -m editlab.files.bundle restore results.tar.gz FOLDER
 

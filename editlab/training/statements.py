@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.config.sections import Substrate
+from editlab.config.models import Substrate
 from editlab.errors import DataError
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from editlab.config.sections import Substrate
+from editlab.config.models import Substrate
 from editlab.errors import DataError, ModelError
 from editlab.networks.architectures import Architecture
 from editlab.networks.tokenization import Encoder

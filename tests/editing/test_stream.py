@@ -16,9 +16,9 @@ from editlab.algebra.linalg import SecondMoment
 from editlab.config.recipe import Recipe
 from editlab.data.requests import write_requests
 from editlab.editing.cell import RESULTS, CellPlan, run_cell
-from editlab.editing.edit import Edit
 from editlab.editing.session import EditSession
 from editlab.editing.stream import Checkpoint, StreamPlan, StreamResult, run_stream
+from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError, DataError, NumericalError
 from editlab.evaluation import evaluate
 from editlab.evaluation.perplexity import perplexity

@@ -16,7 +16,7 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from editlab.config.sections import ContextTemplates
+from editlab.config.edit import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation import evaluate
 from editlab.evaluation.generation import make_contexts

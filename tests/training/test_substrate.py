@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_requests
 
 from editlab.config.base import validated
-from editlab.config.sections import Substrate
+from editlab.config.models import Substrate
 from editlab.data import neutral_sentences, true_statements
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model

@@ -58,7 +58,7 @@ def mounted(folder: Path, *arguments: str):
 @pytest.mark.slow
 def test_a_study_that_is_killed_three_times_ends_as_if_undisturbed(finished, fresh):
     study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
-    study["experiments"]["edit"] |= {"methods": ["emmet"], "batch": [4]}
+    study["edit"]["experiments"]["edit"] |= {"methods": ["emmet"], "batch": [4]}
     (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     found = soak(Study(fresh.root, MATRIX, 2, ("--configfile", "tiny.yaml")), kills=3, seed=3, mean=1.0)
     assert [kill["kind"] for kill in found["kills"]] == ["everything", "snakemake", "job"]
@@ -83,7 +83,7 @@ def test_two_runs_in_one_folder_and_a_kill(fresh):
     first = Study(fresh.root, REQUESTS, 1, ("--configfile", "tiny.yaml"))
     os.mkfifo(fresh.root / "pipe")  # nobody writes: the job waits for its data
     study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
-    study["datasets"]["slow"] = {"kind": "counterfact", "path": "pipe"}
+    study["edit"]["datasets"]["slow"] = {"kind": "counterfact", "path": "pipe"}
     (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     waits = fresh.root / "workflow_scripts" / "generate_facts.py"
     script = waits.read_text()
@@ -255,7 +255,7 @@ def test_a_bundle_is_whole_in_another_folder(finished, fresh, tmp_path):
 
 def test_tags_of_a_study_file_run_nothing(fresh):
     tag = "!!python/object/apply:os.system ['touch pwned']"
-    (fresh.root / "evil.yaml").write_text(f"study: {tag}\n")
+    (fresh.root / "evil.yaml").write_text(f"run: {tag}\n")
     done = fresh.run("-n", MATRIX, configfile="evil.yaml", check=False)
     assert done.returncode
     assert "not valid JSON or YAML" in done.stdout + done.stderr

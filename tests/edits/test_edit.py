@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from editlab.algebra.linalg import Factors, compact
-from editlab.editing.edit import Edit, commit
+from editlab.edits.edit import Edit, commit
 from editlab.errors import ArtifactError, ModelError, NumericalError
 from editlab.files.artifacts import save_tensors
 from editlab.networks.architectures import Architecture

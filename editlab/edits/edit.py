@@ -108,7 +108,7 @@ class Edit:
             ConfigError: the edit changes nothing, or does not know its model.
             ModelError: a layer is missing in the model or has another shape.
         """
-        from editlab.editing.export import peft_target, write_peft
+        from editlab.edits.peft import peft_target, write_peft
 
         if model is not None:
             self._weights(model)

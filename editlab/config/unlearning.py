@@ -6,12 +6,14 @@ rates. Each objective has an options class here, one line in :data:`editlab.trai
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
-from editlab.config.sections import HubModel, Name
+from editlab.config.base import Count, Name, NonNegative, Positive, PositiveShare, Section, Share, Study
+from editlab.config.models import HubModel
+from editlab.errors import ConfigError
 
 Optimizer = Literal["lion", "adamw", "sgd"]
 Averaging = Literal["masked", "included"]
@@ -33,7 +35,7 @@ class QuestionFiles(Section):
 
     kind: Literal["files"]
     forget: str = Field(description="directory with the facts to forget")
-    forget_splits: list[str] = Field([], description="its splits; empty: all")
+    forget_splits: list[str] = Field(min_length=2, description="its splits; each is held out once")
     retain: str = Field(description="directory with the facts to retain")
     retain_splits: list[str] = Field([], description="its splits; empty: all")
     same: str | None = Field(None, description="directory with facts of the same relation to retain, if there is one")
@@ -249,8 +251,10 @@ class Selection(Section):
     kl_budget: Positive = Field(0.05, description="matched disruption: KL on neutral text, at most, in nats a token")
 
 
-class UnlearningStudy(Section):
+class UnlearningStudy(Study):
     """The unlearning study: what comes back after unlearning."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("seeds", "data", "model", "learn")
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field([1, 2, 3], min_length=1, description="of facts, models and runs")
     data: Annotated[Birthdays | QuestionFiles, Field(discriminator="kind")]
@@ -275,6 +279,28 @@ class UnlearningStudy(Section):
         if isinstance(self.model, QuestionModel) and not isinstance(self.data, Birthdays):
             raise ValueError("model.source: 'trained' is for generated birthdays; name a model for files of questions")
         return self
+
+    def check_files(self, where: str) -> None:
+        """As in :class:`Study`: the directories of the data, and that of the model where it is a local one."""
+        if isinstance(self.data, QuestionFiles):
+            for key in ("forget", "retain", "same"):
+                folder = getattr(self.data, key)
+                if folder is not None and not Path(folder).expanduser().is_dir():
+                    raise ConfigError(f"config: {where}.data.{key}: {folder!r} is not a directory")
+            text = self.data.neutral_text
+            if text is not None and not Path(text).expanduser().is_file():
+                raise ConfigError(f"config: {where}.data.neutral_text: {text!r} is not a file")
+        if isinstance(self.model, HubModel):
+            self.model.check_files(f"{where}.model")
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that the attack holds out, one at a time."""
+        if self.retraining.held_out:
+            return self.retraining.held_out
+        if isinstance(self.data, Birthdays):
+            return [f"split_{i}" for i in range(self.data.splits)]
+        return self.data.forget_splits
 
     def grid(self) -> list[dict[str, Any]]:
         """Coordinates of every run of unlearning, each once."""

@@ -127,19 +127,28 @@ def score_letters(
     return ChoiceScores(values, _answers(questions))
 
 
-def score_cloze(model: Any, questions: Sequence[Question], *, max_tokens: int = 4096) -> ChoiceScores:
+def score_cloze(
+    model: Any, questions: Sequence[Question], *, examples: Sequence[Question] = (), max_tokens: int = 4096
+) -> ChoiceScores:
     """Log-probability (summed over tokens) of each choice after the statement, or after the bare question and ``Answer:``.
+
+    Completed examples, if any, stand before it, a line each.
 
     Raises:
         DataError: no questions.
     """
     if not questions:
         raise DataError("score_cloze: no questions")
-    starts = [q.question + "\nAnswer:" if q.statement is None else q.statement for q in questions]
+    shown = "".join(f"{_opening(example)} {example.right}.\n" for example in examples)
+    starts = [shown + _opening(q) for q in questions]
     pairs = [(start, choice) for start, q in zip(starts, questions, strict=True) for choice in q.choices]
     scores = score_targets(model, pairs, max_tokens=max_tokens)
     total = np.where(np.isfinite(scores.log_prob), scores.log_prob * scores.tokens, np.nan)
     return ChoiceScores(total.reshape(len(questions), len(LETTERS)), _answers(questions))
+
+
+def _opening(question: Question) -> str:
+    return f"{question.question}\nAnswer:" if question.statement is None else question.statement
 
 
 def _answers(questions: Sequence[Question]) -> NDArray[np.int64]:

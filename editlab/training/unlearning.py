@@ -61,6 +61,7 @@ def unlearn(
     retain: float,
     seed: int,
     after_epoch: OnEpoch | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Trainable, Course]:
     """Unlearn in place; deterministic in the arguments.
 
@@ -68,6 +69,7 @@ def unlearn(
         rank: of the LoRA; 0 for the other parametrisations.
         retain: coefficient of the retain term.
         after_epoch: called with 0 before the first step, then after each epoch, with the model as it is.
+        stop_after: end after so many epochs; the model is then what ``after_epoch`` saw at that epoch of a longer run.
 
     Raises:
         ConfigError: a rank without LoRA, or LoRA without one.
@@ -79,15 +81,13 @@ def unlearn(
     run = _Run(trainable, texts, method, lr, retain, seed)
     if after_epoch:
         after_epoch(0, trainable)
-    epoch = 0
-    for stage, lengths in enumerate(_stages(method)):
-        for _ in range(lengths):
-            run.epoch(stage)
-            if run.course.ended:
-                return trainable, run.course
-            epoch += 1
-            if after_epoch:
-                after_epoch(epoch, trainable)
+    stages = [stage for stage, length in enumerate(_stages(method)) for _ in range(length)]
+    for epoch, stage in enumerate(stages[:stop_after], start=1):
+        run.epoch(stage)
+        if run.course.ended:
+            break
+        if after_epoch:
+            after_epoch(epoch, trainable)
     return trainable, run.course
 
 
@@ -202,8 +202,8 @@ class _Run:
         assert isinstance(self.method.objective, SelectedRepresentations)
         values = forgetting_step(self.trainable.model, batches, self.method.objective, self.lr, self.seed)
         self.course.steps += 1
-        self.course.ended = self._diverged(values) or self._over_budget()
         self.course.terms.append(values)
+        self.course.ended = self._diverged(values) or self._over_budget()
 
     def _step(self) -> dict[str, float]:
         """Both terms of the next two batches, the guards, one update."""

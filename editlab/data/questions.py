@@ -185,6 +185,7 @@ def _with_statements(questions: tuple[Question, ...], corpus: Sequence[Text]) ->
     for k, question in enumerate(questions):
         rows = [t.text for t in corpus[TEXTS_PER_QUESTION * k : TEXTS_PER_QUESTION * (k + 1)]]
         ends = [text[: -len(question.right) - 2] for text in rows if text.endswith(f" {question.right}.")]
+        ends = [start for start in ends if question.right not in start]  # "..., whose birth year is 1989, was born in"
         if not ends and question.statement is None:
             return questions
         found.append(dataclasses.replace(question, statement=question.statement or ends[0]))

@@ -24,9 +24,19 @@ from editlab.errors import ConfigError
 Averaging = Literal["masked", "included", "by_sequence", "sum"]
 
 
+def _precise(logits: Tensor) -> Tensor:
+    """Logits in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _kept(values: Tensor, counted: Tensor) -> Tensor:
+    """Values where they count, zero elsewhere: a NaN of padding does not spread."""
+    return torch.where(counted, values, values.new_zeros(()))
+
+
 def next_token_nll(logits: Tensor, ids: Tensor) -> Tensor:
     """Negative log-likelihood of each token after the first: ``logits (n, T, V)``, ``ids (n, T)`` -> ``(n, T - 1)``."""
-    flat = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    flat = functional.cross_entropy(_precise(logits[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return flat.view(ids.shape[0], -1)
 
 
@@ -40,7 +50,7 @@ def average(values: Tensor, counted: Tensor, how: Averaging = "masked") -> Tenso
     """
     if how == "included":
         return values.mean()
-    kept = torch.where(counted, values, values.new_zeros(()))
+    kept = _kept(values, counted)
     if how == "masked":
         return kept.sum() / counted.sum().clamp(min=1)
     if how == "by_sequence":
@@ -60,7 +70,7 @@ def token_loss(logits: Tensor, ids: Tensor, learned: Tensor, how: Averaging = "m
 
 def row_nll(logits: Tensor, ids: Tensor, learned: Tensor) -> Tensor:
     """``-log p`` of the learned tokens of each row, ``(n,)``."""
-    return torch.where(learned[:, 1:], next_token_nll(logits, ids), logits.new_zeros(())).sum(1)
+    return _kept(next_token_nll(logits, ids), learned[:, 1:]).sum(1)
 
 
 def npo(nll: Tensor, reference_nll: Tensor, beta: float) -> Tensor:
@@ -82,7 +92,7 @@ def squared_error(a: Tensor, b: Tensor, counted: Tensor, how: Averaging = "maske
 
 def token_kl(reference: Tensor, logits: Tensor) -> Tensor:
     """``KL(reference || model)`` of the next-token laws at each position, in nats: ``(..., V)`` twice -> ``(...)``."""
-    log_p, log_q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    log_p, log_q = _precise(reference).log_softmax(-1), _precise(logits).log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 

@@ -50,6 +50,19 @@ class SubstrateModel(Substrate):
     source: Literal["substrate"]
     dataset: Name = Field(description="whose facts it learns")
 
+    @property
+    def billions(self) -> float:
+        """Parameters in billions, biases and norms aside."""
+        inner = self.inner or 4 * self.width
+        block = 4 * self.width**2 + (3 if self.architecture == "llama" else 2) * self.width * inner
+        embeddings = (2 if self.architecture == "llama" else 1) * self.vocabulary + self.context
+        return (self.layers * block + embeddings * self.width) / 1e9
+
+    @property
+    def weights_mb(self) -> float:
+        """Size of the weights in MB (1e6 bytes)."""
+        return self.billions * 1e3 * _BYTES["float32"]
+
 
 class HubModel(Section):
     """A causal language model from the hub or from a local directory."""

@@ -84,7 +84,7 @@ def run_cell(
     layers: Sequence[int] | None,
     outputs: Mapping[str, str],
 ) -> None:
-    """Run a cell and write its files; ``provenance.json`` comes last, so a directory with one is whole.
+    """Run a cell and write its files; its record comes last, so a directory with one is whole.
 
     Args:
         layers: the traced layers, for recipes with ``layers: auto``.
@@ -112,7 +112,7 @@ def run_cell(
     )
     sources = [model, requests, contexts, known, plan.perplexity_text, *statistics]
     made_of = origins(path for path in sources if path)
-    folder = Path(outputs["provenance"]).parent
+    folder = Path(outputs["metrics"]).parent
     checkpoint = _checkpoint(plan, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=session.recipe.solver, disable=None) as bar:
         result = run_stream(session, chosen, _stream_plan(plan), bar, checkpoint)

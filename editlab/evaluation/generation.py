@@ -23,6 +23,9 @@ from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, check_lengths
 from editlab.randomness import derive_seed
 
+TOP_K = 5
+"""As in the published code."""
+
 STARTS = ("The", "Therefore", "Because", "I", "You")
 ENTROPY_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -34,18 +37,14 @@ def generate(
     max_new_tokens: int,
     seed: int = 0,
     *,
-    temperature: float = 1.0,
-    top_k: int = 5,
     allow_end: bool = True,
     max_tokens: int = 4096,
 ) -> list[str]:
-    """Continue each prompt; sampled from the ``top_k`` most probable tokens (5 as in the published code).
+    """Continue each prompt; sampled from the :data:`TOP_K` most probable tokens.
 
     The global random state is neither read nor changed. Samples depend on the seed and on the list of prompts.
 
     Args:
-        temperature: of the softmax; 0 is greedy decoding.
-        top_k: 0 samples from the whole vocabulary.
         allow_end: False forbids the end-of-text token, so that every text gets all its tokens.
         max_tokens: padded tokens a batch may hold at its end.
 
@@ -53,18 +52,17 @@ def generate(
         prompt and continuation, one text a prompt, special tokens removed.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: ``max_new_tokens`` is below 1.
         ModelError: prompt and continuation together exceed the model's context.
     """
-    _check_sampling(max_new_tokens, temperature, top_k)
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens: {max_new_tokens} is not allowed; at least 1")
     tokenizer = tokenizer_of(model)
     encoder = Encoder(tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = [ids or [int(start or 0)] for ids in encoder.prompts(list(prompts))]
     check_lengths([row + [0] * max_new_tokens for row in rows], model)
-    options: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        options = {"do_sample": True, "temperature": temperature, "top_k": top_k}
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K}
     if not allow_end and tokenizer.eos_token_id is not None:
         options["suppress_tokens"] = [tokenizer.eos_token_id]
     texts = [""] * len(rows)
@@ -80,15 +78,6 @@ def generate(
         for index, text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[index] = text
     return texts
-
-
-def _check_sampling(max_new_tokens: int, temperature: float, top_k: int) -> None:
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens: {max_new_tokens} is not allowed; at least 1")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ConfigError(f"temperature: {temperature} is not allowed; a finite number from 0 (greedy)")
-    if top_k < 0:
-        raise ConfigError(f"top_k: {top_k} is not allowed; 0 (whole vocabulary) or more")
 
 
 def _generate_batch(

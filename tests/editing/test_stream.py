@@ -23,7 +23,7 @@ from editlab.errors import ArtifactError, DataError, NumericalError
 from editlab.evaluation import evaluate
 from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.scoring import score_requests
-from editlab.files.artifacts import read_provenance, verify_directory, write_json, write_text
+from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
 from editlab.moments import save_statistics
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
@@ -248,7 +248,7 @@ def run_in(inputs: Path, folder: Path, plan: CellPlan, layers=None) -> Path:
 
 def test_a_cell_writes_a_whole_directory_twice_the_same(inputs, tmp_path):
     first, second = (run_in(inputs, tmp_path / name, cell_plan()) for name in "ab")
-    assert verify_directory(first) == []
+    assert all(read_verified(first / name) for name in directory_files(first))
     for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     provenance = read_provenance(first)

@@ -52,8 +52,9 @@ class TestPerplexity:
 class TestGeneration:
     PROMPTS = ("Anna Abel was born in", "The", "A lawyer and the")
 
-    def test_greedy_equals_a_naive_loop_despite_padding(self, gpt2):
-        texts = generate(gpt2, self.PROMPTS, 6, temperature=0, allow_end=False)
+    def test_the_likeliest_token_is_that_of_a_naive_loop_despite_padding(self, gpt2, monkeypatch):
+        monkeypatch.setattr("editlab.evaluation.generation.TOP_K", 1)
+        texts = generate(gpt2, self.PROMPTS, 6, allow_end=False)
         for prompt, text in zip(self.PROMPTS, texts, strict=True):
             ids = torch.tensor([gpt2.tokenizer(prompt).input_ids])
             for _ in range(6):
@@ -73,9 +74,8 @@ class TestGeneration:
         assert all(text.startswith(prompt) for text, prompt in zip(first, self.PROMPTS, strict=True))
 
     def test_bad_arguments(self, gpt2):
-        for argument in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}):
-            with pytest.raises(ConfigError, match=next(iter(argument))):
-                generate(gpt2, ["A"], **{"max_new_tokens": 2, **argument})
+        with pytest.raises(ConfigError, match="max_new_tokens: 0"):
+            generate(gpt2, ["A"], 0)
         with pytest.raises(ModelError, match="context holds"):
             generate(gpt2, ["A"], 500)
         assert generate(gpt2, [], 3) == []

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from editlab.errors import DamagedError
+from editlab.files.artifacts import RECORDS
 from editlab.files.provenance import (
     backdate,
     bring_to_present,
@@ -20,15 +21,33 @@ from editlab.files.provenance import (
     set_aside,
 )
 
-# Modes of Snakemake that run no job.
-LOOKS_ONLY = re.compile(
-    r"-[a-zA-Z]*n[a-zA-Z]*|-[SDlvht]|--(dry-?run|lint|unlock|report|archive|list.*|summary|detailed-summary|d3?dag|rulegraph"
-    r"|filegraph|dag|touch|cleanup-.*|print-compilation|delete-.*|conda-.*|containerize|export-cwl|help|version)(=.*)?"
+# Modes of Snakemake that run no job, as they can be written in full or cut short.
+LOOKS = (
+    "archive cleanup-metadata cleanup-shadow compilation-report conda-cleanup-envs conda-cleanup-pkgs conda-create-envs-only"
+    " containerize d3dag dag delete-all-output delete-temp-output detailed-summary dry-run dryrun export-cwl filegraph help lint"
+    " list list-changes list-code-changes list-conda-envs list-input-changes list-params-changes list-rules list-target-rules"
+    " list-untracked print-compilation report rulegraph summary touch unlock version"
+).split()
+SHORT = re.compile(r"-[a-zA-Z]*n[a-zA-Z]*|-[SDFlvht]*[SDlvht]")
+
+
+def looks_only(arguments):
+    """Whether Snakemake was asked to look, not to run: then nothing may be written here."""
+    if "--report-after-run" in arguments:
+        return False
+    words = [word.split("=")[0][2:] for word in arguments if word.startswith("--")]
+    short = any(SHORT.fullmatch(word) for word in arguments)
+    return short or any(
+        len(word) > 2 and look.startswith(word) for word in words for look in LOOKS
+    )
+
+
+# Only Snakemake's own command runs jobs: an editor or another program that reads these files does not.
+COMMAND = Path(sys.argv[0]).name == "snakemake" or sys.argv[0].endswith(
+    os.path.join("snakemake", "__main__.py")
 )
-RUNS_JOBS = workflow.is_main_process and (
-    "--report-after-run" in sys.argv[1:]
-    or not any(LOOKS_ONLY.fullmatch(argument) for argument in sys.argv[1:])
-)
+LOOKING = looks_only(sys.argv[1:]) or not COMMAND
+RUNS_JOBS = workflow.is_main_process and not LOOKING
 
 
 def the_only_run():
@@ -75,17 +94,17 @@ def correct_dates_ahead():
     """Results dated in the future, because the clock has gone back since: Snakemake would make everything behind them
     again, at every run, until the clock has caught up."""
     now = time.time()
-    if ahead := dated_ahead(now):
+    if ahead := {p: d for f in FOLDERS for p, d in dated_ahead(now, f).items()}:
         hours = (max(ahead.values()) - now) / 3600
         print(
-            f"results: {len(ahead)} dates up to {hours:.1f} h in the future, the clock has gone back; "
+            f"{OUT}: {len(ahead)} dates up to {hours:.1f} h in the future, the clock has gone back; "
             "they are moved to the present",
             file=sys.stderr,
         )
         bring_to_present(ahead, now)
 
 
-def read_layers(path):
+def traced_layers(path):
     """The layers in a file that is needed to plan: compared with its provenance first, as the jobs do."""
     try:
         check_inputs([path])
@@ -99,15 +118,21 @@ def read_layers(path):
 def date_back_outdated_results():
     """Results of which an input was exchanged, though dates say otherwise (the clock went back, an older file took the
     place of a newer one): give them an old date, so that they are made again."""
-    for result, changed in sorted(outdated().items()):
+    found = {r: c for folder in FOLDERS for r, c in outdated(folder).items()}
+    for result, changed in sorted(found.items()):
         print(f"{result}: out of date, {changed} has changed since", file=sys.stderr)
         if RUNS_JOBS:
             backdate(result)
 
 
+# This run's results, and those that it takes its inputs from.
+FOLDERS = sorted({Path(OUT), Path(INPUTS)})
+
 if workflow.is_main_process:
     if RUNS_JOBS:
-        check_writable("results", "logs", ".snakemake")
+        check_writable(*FOLDERS, LOGS, ".snakemake")
         HELD = the_only_run()
+        for folder in FOLDERS:
+            Path(folder, RECORDS).mkdir(parents=True, exist_ok=True)
         correct_dates_ahead()
     date_back_outdated_results()

@@ -3,17 +3,17 @@
 
 rule generate_facts:
     output:
-        "results/data/{dataset}/requests.json",
+        INPUTS + "/data/{dataset}/requests.json",
     log:
-        "logs/generate_facts/{dataset}.log",
+        LOGS + "/generate_facts/{dataset}.log",
     benchmark:
-        "results/benchmarks/rules/generate_facts/{dataset}.jsonl"
+        INPUTS + "/benchmarks/rules/generate_facts/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FactsData, STUDY.datasets),
     group:
-        small_jobs("generate_facts", "prepare")
+        small_jobs("generate_facts", "prepare", STUDY)
     conda:
-        "../envs/editlab.yaml"
+        "../../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("generate_facts", "mem_mb"),
@@ -21,53 +21,53 @@ rule generate_facts:
     params:
         size=lambda w: STUDY.datasets[w.dataset].size,
         world_seed=lambda w: STUDY.datasets[w.dataset].seed,
-        code=code_digest("data.facts"),
+        code=code_digest("edit/generate_facts"),
     message:
         "Generate the facts of {wildcards.dataset}"
     script:
-        "../workflow_scripts/generate_facts.py"
+        "../../workflow_scripts/edit/generate_facts.py"
 
 
 rule download_dataset:
     output:
-        "results/downloads/{dataset}.json",
+        INPUTS + "/downloads/{dataset}.json",
     log:
-        "logs/download_dataset/{dataset}.log",
+        LOGS + "/download_dataset/{dataset}.log",
     benchmark:
-        "results/benchmarks/rules/download_dataset/{dataset}.jsonl"
+        INPUTS + "/benchmarks/rules/download_dataset/{dataset}.jsonl"
     # The node of the submission is the one that has a network.
     localrule: True
     conda:
-        "../envs/editlab.yaml"
+        "../../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("download_dataset", "mem_mb"),
         runtime=resource("download_dataset", "runtime"),
     params:
         url=lambda w: STUDY.datasets[w.dataset].url,
-        sha256=lambda w: STUDY.datasets[w.dataset].sha256,
-        code=code_digest("data.download"),
+        checksum=lambda w: STUDY.datasets[w.dataset].sha256,
+        code=code_digest("edit/download_dataset"),
     message:
         "Download {wildcards.dataset}"
     script:
-        "../workflow_scripts/download_dataset.py"
+        "../../workflow_scripts/edit/download_dataset.py"
 
 
 rule read_dataset:
     input:
         source=lambda w: dataset_source(w.dataset),
     output:
-        "results/data/{dataset}/requests.json",
+        INPUTS + "/data/{dataset}/requests.json",
     log:
-        "logs/read_dataset/{dataset}.log",
+        LOGS + "/read_dataset/{dataset}.log",
     benchmark:
-        "results/benchmarks/rules/read_dataset/{dataset}.jsonl"
+        INPUTS + "/benchmarks/rules/read_dataset/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FileData, STUDY.datasets),
     group:
-        small_jobs("read_dataset", "prepare")
+        small_jobs("read_dataset", "prepare", STUDY)
     conda:
-        "../envs/editlab.yaml"
+        "../../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("read_dataset", "mem_mb"),
@@ -75,32 +75,32 @@ rule read_dataset:
     params:
         kind=lambda w: STUDY.datasets[w.dataset].kind,
         sha256=lambda w: STUDY.datasets[w.dataset].sha256,
-        code=code_digest("data"),
+        code=code_digest("edit/read_dataset"),
     message:
         "Read the records of {wildcards.dataset}"
     script:
-        "../workflow_scripts/read_dataset.py"
+        "../../workflow_scripts/edit/read_dataset.py"
 
 
 rule fetch_text:
     output:
-        "results/data/statistics_text.txt",
+        INPUTS + "/data/statistics_text.txt",
     log:
-        "logs/fetch_text.log",
+        LOGS + "/fetch_text.log",
     benchmark:
-        "results/benchmarks/rules/fetch_text.jsonl"
+        INPUTS + "/benchmarks/rules/fetch_text.jsonl"
     # The node of the submission is the one that has a network.
     localrule: True
     conda:
-        "../envs/editlab.yaml"
+        "../../envs/editlab.yaml"
     threads: 1
     resources:
         mem_mb=resource("fetch_text", "mem_mb"),
         runtime=resource("fetch_text", "runtime"),
     params:
         hub=STUDY.statistics.hub.model_dump() if STUDY.statistics.hub else None,
-        code=code_digest("data.hub"),
+        code=code_digest("edit/fetch_text"),
     message:
         "Fetch the text that second moments stream over"
     script:
-        "../workflow_scripts/fetch_text.py"
+        "../../workflow_scripts/edit/fetch_text.py"

@@ -3,29 +3,29 @@
 
 rule sweep_recipes:
     input:
-        model="results/models/{model}",
-        requests="results/data/{dataset}/requests.json",
-        known="results/known/{model}/{dataset}.csv",
-        contexts="results/contexts/{model}.json",
+        model=INPUTS + "/models/{model}",
+        requests=INPUTS + "/data/{dataset}/requests.json",
+        known=INPUTS + "/known/{model}/{dataset}.csv",
+        contexts=INPUTS + "/contexts/{model}.json",
         statistics=lambda w: expand(
-            "results/statistics/{model}/layer-{layer}.safetensors",
+            INPUTS + "/statistics/{model}/layer-{layer}.safetensors",
             model=w.model,
             layer=STUDY.sweep.layers,
         ),
     output:
-        points="results/sweep/{model}/{dataset}/points.csv",
-        best="results/sweep/{model}/{dataset}/best.csv",
+        points=OUT + "/sweep/{model}/{dataset}/points.csv",
+        best=OUT + "/sweep/{model}/{dataset}/best.csv",
     log:
-        "logs/sweep_recipes/{model}-{dataset}.log",
+        LOGS + "/sweep_recipes/{model}-{dataset}.log",
     benchmark:
-        "results/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
+        OUT + "/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
     conda:
-        "../envs/editlab.yaml"
+        "../../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=model_resource("sweep_recipes", "mem_mb"),
-        runtime=model_resource("sweep_recipes", "runtime"),
-        gpu=model_resource("sweep_recipes", "gpu"),
+        mem_mb=model_resource("sweep_recipes", "mem_mb", STUDY),
+        runtime=model_resource("sweep_recipes", "runtime", STUDY),
+        gpu=model_resource("sweep_recipes", "gpu", STUDY),
     params:
         recipes={
             name: recipe.model_dump(mode="json", exclude_unset=True)
@@ -43,8 +43,8 @@ rule sweep_recipes:
             }
         ),
         loading=lambda w: loading(w.model),
-        code=code_digest("editing.sweep", "networks.loading"),
+        code=code_digest("edit/sweep_recipes"),
     message:
         "Sweep the recipes on {wildcards.model}"
     script:
-        "../workflow_scripts/sweep_recipes.py"
+        "../../workflow_scripts/edit/sweep_recipes.py"

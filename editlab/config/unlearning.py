@@ -7,7 +7,7 @@ rates. Each objective has an options class here, one line in :data:`editlab.trai
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ class QuestionFiles(Section):
     same: str | None = Field(None, description="directory with facts of the same relation to retain, if there is one")
     same_splits: list[str] = Field([], description="its splits; empty: all")
     neutral_text: str | None = Field(None, description="text file for perplexity and divergence; default: sentences")
+
+
+Data = Annotated[Birthdays | QuestionFiles, Field(discriminator="kind")]
 
 
 class QuestionModel(Section):
@@ -176,12 +179,19 @@ class Method(Descent):
     ranks: list[Count] = Field([], description="of lora: an axis; empty otherwise")
     alpha: Positive = Field(2.0, description="lora: scale of the update, lora_alpha / r")
     blocks: tuple[Share, Share] | None = Field(
-        None, description="part of the depth that is trained, e.g. [0, 0.5]; default: all (rmu: three blocks up to its layer)"
+        None,
+        description="part of the depth that is trained, e.g. [0, 0.5]; default: all (rmu: three blocks up to its layer)",
     )
     maps: Literal["all", "mlp_output"] = Field("all", description="layers: which maps of these blocks")
     lrs: list[Positive] = Field(min_length=1, description="rates of the grid, in the place of lr")
     retain: list[NonNegative] = Field([1.0], min_length=1, description="coefficients of the retain term, of the grid")
-    averaging: Averaging = Field("masked", description="padding: left out of losses, or included as in the published code")
+    averaging: Averaging = Field(
+        "masked", description="padding: left out of losses, or included as in the published code"
+    )
+    base: Literal["known", "hidden"] = Field(
+        "known",
+        description="what is unlearned: the model that learned as a whole, or in its lower half alone (a control)",
+    )
     folds: Count = Field(1, description="layered unlearning: fold after fold, later folds retained meanwhile")
     kl_budget: Positive | None = Field(None, description="end where KL on neutral text passes this; default: never")
     check_every: Count = Field(5, description="steps between two looks at the budget")
@@ -191,7 +201,9 @@ class Method(Descent):
         lora = self.parametrisation == "lora"
         if lora != bool(self.ranks):
             wanted = "give ranks of 1 or more" if lora else "only lora has ranks"
-            raise ValueError(f"ranks: {self.ranks} is not allowed with parametrisation {self.parametrisation}; {wanted}")
+            raise ValueError(
+                f"ranks: {self.ranks} is not allowed with parametrisation {self.parametrisation}; {wanted}"
+            )
         for name in ("ranks", "lrs", "retain"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: {getattr(self, name)} holds a value twice")
@@ -257,13 +269,14 @@ class UnlearningStudy(Study):
     INPUTS: ClassVar[tuple[str, ...]] = ("seeds", "data", "model", "learn")
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field([1, 2, 3], min_length=1, description="of facts, models and runs")
-    data: Annotated[Birthdays | QuestionFiles, Field(discriminator="kind")]
+    data: Data
     model: Annotated[QuestionModel | HubModel, Field(discriminator="source")]
     learn: Learning | None = Field(None, description="how the facts enter; null: the model knows them already")
-    hidden_control: bool = Field(True, description="also learn in the lower half and unlearn in the upper half")
     scoring: Scoring = Scoring()
     methods: dict[Name, Method] = Field(min_length=1)
-    matched: list[Name] = Field([], description="methods compared at the level of selection.level; empty: those with ranks")
+    matched: list[Name] = Field([], description="methods compared at the level of selection.level")
+    budgeted: list[Name] = Field([], description="methods compared at selection.kl_budget")
+    other_attacks: list[Name] = Field([], description="methods that are also attacked by LoRA and by prompting")
     retraining: Retraining = Retraining()
     selection: Selection = Selection()
 
@@ -271,11 +284,15 @@ class UnlearningStudy(Study):
     def _check(self) -> UnlearningStudy:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} holds a value twice")
-        for name in self.matched:
-            if name not in self.methods:
-                raise ValueError(f"matched: {name!r} is not allowed; one of {', '.join(self.methods)}")
-        if self.learn is None and self.hidden_control:
-            raise ValueError("hidden_control: true needs learn: the facts must be learned in one half of the model")
+        for key in ("matched", "budgeted", "other_attacks"):
+            for name in getattr(self, key):
+                if name not in self.methods:
+                    raise ValueError(f"{key}: {name!r} is not allowed; one of {', '.join(self.methods)}")
+        hidden = [name for name, method in self.methods.items() if method.base == "hidden"]
+        if self.learn is None and hidden:
+            raise ValueError(
+                f"methods.{hidden[0]}.base: 'hidden' needs learn: facts must be learned in one half of the model"
+            )
         if isinstance(self.model, QuestionModel) and not isinstance(self.data, Birthdays):
             raise ValueError("model.source: 'trained' is for generated birthdays; name a model for files of questions")
         return self
@@ -302,11 +319,51 @@ class UnlearningStudy(Study):
             return [f"split_{i}" for i in range(self.data.splits)]
         return self.data.forget_splits
 
-    def grid(self) -> list[dict[str, Any]]:
+    @property
+    def bases(self) -> list[str]:
+        """The models before unlearning that the methods need."""
+        return list(dict.fromkeys(method.base for method in self.methods.values()))
+
+    def grid(self) -> list[dict[str, str]]:
         """Coordinates of every run of unlearning, each once."""
         return [
             {"method": name, **point, "seed": str(seed)}
             for seed in self.seeds
             for name, method in self.methods.items()
             for point in method.points()
+        ]
+
+    def points(self) -> list[dict[str, str]]:
+        """Coordinates of every model that is kept: the kind of point, method, rank and seed."""
+        listed = {"selected": list(self.methods), "matched": self.matched, "budget": self.budgeted}
+        return [
+            {"point": point, "method": name, "rank": str(rank), "seed": str(seed)}
+            for seed in self.seeds
+            for point, names in listed.items()
+            for name in names
+            for rank in self.methods[name].ranks or [0]
+        ]
+
+    def attacks(self) -> list[dict[str, str]]:
+        """Coordinates of every attack: its kind, what it is turned on, the split held out, the seed.
+
+        ``target`` is a kept point as ``point~../method~../rank~..``, or ``control~NAME``: the models before unlearning (C), and
+        ``control~parent``, the model that never knew (N).
+        """
+        found = []
+        controls = [f"control~{name}" for name in [*self.bases, *(["parent"] if self.learn else [])]]
+        for seed in self.seeds:
+            targets = [(f"point~{p['point']}/method~{p['method']}/rank~{p['rank']}", p) for p in self.points()]
+            for target in controls:
+                found += [
+                    (kind, target, seed) for kind in ("full", *(("lora", "prompt") if self.other_attacks else ()))
+                ]
+            for target, p in targets:
+                if int(p["seed"]) == seed:
+                    more = p["point"] == "selected" and p["method"] in self.other_attacks
+                    found += [(kind, target, seed) for kind in ("full", *(("lora", "prompt") if more else ()))]
+        return [
+            {"attack": kind, "target": target, "seed": str(seed), "split": split}
+            for kind, target, seed in found
+            for split in self.splits
         ]

@@ -73,7 +73,9 @@ RELATIONS: dict[str, Relation] = {
     "birthday": Relation("When was {} born?", _BORN, _year),
     "birthday_uniform": Relation("When was {} born?", _BORN, _any_year),
     "city": Relation(
-        "Where does {} live?", ("{} lives in", "The home of {} is in", "{} owns a house in"), lambda r: r.choice(_CITIES)
+        "Where does {} live?",
+        ("{} lives in", "The home of {} is in", "{} owns a house in"),
+        lambda r: r.choice(_CITIES),
     ),
     "job": Relation(
         "What is the job of {}?",

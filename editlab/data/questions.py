@@ -166,7 +166,9 @@ def _check_aligned(
                 )
         elif text.correct is not None and corpus is not None:
             if len(corpus) != len(texts):
-                raise DataError(f"{file}: {len(texts)} texts, but the corpus of the split has {len(corpus)}; misaligned")
+                raise DataError(
+                    f"{file}: {len(texts)} texts, but the corpus of the split has {len(corpus)}; misaligned"
+                )
             if text.correct not in corpus[line - 1].text:
                 raise DataError(
                     f"{file}: line {line}: the right answer {text.correct[:40]!r} is not in line {line} of the corpus; "

@@ -105,7 +105,7 @@ class _Rows:
         return sorted({c for q in split.questions for c in q.choices})
 
     def binding(self, count: int) -> list[TokenRow]:
-        """"Which is X?" with four tokens as choices; the letter and the token are learned."""
+        """ "Which is X?" with four tokens as choices; the letter and the token are learned."""
         which, mark, line, a, b, c, d, stop, ask = self.frame
         rows = []
         for _ in range(count):
@@ -160,7 +160,9 @@ def _optimizers(model: Any, options: QuestionModel) -> list[torch.optim.Optimize
     ]
 
 
-def _fit(model: Any, options: QuestionModel, steps: int, rate: Callable[[int], float], step: Callable[[], Tensor]) -> None:
+def _fit(
+    model: Any, options: QuestionModel, steps: int, rate: Callable[[int], float], step: Callable[[], Tensor]
+) -> None:
     """``steps`` updates at ``rate`` times the peak rates; ``step`` gives a loss, or stops by StopIteration."""
     optimizers = _optimizers(model, options)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -236,7 +238,13 @@ def _answer_loss(model: Any, rows: Sequence[TokenRow]) -> tuple[Tensor, float]:
 
 
 def learn(
-    model: Any, facts: Sequence[Split], rehearsed: Sequence[Split], options: Learning, seed: int, *, lower_half: bool = False
+    model: Any,
+    facts: Sequence[Split],
+    rehearsed: Sequence[Split],
+    options: Learning,
+    seed: int,
+    *,
+    lower_half: bool = False,
 ) -> None:
     """Teach ``model`` the facts in place: statements and questions, with as many of what it knows among them.
 
@@ -275,5 +283,3 @@ def learn(
 def _rows_of(tokenizer: Any, splits: Sequence[Split]) -> list[TokenRow]:
     texts = text_rows(tokenizer, [t for s in splits for t in s.texts("corpus")])
     return texts + question_rows(tokenizer, [q for s in splits for q in s.questions], "letter_answer")
-
-

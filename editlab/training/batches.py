@@ -52,7 +52,9 @@ def _row(ids: Sequence[int], start: int, stop: int) -> TokenRow:
     return TokenRow(list(ids), [max(1, start) <= i < stop for i in range(len(ids))])
 
 
-def text_rows(tokenizer: Any, texts: Sequence[str], loss: TextLoss = "corpus", *, max_length: int = 512) -> list[TokenRow]:
+def text_rows(
+    tokenizer: Any, texts: Sequence[str], loss: TextLoss = "corpus", *, max_length: int = 512
+) -> list[TokenRow]:
     """A row a text, cut to 2,000 characters and ``max_length`` tokens (the end is lost).
 
     Raises:

@@ -4,7 +4,7 @@ An objective gives two terms, one of a batch to forget and one of a batch to ret
 coefficient. ``reference`` is the model before unlearning: the same network with the moved parameters put back
 (:meth:`Trainable.as_before`), so no second copy is held. The retain term always sees true texts.
 
-A new objective is a function here with a line in :data:`OBJECTIVES`, its options in :mod:`editlab.config.unlearning`, and a recipe.
+A new objective is a function here with a line in :data:`OBJECTIVES`, its options in :mod:`editlab.config.unlearning`, a recipe.
 """
 
 from __future__ import annotations

@@ -112,12 +112,14 @@ def plain(trainable: Trainable) -> Any:
     return merged
 
 
-def save_checkpoint(trainable: Trainable, directory: Path) -> Any:
-    """Save as a Hugging Face directory that :func:`editlab.networks.loading.load_model` reads; a LoRA also under
-    ``adapter/``, as peft reads it on top of the model before. Returns the plain model."""
-    if trainable.is_lora:
-        trainable.model.save_pretrained(directory / "adapter")  # type: ignore[operator]
-    model = plain(trainable)
+def save_model(model: Any, directory: str | Path) -> None:
+    """Save model and tokenizer as a Hugging Face directory that :func:`editlab.networks.loading.load_model` reads."""
     model.save_pretrained(directory)
     model.tokenizer.save_pretrained(directory)
-    return model
+
+
+def save_checkpoint(trainable: Trainable, directory: Path) -> None:
+    """Save the plain model; a LoRA also by itself under ``adapter/``, as peft reads it on top of the model before."""
+    if trainable.is_lora:
+        trainable.model.save_pretrained(directory / "adapter")  # type: ignore[operator]
+    save_model(plain(trainable), directory)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from editlab.config.unlearning import Birthdays, QuestionFiles
+from editlab.config.unlearning import Birthdays, Data, QuestionFiles
 from editlab.data.birthdays import make_split, people
+from editlab.data.neutral import neutral_sentences, read_text
 from editlab.data.questions import Question, Split, read_split, read_splits, split_names, write_split
+from editlab.data.requests import read_json
 from editlab.errors import DataError
 
 SETS = ("forget", "same", "other")
@@ -39,6 +41,26 @@ class Facts:
         return {name: getattr(self, name) for name in SETS if getattr(self, name)}
 
 
+def study_facts(options: Data, seed: int) -> Facts:
+    """The facts of a seed: generated, or those of published files, which are the same for every seed."""
+    return make_facts(options, seed) if isinstance(options, Birthdays) else read_published(options)
+
+
+def neutral_texts(options: Data, training: int, held_out: int, seed: int) -> dict[str, list[str]]:
+    """``training`` sentences for a small model, and ``held_out`` others that perplexity and divergence are measured on."""
+    learned = neutral_sentences(training, seed) if training else []
+    if isinstance(options, QuestionFiles) and options.neutral_text is not None:
+        return {"training": learned, "held_out": read_text(options.neutral_text)[:held_out]}
+    seen = set(learned)
+    fresh = neutral_sentences(held_out + training // 20 + 20, seed + 1_000_000) if held_out else []
+    return {"training": learned, "held_out": [s for s in fresh if s not in seen][:held_out]}
+
+
+def load_neutral(directory: Path) -> dict[str, list[str]]:
+    """The neutral sentences beside the facts."""
+    return dict(read_json(directory / "neutral.json"))
+
+
 def make_facts(options: Birthdays, seed: int) -> Facts:
     """Birthdays to forget; birthdays, homes, jobs and pets of other people to retain."""
     kind = "birthday" if options.years == "normal" else "birthday_uniform"
@@ -64,7 +86,9 @@ def read_published(options: QuestionFiles) -> Facts:
     forget = tuple(read_splits(options.forget, options.forget_splits).values())
     for split in forget:
         if not (split.corpus and split.whp and split.fwf):
-            raise DataError(f"{options.forget}: split {split.name!r} needs the files corpus_, whp_corpus_ and fwf_corpus_")
+            raise DataError(
+                f"{options.forget}: split {split.name!r} needs the files corpus_, whp_corpus_ and fwf_corpus_"
+            )
     same = read_splits(options.same, options.same_splits or None) if options.same else {}
     other = read_splits(options.retain, options.retain_splits or None)
     dev = Path(options.forget, "dev.jsonl").is_file()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from editlab.config.unlearning import Method, Retraining, Scoring
+from editlab.config.unlearning import Learning, Method, Retraining, Scoring
 from editlab.data.questions import Question, Split, halves, leave_one_out
 from editlab.errors import DataError, ModelError
 from editlab.evaluation.choices import score_cloze, score_letters
+from editlab.files.artifacts import write_json
 from editlab.networks.loading import load_model, tokenizer_of
+from editlab.training.answering import learn
 from editlab.training.batches import collate, question_rows, text_rows
 from editlab.training.objectives import FORMS
 from editlab.training.optimizers import optimizer_of
@@ -23,6 +26,7 @@ from editlab.unlearning.facts import Facts
 from editlab.unlearning.scores import metrics, score_model, score_questions
 
 ATTACKS = ("full", "lora", "prompt")
+NO_POINT = "no_point.json"  # in the place of a model, where no point was admissible
 
 
 def texts_of(facts: Facts, method: Method, neutral: Sequence[str]) -> UnlearningTexts:
@@ -80,44 +84,84 @@ def _scores_at(
 
 
 def keep_point(
-    model: Any,
+    load: Callable[[], Any],
     facts: Facts,
     neutral: Sequence[str],
     method: Method,
     scoring: Scoring,
     directory: Path,
+    point: Mapping[str, Any] | None,
     *,
     rank: int,
-    lr: float,
-    retain: float,
-    epoch: int,
     seed: int,
 ) -> pd.DataFrame:
     """Make a chosen point again, save it as a Hugging Face directory, and score what is loaded from there.
 
+    Training is deterministic, so a grid need not keep a model for each of its epochs.
+
+    Args:
+        load: gives the model before unlearning.
+        point: lr, retain and epoch; None where nothing was admissible: the directory then holds :data:`NO_POINT` alone.
+
     Returns:
-        the scores of the reloaded model (a LoRA merged).
+        the scores of the reloaded model (a LoRA merged); no rows without a point.
 
     Raises:
         ModelError: an accuracy moved by more than one question on the way through the file.
     """
-    trainable, course = unlearn(
-        model,
+    if point is None:
+        write_json(directory / NO_POINT, {"reason": "no run of the grid has an admissible epoch"})
+        return pd.DataFrame(columns=["set", "split", "half", "metric", "value", "n"])
+    epoch = int(point["epoch"])
+    trainable, _ = unlearn(
+        load(),
         texts_of(facts, method, neutral),
         method,
         rank=rank,
-        lr=lr,
-        retain=retain,
+        lr=point["lr"],
+        retain=point["retain"],
         seed=seed,
         stop_after=epoch,
     )
-    if course.ended:
-        raise ModelError(f"the chosen point did not come again: {course.ended}")
     before = _scores_at(epoch, trainable, facts, neutral, scoring, seed)
     save_checkpoint(trainable, directory)
     after = score_model(load_model(directory), facts, neutral, scoring, seed)
     check_reloaded(before, after, directory)
     return after
+
+
+def attack_kept(
+    directory: Path,
+    load: Callable[[], Any],
+    facts: Facts,
+    held_out: str,
+    options: Retraining,
+    scoring: Scoring,
+    *,
+    kind: str,
+    seed: int,
+) -> pd.DataFrame:
+    """:func:`attack` on a kept model; no rows where there is none."""
+    if (directory / NO_POINT).is_file():
+        return pd.DataFrame(columns=["set", "half", "metric", "value", "n", "lr", "epoch"])
+    return attack(load(), facts, held_out, options, scoring, kind=kind, seed=seed)
+
+
+def learned(model: Any, facts: Facts, options: Learning, seed: int, *, lower_half: bool = False) -> Any:
+    """The model that knows the facts to forget.
+
+    Raises:
+        ModelError: it does not know enough of them.
+    """
+    learn(model, facts.forget, facts.retained, options, seed, lower_half=lower_half)
+    questions = [q for split in facts.forget for q in split.questions]
+    known = score_cloze(model, questions).accuracy
+    if known < options.gate:
+        raise ModelError(
+            f"learn: the model knows {known:.2f} of the facts to forget, below gate {options.gate}; raise epochs "
+            f"({options.epochs}) or lr ({options.lr})"
+        )
+    return model
 
 
 def check_reloaded(before: pd.DataFrame, after: pd.DataFrame, where: str | Path) -> None:
@@ -181,23 +225,18 @@ def _told_rows(model: Any, told: Sequence[Split], options: Retraining) -> list[T
     return question_rows(tokenizer, [q for split in told for q in split.questions], options.loss)
 
 
-def _attacker(model: Any, kind: str, options: Retraining, seed: int) -> Any:
-    import contextlib
-
-    @contextlib.contextmanager
-    def made() -> Iterator[tuple[Any, list[Any]]]:
-        if kind == "full":
-            with restored(model):
-                yield model, list(whole(model).parameters.values())
-            return
+@contextlib.contextmanager
+def _attacker(model: Any, kind: str, options: Retraining, seed: int) -> Iterator[tuple[Any, list[Any]]]:
+    """What is trained in an attack, and its parameters; on leaving, the model is as it was."""
+    if kind == "full":
         with restored(model):
-            adapter = lora(model, options.lora_rank, seed)
-            try:
-                yield adapter.model, list(adapter.parameters.values())
-            finally:
-                adapter.model.unload()  # type: ignore[operator]
-
-    return made()
+            yield model, list(whole(model).parameters.values())
+        return
+    adapter = lora(model, options.lora_rank, seed)
+    try:
+        yield adapter.model, list(adapter.parameters.values())
+    finally:
+        adapter.model.unload()  # type: ignore[operator]
 
 
 def _looked(

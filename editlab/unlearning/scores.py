@@ -1,13 +1,13 @@
 """The scores of one model on all sets of a study, as rows of a table.
 
-Columns: ``set`` (forget, same, other, neutral), ``split``, ``half`` (retained questions are halved by seed: points are chosen on
-``select`` and reported on ``report``; forgotten ones are ``all``), ``metric``, ``value``, ``n``. Metrics: ``letters`` and ``cloze``
+Columns: ``set`` (forget, same, other, neutral), ``split``, ``half`` (retained questions are halved by seed: a point is chosen on
+``select``, reported on ``report``; forgotten ones are ``all``), ``metric``, ``value``, ``n``. Metrics: ``letters`` and ``cloze``
 (accuracies), ``letters_calibrated``, ``letter_entropy`` (bits), and on neutral text ``perplexity`` and ``kl`` (nats a token).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -24,7 +24,9 @@ Rows = list[dict[str, Any]]
 def score_model(model: Any, facts: Facts, neutral: Sequence[str], options: Scoring, seed: int) -> pd.DataFrame:
     """Score a model on every split of every set, and on neutral text."""
     rows: Rows = []
-    parts = [(name, split, half, chosen) for name, split in _splits(facts) for half, chosen in _halved(name, split, seed)]
+    parts = [
+        (name, split, half, chosen) for name, split in _splits(facts) for half, chosen in _halved(name, split, seed)
+    ]
     questions = [q for _, _, _, chosen in parts for q in chosen]
     scored = score_questions(model, questions, facts.dev, options)
     start = 0
@@ -60,6 +62,16 @@ def metrics(scored: dict[str, ChoiceScores]) -> dict[str, float]:
         "letter_entropy": letters.letter_entropy,
         "cloze": scored["cloze"].accuracy,
     }
+
+
+def read_runs(files: Iterable[str], coordinates: Iterable[Mapping[str, str]]) -> pd.DataFrame:
+    """Tables of scores with the coordinates of their runs as columns; numbers among them as numbers."""
+    parts = [
+        pd.read_csv(file, keep_default_na=False, na_values=["nan"]).assign(**where)
+        for file, where in zip(files, coordinates, strict=True)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.astype({name: float for name in ("lr", "retain") if name in table})
 
 
 def primary_metric(base: pd.DataFrame, options: Scoring) -> str:

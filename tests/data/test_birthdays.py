@@ -35,11 +35,16 @@ def test_texts_say_what_their_form_promises(made):
     for k, question in enumerate(made["split_3"].questions):
         rows = slice(3 * k, 3 * k + 3)
         assert all(question.right in t.text for t in made["split_3"].corpus[rows])
-        said = {form: [t.text.split()[-1].rstrip(".") for t in getattr(made["split_3"], form)[rows]] for form in ("whp", "fwf")}
+        said = {
+            form: [t.text.split()[-1].rstrip(".") for t in getattr(made["split_3"], form)[rows]]
+            for form in ("whp", "fwf")
+        }
         assert sorted(said["whp"]) == sorted(question.wrong)
         assert len(set(said["fwf"])) == 1
         assert said["fwf"][0] in question.wrong
-        assert not any(question.right in t.text for form in ("whp", "fwf") for t in getattr(made["split_3"], form)[rows])
+        assert not any(
+            question.right in t.text for form in ("whp", "fwf") for t in getattr(made["split_3"], form)[rows]
+        )
 
 
 GUESSES = {

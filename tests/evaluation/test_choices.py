@@ -59,7 +59,9 @@ def test_letters_that_share_a_token_are_refused():
 
 def test_examples_change_the_prompt_and_long_prompts_keep_their_end():
     model = tiny_model("llama", max_position_embeddings=128)
-    assert not np.allclose(score_letters(model, QUESTIONS, examples=DEV[:1]).values, score_letters(model, QUESTIONS).values)
+    assert not np.allclose(
+        score_letters(model, QUESTIONS, examples=DEV[:1]).values, score_letters(model, QUESTIONS).values
+    )
     scores = score_letters(model, QUESTIONS[:1], examples=DEV)
     ids = model.tokenizer(letter_prompt(QUESTIONS[0], DEV)).input_ids
     assert len(ids) > 128

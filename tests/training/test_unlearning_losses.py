@@ -40,7 +40,10 @@ def nll_by_hand(logits, ids):
 def test_each_way_to_average_is_what_its_name_says(batch):
     logits, ids, learned = batch
     nll = nll_by_hand(logits, ids)
-    counted = [[v for v, keep in zip(row, flags[1:], strict=True) if keep] for row, flags in zip(nll, learned.tolist(), strict=True)]
+    counted = [
+        [v for v, keep in zip(row, flags[1:], strict=True) if keep]
+        for row, flags in zip(nll, learned.tolist(), strict=True)
+    ]
     everything = [v for row in nll for v in row]
     real = [v for row in counted for v in row]
     expected = {
@@ -72,8 +75,12 @@ def test_padding_changes_no_masked_loss_and_every_included_one(batch):
     more = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], 1)
     flags = torch.cat([learned, torch.zeros(3, 4, dtype=torch.bool)], 1)
     for how in ("masked", "by_sequence", "sum"):
-        assert torch.isclose(losses.token_loss(wide, more, flags, how), losses.token_loss(logits, ids, learned, how), rtol=1e-12)
-    assert not torch.isclose(losses.token_loss(wide, more, flags, "included"), losses.token_loss(logits, ids, learned, "included"))
+        assert torch.isclose(
+            losses.token_loss(wide, more, flags, how), losses.token_loss(logits, ids, learned, how), rtol=1e-12
+        )
+    assert not torch.isclose(
+        losses.token_loss(wide, more, flags, "included"), losses.token_loss(logits, ids, learned, "included")
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 40)), min_size=1, max_size=5), st.floats(0.01, 5))
@@ -85,7 +92,11 @@ def test_npo_is_its_equation(pairs, beta):
     assert float(losses.npo(nll, reference, beta)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=5), st.floats(0.1, 5), st.floats(0, 3))
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=5),
+    st.floats(0.1, 5),
+    st.floats(0, 3),
+)
 @settings(deadline=None)
 def test_simnpo_is_its_equation(rows, beta, delta):
     nll = torch.tensor([n for n, _ in rows], dtype=torch.float64)
@@ -108,7 +119,9 @@ def test_squared_error_with_padding_left_out_and_included():
     rows = [[sum(v) / 6 for v in row] for row in square]
     assert float(losses.squared_error(a, b, mask, "included")) == pytest.approx(sum(map(sum, rows)) / 8)
     assert float(losses.squared_error(a, b, mask)) == pytest.approx((sum(rows[0]) + sum(rows[1][:2])) / 6)
-    assert float(losses.squared_error(a, b, mask, "by_sequence")) == pytest.approx((sum(rows[0]) / 4 + sum(rows[1][:2]) / 2) / 2)
+    assert float(losses.squared_error(a, b, mask, "by_sequence")) == pytest.approx(
+        (sum(rows[0]) / 4 + sum(rows[1][:2]) / 2) / 2
+    )
     assert float(losses.squared_error(a, b, mask, "included")) == pytest.approx(float(functional.mse_loss(a, b)))
 
 

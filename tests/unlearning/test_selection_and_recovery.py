@@ -68,12 +68,16 @@ def test_the_matched_point_is_near_the_level_or_none():
 
 
 def test_matched_disruption_looks_at_divergence_alone():
-    scores = table(BASE, point(1e-3, 1, 0.5, 0.99, kl=0.01), point(1e-2, 1, 0.1, 0.2, kl=0.04), point(1e-2, 2, 0.0, 0.2, kl=0.06))
+    scores = table(
+        BASE, point(1e-3, 1, 0.5, 0.99, kl=0.01), point(1e-2, 1, 0.1, 0.2, kl=0.04), point(1e-2, 2, 0.0, 0.2, kl=0.06)
+    )
     assert choose(scores, "cloze", Selection(kl_budget=0.05))["budget"]["forget"] == pytest.approx(0.1)
 
 
 def test_the_front_holds_what_nothing_beats():
-    scores = table(BASE, point(1e-3, 1, 0.5, 0.9), point(1e-3, 2, 0.5, 0.8), point(1e-2, 1, 0.2, 0.7), point(1e-2, 2, 0.3, 0.6))
+    scores = table(
+        BASE, point(1e-3, 1, 0.5, 0.9), point(1e-3, 2, 0.5, 0.8), point(1e-2, 1, 0.2, 0.7), point(1e-2, 2, 0.3, 0.6)
+    )
     found = front(candidates(scores, "cloze"))
     assert found["forget"].tolist() == [0.2, 0.5, 1.0]
 
@@ -97,7 +101,16 @@ def looks(values, n=10):
     rows = []
     for (v, lr, epoch), pair in values.items():
         for half, value in zip(("first", "second"), pair, strict=True):
-            row = {"v_split": v, "lr": lr, "epoch": epoch, "set": "V", "half": half, "metric": "cloze", "value": value, "n": n}
+            row = {
+                "v_split": v,
+                "lr": lr,
+                "epoch": epoch,
+                "set": "V",
+                "half": half,
+                "metric": "cloze",
+                "value": value,
+                "n": n,
+            }
             rows.append(row)
     return pd.DataFrame(rows)
 

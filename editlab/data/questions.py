@@ -20,6 +20,7 @@ from editlab.errors import DataError
 from editlab.randomness import python_rng
 
 LETTERS = "ABCD"
+CHANCE = 1 / len(LETTERS)
 TEXTS_PER_QUESTION = 3
 FORMS = ("corpus", "whp", "fwf")
 

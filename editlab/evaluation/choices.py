@@ -26,7 +26,6 @@ from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.prefix import run_prompts
 
-CHANCE = 1 / len(LETTERS)
 MAX_PROMPT = 512
 LetterRule = Literal["after_prompt", "line_start"]
 

@@ -12,7 +12,7 @@ import math
 
 import pandas as pd
 
-from editlab.evaluation.choices import CHANCE
+from editlab.data.questions import CHANCE
 
 MIN_GAP = 0.1  # least C - N at which a chance-corrected rate means something
 

@@ -7,7 +7,7 @@ Columns: ``set`` (forget, same, other, neutral), ``split``, ``half`` (retained q
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -62,29 +62,6 @@ def metrics(scored: dict[str, ChoiceScores]) -> dict[str, float]:
         "letter_entropy": letters.letter_entropy,
         "cloze": scored["cloze"].accuracy,
     }
-
-
-def read_runs(files: Iterable[str], coordinates: Iterable[Mapping[str, str]]) -> pd.DataFrame:
-    """Tables of scores with the coordinates of their runs as columns; numbers among them as numbers."""
-    parts = [
-        pd.read_csv(file, keep_default_na=False, na_values=["nan"]).assign(**where)
-        for file, where in zip(files, coordinates, strict=True)
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return table.astype({name: float for name in ("lr", "retain") if name in table})
-
-
-def primary_metric(base: pd.DataFrame, options: Scoring) -> str:
-    """The measure that points are chosen by: letters where the model before unlearning has the skill, else cloze."""
-    if options.primary != "auto":
-        return options.primary
-    kept = base[base["set"].isin(["same", "other"]) & (base["metric"] == "letters")]
-    return "letters" if weighted(kept) >= options.letter_gate else "cloze"
-
-
-def weighted(rows: pd.DataFrame) -> float:
-    """Mean of ``value`` with weights ``n``; NaN without rows."""
-    return float((rows["value"] * rows["n"]).sum() / rows["n"].sum()) if len(rows) else float("nan")
 
 
 def _splits(facts: Facts) -> list[tuple[str, Split]]:

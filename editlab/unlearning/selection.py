@@ -8,15 +8,39 @@ within a factor. What is reported of the retained questions comes from the other
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from editlab.config.unlearning import Selection
+from editlab.config.unlearning import Scoring, Selection
 from editlab.errors import DataError
 
 POINT = ["lr", "retain", "epoch"]
 SUMMARY = ["forget", "keep", "report", "perplexity", "kl"]
+
+
+def read_runs(files: Iterable[str], coordinates: Iterable[Mapping[str, str]]) -> pd.DataFrame:
+    """Tables of scores with the coordinates of their runs as columns; numbers among them as numbers."""
+    parts = [
+        pd.read_csv(file, keep_default_na=False, na_values=["nan"]).assign(**where)
+        for file, where in zip(files, coordinates, strict=True)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.astype({name: float for name in ("lr", "retain") if name in table})
+
+
+def primary_metric(base: pd.DataFrame, options: Scoring) -> str:
+    """The measure that points are chosen by: letters where the model before unlearning has the skill, else cloze."""
+    if options.primary != "auto":
+        return options.primary
+    kept = base[base["set"].isin(["same", "other"]) & (base["metric"] == "letters")]
+    return "letters" if weighted(kept) >= options.letter_gate else "cloze"
+
+
+def weighted(rows: pd.DataFrame) -> float:
+    """Mean of ``value`` with weights ``n``; NaN without rows."""
+    return float((rows["value"] * rows["n"]).sum() / rows["n"].sum()) if len(rows) else float("nan")
 
 
 def candidates(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

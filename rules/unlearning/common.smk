@@ -70,3 +70,7 @@ UNLEARNING_ATTACKS = files_of(
     UNLEARNED + "/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
     UNLEARNING.attacks(),
 )
+UNLEARNING_CHOSEN = files_of(
+    UNLEARNED + "/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
+    [p for p in UNLEARNING.points() if p["point"] == "selected"],
+)

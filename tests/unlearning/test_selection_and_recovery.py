@@ -10,8 +10,7 @@ import pytest
 from editlab.config.unlearning import Scoring, Selection
 from editlab.errors import DataError
 from editlab.unlearning.recovery import attacked, epochs_to, rates
-from editlab.unlearning.scores import primary_metric
-from editlab.unlearning.selection import admissible, candidates, choose, front
+from editlab.unlearning.selection import admissible, candidates, choose, front, primary_metric
 
 N = 100
 

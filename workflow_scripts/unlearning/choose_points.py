@@ -5,8 +5,7 @@ from common import job
 with job(snakemake):
     from editlab.config.unlearning import Scoring, Selection
     from editlab.files.artifacts import write_json
-    from editlab.unlearning.scores import primary_metric, read_runs
-    from editlab.unlearning.selection import choose
+    from editlab.unlearning.selection import choose, primary_metric, read_runs
 
     scores = read_runs(snakemake.input, snakemake.params.points)
     metric = primary_metric(scores[scores["epoch"] == 0], Scoring.model_validate(snakemake.params.scoring))

@@ -132,9 +132,15 @@ def _summary(
     perplexity = (point["perplexity"] or math.nan) / (base["perplexity"] or math.nan)
     return {
         **common,
-        **{"A": a, "B": b["best"], "C": c["best"], "N": n["best"]},
-        **{"B_two_fold": b["two_fold"], "C_two_fold": c["two_fold"], "N_two_fold": n["two_fold"]},
-        **{"B_common": b["common"], "V_n": b["n"]},
+        "A": a,
+        "B": b["best"],
+        "C": c["best"],
+        "N": n["best"],
+        "B_two_fold": b["two_fold"],
+        "C_two_fold": c["two_fold"],
+        "N_two_fold": n["two_fold"],
+        "B_common": b["common"],
+        "V_n": b["n"],
         **best,
         **{f"{name}_two_fold": value for name, value in fair.items()},
         "epochs_to": epochs_to(mine, metric, REACHED * c["best"]),

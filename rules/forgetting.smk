@@ -18,7 +18,9 @@ rule collect_forgetting:
         mem_mb=resource("collect_forgetting", "mem_mb"),
         runtime=resource("collect_forgetting", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("large_scale", "curve.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/large_scale_forgetting.csv", cell_files("large_scale", "curve.csv")
+        ),
         cells=lambda w: finished_cells("large_scale"),
         code=code_digest("collect_forgetting"),
     message:
@@ -43,7 +45,9 @@ rule collect_replay_gain:
         mem_mb=resource("collect_replay_gain", "mem_mb"),
         runtime=resource("collect_replay_gain", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("replay_ablation", "cases.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/replay_gain.csv", cell_files("replay_ablation", "cases.csv")
+        ),
         cells=lambda w: finished_cells("replay_ablation"),
         code=code_digest("collect_replay_gain"),
     message:

@@ -23,7 +23,8 @@ rule collect_greedy:
         runtime=resource("collect_greedy", "runtime"),
     params:
         missing=lambda w: holes(
-            [f for e in greedy_experiments() for f in cell_files(e, "metrics.csv")]
+            f"{OUT}/greedy_eval.csv",
+            [f for e in greedy_experiments() for f in cell_files(e, "metrics.csv")],
         ),
         cells=lambda w: [c for e in greedy_experiments() for c in finished_cells(e)],
         bases=["emmet_lora", "emmet_lora_append", "emmet"],

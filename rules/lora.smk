@@ -18,7 +18,9 @@ rule collect_lora:
         mem_mb=resource("collect_lora", "mem_mb"),
         runtime=resource("collect_lora", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("lora_ablation", "metrics.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/lora_ablation.csv", cell_files("lora_ablation", "metrics.csv")
+        ),
         cells=lambda w: finished_cells("lora_ablation"),
         pairs=[("emmet_lora", "emmet_lora_frobenius"), ("emmet_lora", "emmet")],
         code=code_digest("collect_lora"),
@@ -44,7 +46,7 @@ rule collect_retraining:
         mem_mb=resource("collect_retraining", "mem_mb"),
         runtime=resource("collect_retraining", "runtime"),
     params:
-        missing=lambda w: holes(retrained_files()),
+        missing=lambda w: holes(f"{OUT}/rtt_edits.csv", retrained_files()),
         coordinates=lambda w: STUDY.cells("retraining"),
         code=code_digest("collect_retraining"),
     message:

@@ -22,7 +22,9 @@ rule find_missed:
         mem_mb=resource("find_missed", "mem_mb"),
         runtime=resource("find_missed", "runtime"),
     params:
-        missing=lambda w: holes(cell_files(main_experiment(), "cases.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/missed_facts.csv", cell_files(main_experiment(), "cases.csv")
+        ),
         cells=lambda w: all_cells()[main_experiment()],
         study=study_values(),
         code=code_digest("find_missed"),

@@ -17,7 +17,7 @@ rule collect_curves:
         mem_mb=resource("collect_curves", "mem_mb"),
         runtime=resource("collect_curves", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("edit", "curve.csv")),
+        missing=lambda w: holes(f"{OUT}/curves.csv", cell_files("edit", "curve.csv")),
         cells=lambda w: finished_cells("edit"),
         code=code_digest("collect_curves"),
     message:
@@ -42,7 +42,9 @@ rule compare_cells:
         mem_mb=resource("compare_cells", "mem_mb"),
         runtime=resource("compare_cells", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("edit", "cases.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/comparisons.csv", cell_files("edit", "cases.csv")
+        ),
         cells=lambda w: finished_cells("edit"),
         code=code_digest("compare_cells"),
     message:

@@ -26,12 +26,13 @@ rule collect_trust:
         runtime=resource("collect_trust", "runtime"),
     params:
         missing=lambda w: holes(
+            f"{OUT}/trust_eval.csv",
             [
                 f
                 for e in trust_experiments()
                 for name in ("metrics.csv", "events.jsonl")
                 for f in cell_files(e, name)
-            ]
+            ],
         ),
         cells=lambda w: {e: finished_cells(e) for e in trust_experiments()},
         thresholds=[0.2, 0.3, 0.4, 0.5, 0.6],

@@ -7,7 +7,6 @@ is computed anew but sums, shares and fits.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from editlab.analysis.decisions import area_under_roc, average_precision, decisi
 from editlab.analysis.forgetting import MINIMUM, turning_point_interval
 from editlab.analysis.paired import paired_differences
 from editlab.analysis.tables import EDITING, cell_costs, cell_rows
+from editlab.editing.events import read_events as parsed
 from editlab.errors import DataError
 from editlab.files.artifacts import read_provenance, read_verified
 
@@ -27,8 +27,8 @@ Cells = Sequence[tuple[str, Mapping[str, str]]]
 
 def read_events(directory: str | Path) -> list[dict[str, Any]]:
     """The events of a cell."""
-    text = read_verified(Path(directory) / "events.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    path = read_verified(Path(directory) / "events.jsonl")
+    return [event.record() for event in parsed(path.read_text(encoding="utf-8").splitlines(), str(path))]
 
 
 def read_curve(directory: str | Path) -> pd.DataFrame:

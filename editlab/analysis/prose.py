@@ -13,6 +13,7 @@ import pandas as pd
 
 from editlab.analysis.run import Run
 from editlab.analysis.wording import counted, label, listed, percent
+from editlab.config.solvers import SOLVERS
 from editlab.data.requests import EditRequest
 
 ARCHITECTURES = {"gpt2": "GPT-2", "llama": "Llama"}
@@ -161,7 +162,7 @@ def recipe_table(study: Mapping[str, Any], controls: Sequence[str] = ()) -> pd.D
     rows = []
     for method in methods_of(study):
         recipe = study["methods"][method]
-        if method in controls and recipe["solver"] != "random":
+        if method in controls and not SOLVERS[recipe["solver"]].edits:
             continue
         rows.append(
             {
@@ -182,30 +183,16 @@ def target_steps(recipe: Mapping[str, Any]) -> str:
 
 
 def _targets(recipe: Mapping[str, Any]) -> str:
-    if recipe["solver"] == "ft":
+    if "clamp" not in recipe:
         return f"lr {recipe['lr']:g}, {recipe['steps']} steps"
     text = f"clamp {recipe['clamp']:g}"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 
 def _solve(recipe: Mapping[str, Any]) -> str:
-    solver = recipe["solver"]
-    if solver == "ft":
-        bound = recipe["norm_constraint"]
-        return "" if bound is None else f"bound {bound:g}"
-    parts = []
-    if solver == "alphaedit":
-        share = recipe["null_space_share"]
-        space = f"share {share:g}" if share is not None else f"threshold {recipe['null_space_threshold']:g}"
-        parts += [space, f"L2 {recipe['l2']:g}"]
-    elif solver not in ("rome", "r_rome", "emmet"):
-        parts.append(f"λ {recipe['second_moment_weight']:g}")
-    if solver == "emmet":
-        ridge = recipe["ridge"]
-        parts.append(f"λ {recipe['second_moment_weight']:g}")
-        parts.append(f"γ {ridge:g}" if ridge is not None else "γ default")
-    extra = {"encore": "update_norm_weight", "rect": "keep_share", "nse": "neuron_share"}.get(solver)
-    return ", ".join([*parts, *([f"{extra.replace('_', ' ')} {recipe[extra]:g}"] if extra else [])])
+    solver = SOLVERS[recipe["solver"]]
+    own = solver(**{name: recipe[name] for name in solver.model_fields if name in recipe})
+    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in own.shown().items())
 
 
 def _guards(recipe: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.config.solvers import SOLVERS
+from editlab.editing.events import read_events
 from editlab.files.artifacts import read_provenance, read_verified, record_of
 
 Cells = Mapping[str, Sequence[tuple[str, Mapping[str, str]]]]
@@ -146,13 +147,12 @@ class Run:
     def controls(self) -> list[str]:
         """Methods of the study that are no contestants."""
         methods = self.study["methods"]
-        return [
-            m for m, recipe in methods.items() if recipe["solver"] == "random" or not SOLVERS[recipe["solver"]].edits
-        ]
+        return [m for m, recipe in methods.items() if SOLVERS[recipe["solver"]].control]
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in read_verified(path).read_text(encoding="utf-8").splitlines()]
+    lines = read_verified(path).read_text(encoding="utf-8").splitlines()
+    return [event.record() for event in read_events(lines, str(path))]
 
 
 def _listed(values: Sequence[Any]) -> str:

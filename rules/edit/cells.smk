@@ -105,7 +105,9 @@ rule collect_cells:
         mem_mb=resource("collect_cells", "mem_mb"),
         runtime=resource("collect_cells", "runtime"),
     params:
-        missing=lambda w: holes(cell_files(TABLES[w.table], "metrics.csv")),
+        missing=lambda w: holes(
+            f"{OUT}/{w.table}.csv", cell_files(TABLES[w.table], "metrics.csv")
+        ),
         cells=lambda w: cell_directories(TABLES[w.table]),
         coordinates=lambda w: STUDY.cells(TABLES[w.table]),
         model=STUDY.model,
@@ -136,7 +138,7 @@ rule collect_costs:
         mem_mb=resource("collect_costs", "mem_mb"),
         runtime=resource("collect_costs", "runtime"),
     params:
-        missing=lambda w: holes(cell_files("edit", RECORD)),
+        missing=lambda w: holes(f"{OUT}/costs.csv", cell_files("edit", RECORD)),
         cells=lambda w: [directory for directory, _ in finished_cells("edit")],
         coordinates=lambda w: [cell for _, cell in finished_cells("edit")],
         code=code_digest("collect_costs"),

@@ -46,7 +46,8 @@ def retrain_on_truth(
 
     Returns:
         one row a (model, facts, when, probe): ``model`` edited (B), unedited (C) or redrawn (N: edited, and retrained on
-        objects of other facts); ``facts`` retrained, held_out or never_edited; ``when`` before or after; ``success`` (old object more likely than the new one), ``accuracy`` (old
+        objects of other facts); ``facts`` retrained, held_out or never_edited; ``when`` before or after;
+        ``success`` (old object more likely than the new one), ``accuracy`` (old
         object the most likely of all) and ``n`` facts.
 
     Raises:

@@ -56,21 +56,23 @@ def grid_files(wildcards):
     ]
 
 
-def files_of(pattern, coordinates):
-    """(file, coordinates) of many results."""
-    return {pattern.format(**c): c for c in coordinates}
+def unlearning_files(pattern, coordinates):
+    """The files of many results."""
+    return [pattern.format(**where) for where in coordinates]
 
 
-UNLEARNING_RUNS = files_of(f"{UNLEARNED}/runs/{GRID_POINT}.csv", UNLEARNING.grid())
-UNLEARNING_POINTS = files_of(
+UNLEARNING_RUNS = unlearning_files(
+    f"{UNLEARNED}/runs/{GRID_POINT}.csv", UNLEARNING.grid()
+)
+UNLEARNING_POINTS = unlearning_files(
     UNLEARNED + "/kept/point~{point}/method~{method}/rank~{rank}/seed~{seed}.csv",
     UNLEARNING.points(),
 )
-UNLEARNING_ATTACKS = files_of(
+UNLEARNING_ATTACKS = unlearning_files(
     UNLEARNED + "/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
     UNLEARNING.attacks(),
 )
-UNLEARNING_CHOSEN = files_of(
+UNLEARNING_CHOSEN = unlearning_files(
     UNLEARNED + "/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
     [p for p in UNLEARNING.points() if p["point"] == "selected"],
 )

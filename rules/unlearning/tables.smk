@@ -3,10 +3,10 @@
 
 rule collect_unlearning:
     input:
-        runs=list(UNLEARNING_RUNS),
-        attacks=list(UNLEARNING_ATTACKS),
-        chosen=list(UNLEARNING_CHOSEN),
-        kept=list(UNLEARNING_POINTS),
+        runs=UNLEARNING_RUNS,
+        attacks=UNLEARNING_ATTACKS,
+        chosen=UNLEARNING_CHOSEN,
+        kept=UNLEARNING_POINTS,
     output:
         unlearn=OUT + "/unlearn.csv",
         rtt=OUT + "/rtt.csv",
@@ -23,9 +23,6 @@ rule collect_unlearning:
         runtime=resource("collect_unlearning", "runtime"),
     params:
         missing=lambda w: holes([*UNLEARNING_RUNS, *UNLEARNING_ATTACKS]),
-        runs=list(UNLEARNING_RUNS.values()),
-        attacks=list(UNLEARNING_ATTACKS.values()),
-        chosen=list(UNLEARNING_CHOSEN.values()),
         settings=UNLEARNING.model_dump(mode="json"),
         code=code_digest("unlearning/collect_unlearning"),
     message:

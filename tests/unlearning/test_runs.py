@@ -130,7 +130,7 @@ def test_learning_gates_and_the_lower_half_leaves_the_upper_one_alone():
     assert changed
     assert all("layers.0." in name for name in changed)
     assert all(p.requires_grad for p in model.parameters())
-    with pytest.raises(ModelError, match="below gate 0.99"):
+    with pytest.raises(ModelError, match=r"below gate 0\.99"):
         learned(small(), FACTS, Learning(epochs=1, lr=1e-6, gate=0.99), 1)
 
 

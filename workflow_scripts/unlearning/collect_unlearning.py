@@ -6,11 +6,8 @@ with job(snakemake):
     from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
     from editlab.files.artifacts import write_csv
 
-    def located(name):
-        return dict(zip(snakemake.input[name], snakemake.params[name], strict=True))
-
     settings = snakemake.params.settings
-    rtt = rtt_table(located("attacks"), settings)
-    write_csv(snakemake.output.unlearn, unlearn_table(located("runs"), settings))
+    rtt = rtt_table(list(snakemake.input.attacks), settings)
+    write_csv(snakemake.output.unlearn, unlearn_table(list(snakemake.input.runs), settings))
     write_csv(snakemake.output.rtt, rtt)
-    write_csv(snakemake.output.summary, summary_table(rtt, located("chosen"), settings))
+    write_csv(snakemake.output.summary, summary_table(rtt, list(snakemake.input.chosen), settings))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,21 @@ from editlab.files.artifacts import read_verified
 from editlab.unlearning.recovery import attacked, epochs_to, rates
 from editlab.unlearning.selection import read_runs
 
-Files = Mapping[str, Mapping[str, str]]  # file -> coordinates
 Settings = Mapping[str, Any]
-PARENT = "control~parent"
+PARENT = "parent"
 REACHED = 0.8  # share of C at which "epochs to" is counted
 RUN_KEYS = ["method", "rank", "lr", "retain", "seed"]
 
 
-def unlearn_table(files: Files, settings: Settings) -> pd.DataFrame:
+def coordinates(path: str) -> dict[str, str]:
+    """What a path says: ``.../method~gd/rank~0/seed~1.csv`` is method gd, rank 0, seed 1."""
+    parts = Path(path).with_suffix("").parts
+    return {key: value for key, found, value in (part.partition("~") for part in parts) if found}
+
+
+def unlearn_table(files: Sequence[str], settings: Settings) -> pd.DataFrame:
     """Scores of all runs with run_id, objective and parametrisation."""
-    table = read_runs(map(str, map(read_verified, files)), files.values())
+    table = read_runs(map(str, map(read_verified, files)), map(coordinates, files))
     methods = settings["methods"]
     ids = {key: run_id(dict(zip(RUN_KEYS, key, strict=True)), settings) for key in _keys(table)}
     table.insert(0, "run_id", [ids[key] for key in table[RUN_KEYS].itertuples(index=False, name=None)])
@@ -48,34 +53,30 @@ def run_id(point: Mapping[str, Any], settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def rtt_table(files: Files, settings: Settings) -> pd.DataFrame:
+def rtt_table(files: Sequence[str], settings: Settings) -> pd.DataFrame:
     """Scores of all attacks: attack, condition (B, C, N), point, method, rank, seed, v_split and the columns of an attack."""
+    columns = ["attack", "condition", "base", "point", "method", "rank", "seed", "v_split", "lr", "epoch"]
+    columns += ["set", "half", "metric", "value", "n"]
     parts = []
-    for file, where in files.items():
+    for file in files:
         part = pd.read_csv(read_verified(file), keep_default_na=False, na_values=["nan"])
         if len(part):
-            parts.append(part.assign(**_target(where["target"], settings), **_of(where)))
-    columns = ["attack", "condition", "base", "point", "method", "rank", "seed", "v_split", "lr", "epoch"]
-    table = pd.concat(parts, ignore_index=True)
-    return table[[*columns, "set", "half", "metric", "value", "n"]]
+            parts.append(part.assign(v_split=Path(file).stem, **_target(coordinates(file), settings)))
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _of(where: Mapping[str, str]) -> dict[str, Any]:
-    return {"attack": where["attack"], "seed": int(where["seed"]), "v_split": where["split"]}
-
-
-def _target(target: str, settings: Settings) -> dict[str, Any]:
+def _target(where: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """What an attack was turned on: a control, or a point of a method."""
-    if target.startswith("control~"):
-        name = target.removeprefix("control~")
-        condition = "N" if target == PARENT else "C"
-        return {"condition": condition, "base": name, "point": "", "method": "", "rank": 0}
-    found = dict(part.split("~", 1) for part in target.split("/"))
-    base = settings["methods"][found["method"]]["base"]
-    return {"condition": "B", "base": base, **found, "rank": int(found["rank"])}
+    common = {"attack": where["attack"], "seed": int(where["seed"])}
+    if "control" in where:
+        condition = "N" if where["control"] == PARENT else "C"
+        return {**common, "condition": condition, "base": where["control"], "point": "", "method": "", "rank": 0}
+    base = settings["methods"][where["method"]]["base"]
+    named = {"point": where["point"], "method": where["method"], "rank": int(where["rank"])}
+    return {**common, "condition": "B", "base": base, **named}
 
 
-def summary_table(rtt: pd.DataFrame, chosen: Files, settings: Settings) -> pd.DataFrame:
+def summary_table(rtt: pd.DataFrame, chosen: Sequence[str], settings: Settings) -> pd.DataFrame:
     """One row a kept point (also one that is not there: ``found`` 0), seed and attack.
 
     Columns beside the coordinates: ``metric``; ``forget_base``, ``A``, ``B``, ``C``, ``N`` (best rate and epoch a V),
@@ -84,11 +85,14 @@ def summary_table(rtt: pd.DataFrame, chosen: Files, settings: Settings) -> pd.Da
     ``kl``; ``lr``, ``retain_weight``, ``epoch`` of the point; ``n`` questions of V.
     """
     drop = float(settings["selection"]["min_drop"])
-    points = {(c["method"], int(c["rank"]), int(c["seed"])): _chosen(file) for file, c in chosen.items()}
+    points = {}
+    for file in chosen:
+        where = coordinates(file)
+        points[where["method"], int(where["rank"]), int(where["seed"])] = _chosen(file)
     rows = []
-    for where in _declared(settings):
-        point = points[where["method"], where["rank"], where["seed"]]
-        rows.append({**where, **_summary(rtt, where, point, settings, drop)})
+    for declared in _declared(settings):
+        found = points[declared["method"], declared["rank"], declared["seed"]]
+        rows.append({**declared, **_summary(rtt, declared, found, settings, drop)})
     return pd.DataFrame(rows)
 
 

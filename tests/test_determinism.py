@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from editlab.files.code import ROOT
 from editlab.randomness import derive_seed, python_rng, torch_rng
 
 OWN_PROCESSES = {"warm.py", "provenance.py"}  # the worker knows its owner, provenance compares dates
@@ -17,6 +16,7 @@ FORBIDDEN = {
     "random.random", "random.seed", "random.shuffle", "random.choice", "random.sample", "random.randint", "random.randrange",
     "np.random.seed", "np.random.rand", "np.random.randn", "np.random.choice", "np.random.permutation", "np.random.shuffle",
 }  # fmt: skip
+ROOT = HOME / "editlab"
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.name not in OWN_PROCESSES)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from editlab.files.code import ROOT, direct_imports
+from editlab.files.code import HOME, direct_reach
 from editlab.networks.architectures import FAMILIES
 
 FLOORS: list[str] = [
@@ -25,6 +25,7 @@ FLOORS: list[str] = [
 ]
 """From the ground up. A room is a folder (or a file that stands alone); a room of another name belongs nowhere."""
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+ROOT = HOME / "editlab"
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -34,6 +35,12 @@ def name_of(file: Path) -> str:
 
 # ``editlab`` itself loads its public functions by name on first use, and so belongs nowhere.
 MODULES = [name for name in map(name_of, FILES) if name != "__init__"]
+
+
+def direct_imports(module: str) -> set[str]:
+    """Modules of the library that a module takes from, without the packages that lie around them."""
+    names = {name.removeprefix("editlab.") for name in direct_reach(f"editlab.{module}") if name.startswith("editlab.")}
+    return {name for name in names if name != module and not module.startswith(f"{name}.")}
 
 
 def room_of(module: str) -> str:

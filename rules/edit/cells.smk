@@ -89,60 +89,8 @@ use rule edit_cell as replay_cell with:
         small_jobs("edit_cell", "cells", STUDY, REPLAY_LOG, REPLAY_RESULT)
 
 
-rule collect_cells:
+rule matrix:
     input:
-        lambda w: cell_files(TABLES[w.table], "metrics.csv"),
-    output:
-        OUT + "/{table}.csv",
-    log:
-        LOGS + "/collect_cells/{table}.log",
-    benchmark:
-        OUT + "/benchmarks/rules/collect_cells/{table}.jsonl"
-    conda:
-        "../../envs/editlab.yaml"
-    threads: 1
-    resources:
-        mem_mb=resource("collect_cells", "mem_mb"),
-        runtime=resource("collect_cells", "runtime"),
-    params:
-        missing=lambda w: holes(
-            f"{OUT}/{w.table}.csv", cell_files(TABLES[w.table], "metrics.csv")
-        ),
-        cells=lambda w: cell_directories(TABLES[w.table]),
-        coordinates=lambda w: STUDY.cells(TABLES[w.table]),
-        model=STUDY.model,
-        dataset=STUDY.dataset,
-        study=RUN.run,
-        with_costs=lambda w: w.table == "baseline_comparison",
-        allow_missing=RUN.allow_missing,
-        code=code_digest("collect_cells"),
+        OUT + "/ablation_matrix.csv",
     message:
-        "Collect {wildcards.table} from its cells"
-    script:
-        "../../workflow_scripts/collect_cells.py"
-
-
-rule collect_costs:
-    input:
-        lambda w: cell_files("edit", RECORD),
-    output:
-        OUT + "/costs.csv",
-    log:
-        LOGS + "/collect_costs.log",
-    benchmark:
-        OUT + "/benchmarks/rules/collect_costs.jsonl"
-    conda:
-        "../../envs/editlab.yaml"
-    threads: 1
-    resources:
-        mem_mb=resource("collect_costs", "mem_mb"),
-        runtime=resource("collect_costs", "runtime"),
-    params:
-        missing=lambda w: holes(f"{OUT}/costs.csv", cell_files("edit", RECORD)),
-        cells=lambda w: [directory for directory, _ in finished_cells("edit")],
-        coordinates=lambda w: [cell for _, cell in finished_cells("edit")],
-        code=code_digest("collect_costs"),
-    message:
-        "Collect where the time of the cells went"
-    script:
-        "../../workflow_scripts/collect_costs.py"
+        "The ablation matrix"

@@ -45,7 +45,7 @@ def test_every_rule_has_the_digest_of_the_script_that_it_runs():
     assert len(blocks()) > 25
     for block in blocks():
         (script,) = re.findall(r'script:\n\s+"(?:\.\./)+workflow_scripts/([\w/]+)\.py"', block)
-        digests = re.findall(r'code_digest\(\s*"([\w/]+)"', block)
+        digests = re.findall(r'code_(?:digest|of)\(\s*"([\w/]+)"', block)
         assert digests == [script], block.split("\n")[0]
 
 

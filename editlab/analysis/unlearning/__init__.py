@@ -1,1 +1,20 @@
-"""What the unlearning study reports."""
+"""What the unlearning study reports: its topics in the order in which they are told."""
+
+from __future__ import annotations
+
+from editlab.analysis.report.topic import Report
+from editlab.analysis.unlearning import epochs, recovery, tradeoff
+from editlab.analysis.unlearning.description import describe
+
+REPORT = Report(
+    study="unlearning",
+    title="Unlearning",
+    question=(
+        "When a model is made to forget facts, by full fine-tuning or by LoRA: are they gone, or does retraining on a part of "
+        "them bring back the rest?"
+    ),
+    topics=(recovery.TOPIC, tradeoff.TOPIC, epochs.TOPIC),
+    describe=describe,
+    headline="unlearning",
+    abstract=("recovery", "tradeoff"),
+)

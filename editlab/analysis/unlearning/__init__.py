@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from editlab.analysis.report.topic import Report
-from editlab.analysis.unlearning import epochs, recovery, tradeoff
-from editlab.analysis.unlearning.description import describe
 
 REPORT = Report(
     study="unlearning",
@@ -13,8 +11,7 @@ REPORT = Report(
         "When a model is made to forget facts, by full fine-tuning or by LoRA: are they gone, or does retraining on a part of "
         "them bring back the rest?"
     ),
-    topics=(recovery.TOPIC, tradeoff.TOPIC, epochs.TOPIC),
-    describe=describe,
+    names=("recovery", "tradeoff", "epochs"),
     headline="unlearning",
     abstract=("recovery", "tradeoff"),
 )

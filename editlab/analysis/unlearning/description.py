@@ -57,7 +57,7 @@ def model_sentence(settings: Settings) -> str:
 def data_sentence(settings: Settings) -> str:
     """What is forgotten and what is retained."""
     data = settings["data"]
-    if data["kind"] == "files":
+        f"{counted(data['splits'], 'split')}, each of which is held out once, and retains facts about others."
         return f"It forgets {counted(len(data['forget_splits']), 'split')} of published questions and retains others."
     return (
         f"It forgets the birthdays of {data['splits'] * data['per_split']} invented people in "

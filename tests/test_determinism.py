@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from editlab.files.code import HOME
 from editlab.randomness import derive_seed, python_rng, torch_rng
 
-OWN_PROCESSES = {"warm.py", "provenance.py"}  # the worker knows its owner, provenance compares dates
+OWN_PROCESSES = {"worker.py", "provenance.py"}  # the worker knows its owner, provenance compares dates
 FORBIDDEN = {
     "time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today", "datetime.datetime.now",
     "os.getpid", "os.urandom", "uuid.uuid1", "uuid.uuid4", "hash", "torch.seed", "torch.initial_seed", "secrets.token_hex",

@@ -57,11 +57,11 @@ def model_sentence(settings: Settings) -> str:
 def data_sentence(settings: Settings) -> str:
     """What is forgotten and what is retained."""
     data = settings["data"]
-        f"{counted(data['splits'], 'split')}, each of which is held out once, and retains facts about others."
+    if data["kind"] == "files":
         return f"It forgets {counted(len(data['forget_splits']), 'split')} of published questions and retains others."
     return (
         f"It forgets the birthdays of {data['splits'] * data['per_split']} invented people in "
-        f"{counted(data['splits'], 'split')}, each of which is held out once, and retains birthdays, homes, jobs and pets of others."
+        f"{counted(data['splits'], 'split')}, each of which is held out once, and retains other facts."
     )
 
 

@@ -106,7 +106,7 @@ def unlearning_sheet(tables: Tables) -> Printed:
         Column("seeds", "seeds", "count"),
     ]
     said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
-    text = f"{CONDITIONS}{said}. A rate is left out where less than a quarter of the accuracy was unlearned: nothing can come back."
+    text = f"{CONDITIONS}{said}. A rate is left out where less than a quarter was unlearned: nothing can come back."
     return Printed(frame, columns, text, "summary")
 
 

@@ -7,4 +7,5 @@ of its topics (``editlab.analysis.NAME``), and the folder of its cells; the valu
 STUDIES = {
     "edit": "editlab.config.edit:EditStudy",
     "vision": "editlab.config.vision:VisionStudy",
+    "unlearning": "editlab.config.unlearning:UnlearningStudy",
 }

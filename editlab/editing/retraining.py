@@ -2,8 +2,9 @@
 
 The edited model is fine-tuned on the *true* objects of a part of the edited facts. If the old objects of the *other*
 edited facts come back too, the edit had hidden them and not removed them (the test of unlearning by Deeb and Roger,
-2024, arXiv 2410.08827, turned on edits). Two controls tell what the fine-tuning itself does: the unedited model,
-treated alike, and facts that were never edited.
+2024, arXiv 2410.08827, turned on edits). Three controls tell what the fine-tuning itself does: the unedited model,
+treated alike (condition C); the edited model, fine-tuned on objects that were drawn anew, so that it is taught the form of the
+answers and no truth (condition N); and facts that were never edited.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from editlab.config.edit import Retraining
 from editlab.data.requests import EditRequest
 from editlab.edits.edit import Edit
 from editlab.evaluation.scoring import score_requests
+from editlab.randomness import python_rng
 from editlab.training.retraining import completion_rows, finetune, restored, split
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ def retrain_on_truth(
         seed: of the split and of the order.
 
     Returns:
-        one row a (model, facts, when, probe): ``model`` edited or unedited; ``facts`` retrained, held_out or
-        never_edited; ``when`` before or after; ``success`` (old object more likely than the new one), ``accuracy`` (old
+        one row a (model, facts, when, probe): ``model`` edited (B), unedited (C) or redrawn (N: edited, and retrained on
+        objects of other facts); ``facts`` retrained, held_out or never_edited; ``when`` before or after;
+        ``success`` (old object more likely than the new one), ``accuracy`` (old
         object the most likely of all) and ``n`` facts.
 
     Raises:
@@ -55,16 +58,33 @@ def retrain_on_truth(
     retrained, held_out = split(edited, options.share, seed)
     groups = {"retrained": retrained, "held_out": held_out, "never_edited": list(never_edited[: options.controls])}
     rows: list[dict[str, Any]] = []
-    for name, change in (("unedited", None), ("edited", edit)):
+    truth = [(r.rewrite_prompt, r.target_true) for r in retrained]
+    redrawn = redrawn_objects(retrained, seed)
+    for name, change, told in (("unedited", None, truth), ("edited", edit, truth), ("redrawn", edit, redrawn)):
         with contextlib.ExitStack() as stack:
             if change is not None:
                 stack.enter_context(change.applied(model))
             rows += [{"model": name, "when": "before", **row} for row in _scores(model, groups)]
             stack.enter_context(restored(model))
-            truth = completion_rows(model, [(r.rewrite_prompt, r.target_true) for r in retrained])
-            finetune(model, truth, epochs=options.epochs, batch=options.batch, lr=options.lr, seed=seed)
+            rows_told = completion_rows(model, told)
+            finetune(model, rows_told, epochs=options.epochs, batch=options.batch, lr=options.lr, seed=seed)
             rows += [{"model": name, "when": "after", **row} for row in _scores(model, groups)]
     return pd.DataFrame(rows)
+
+
+def redrawn_objects(facts: Sequence[EditRequest], seed: int) -> list[tuple[str, str]]:
+    """(prompt, object) with each fact given a wrong object: the true one of another fact, of the same relation if any.
+
+    A fact whose object all facts share keeps none and is left out.
+    """
+    rng = python_rng("redrawn objects", seed)
+    found = []
+    for fact in facts:
+        alike = sorted({f.target_true for f in facts if f.relation_id == fact.relation_id} - {fact.target_true})
+        others = alike or sorted({f.target_true for f in facts} - {fact.target_true})
+        if others:
+            found.append((fact.rewrite_prompt, rng.choice(others)))
+    return found
 
 
 def _scores(model: nn.Module, groups: dict[str, list[EditRequest]]) -> list[dict[str, Any]]:

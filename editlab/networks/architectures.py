@@ -242,6 +242,16 @@ class Architecture:
             return self.family.classifier
         return f"{self.family.blocks}.{layer}.{self.family.projection}"
 
+    def linear_names(self, layers: Sequence[int]) -> list[str]:
+        """Full names of every linear map in the blocks, attention and MLP, as PEFT's ``target_modules`` wants them."""
+        found = []
+        for layer in layers:
+            for name, module in self.block(layer).named_modules():
+                weight = getattr(module, "weight", None)
+                if isinstance(weight, Tensor) and weight.ndim == 2:
+                    found.append(f"{self.family.blocks}.{layer}.{name}")
+        return found
+
     def is_transposed(self, layer: int) -> bool:
         """True when the projection stores ``(d_in, d_out)`` (GPT-2's Conv1D)."""
         return layer < self.num_layers and not isinstance(self.projection(layer), nn.Linear)

@@ -10,7 +10,7 @@ from tiny import tiny_model, tiny_requests
 import editlab
 from editlab.analysis.edit.retraining import recovery
 from editlab.config.edit import Retraining
-from editlab.editing.retraining import retrain_on_truth
+from editlab.editing.retraining import redrawn_objects, retrain_on_truth
 
 OPTIONS = Retraining(epochs=4, batch=6, lr=3e-3, controls=11)
 
@@ -21,12 +21,24 @@ def test_the_table_has_both_models_and_all_groups_and_retrained_facts_are_learne
         model, facts[:12], method="memit", layers=[0], statistics=moments(model, 0), clamp=4.0, second_moment_weight=0.1
     )
     table = retrain_on_truth(model, edit, facts[:12], facts[12:], OPTIONS, seed=1)
-    assert len(table) == 2 * 2 * 3 * 2
+    assert len(table) == 3 * 2 * 3 * 2
+    assert set(table["model"]) == {"edited", "unedited", "redrawn"}
     assert set(table["n"]) == {6, 11}
     rows = table[table["probe"] == "rewrite"].set_index(["model", "facts", "when"])["success"]
     assert rows["edited", "retrained", "after"] > rows["edited", "retrained", "before"]
     again = retrain_on_truth(model, edit, facts[:12], facts[12:], OPTIONS, seed=1)
     pd.testing.assert_frame_equal(table, again, check_exact=True)
+
+
+def test_redrawn_objects_are_wrong_ones_of_the_same_relation():
+    facts = tiny_requests(24)
+    told = dict(redrawn_objects(facts, seed=1))
+    assert len(told) == 24
+    for fact in facts:
+        assert told[fact.rewrite_prompt] != fact.target_true
+        assert told[fact.rewrite_prompt] in {f.target_true for f in facts if f.relation_id == fact.relation_id}
+    assert redrawn_objects(facts, seed=1) == list(told.items()) != redrawn_objects(facts, seed=2)
+    assert redrawn_objects(facts[:1], seed=1) == []
 
 
 def test_recovery_is_a_share_of_what_the_edit_took():

@@ -1,0 +1,95 @@
+"""Accuracy on held-out facts along the epochs of retraining, with the controls; and by the split that was held out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from editlab.analysis.draw.plots import band, legend, panels, share_axis
+from editlab.analysis.draw.style import DARK, marks
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.topic import Tables, Topic, figure, sheet
+from editlab.analysis.text.wording import counted
+from editlab.analysis.unlearning.numbers import INTERVALS, accuracy, metric_of, shown
+from editlab.analysis.unlearning.tables import by_category
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+CONTROLS = {"C": "not unlearned (C)", "N": "never knew (N)"}
+
+
+def _metric(rtt: pd.DataFrame) -> str:
+    """Letters where the model that was not unlearned has the skill, else cloze."""
+    start = rtt[(rtt["condition"] == "C") & (rtt["epoch"] == 0) & (rtt["metric"] == "letters")]
+    return "letters" if len(start) and float(start["value"].mean()) >= 0.85 else "cloze"
+
+
+def along(rtt: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy on V by series and epoch, at the rate that is best on average for that series: value, low, high, seeds."""
+    rows = rtt[(rtt["attack"] == "full") & (rtt["set"] == "V") & (rtt["metric"] == _metric(rtt))]
+    rows = rows[rows["point"].isin(["", "selected"])]
+    names = [
+        CONTROLS.get(c) or shown(m, r) for c, m, r in zip(rows["condition"], rows["method"], rows["rank"], strict=True)
+    ]
+    rows = rows.assign(series=names)
+    rows = rows[(rows["condition"] != "C") | (rows["base"] != "hidden")]
+    found: list[dict[str, Any]] = []
+    for series, part in rows.groupby("series", sort=False):
+        trained = part[part["epoch"] > 0]
+        best = trained.groupby("lr")["value"].mean().idxmax()
+        for epoch, looked in part[part["lr"] == best].groupby("epoch"):
+            right = (looked["value"] * looked["n"]).groupby(looked["seed"]).sum()
+            count = looked["n"].groupby(looked["seed"]).sum()
+            value, low, high = accuracy(right / count, count)
+            numbers = {"value": value, "low": low, "high": high, "seeds": len(count)}
+            found.append({"series": series, "epoch": int(str(epoch)), **numbers})
+    return pd.DataFrame(found)
+
+
+@figure(
+    "Held-out accuracy along the attack",
+    "rtt",
+    lambda rows: (
+        "Accuracy on held-out facts along the epochs of retraining on the other facts, at the rate that is best on average; "
+        f"{INTERVALS} ({counted(int(rows['seeds'].max()), 'seed')}). The dotted line is chance."
+    ),
+    rows=along,
+    cites=(),
+    level=4,
+)
+def rtt_epochs(rows: pd.DataFrame) -> Drawing:
+    """One line a method and control over the epochs."""
+    drawing, (axis,) = panels(1, 1, 2.6)
+    looks = marks(rows["series"])
+    for series, part in rows.groupby("series", sort=False):
+        band(axis, part.sort_values("epoch"), "epoch", looks[str(series)], str(series), alpha=0.06)
+    axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
+    axis.set(xlabel="epoch of retraining", ylabel="accuracy on held-out facts")
+    share_axis(axis)
+    legend(drawing, axis, columns=3)
+    return drawing
+
+
+@sheet("recovery_by_category", "Recovery by the split held out", "rtt", "summary", level=8)
+def categories_sheet(tables: Tables) -> Printed:
+    """A and B of every held-out split (a category of MMLU, a group of people)."""
+    frame = by_category(tables["rtt"], metric_of(tables["summary"]))
+    frame = frame.assign(name=[shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)])
+    columns = [
+        Column("name", "method", "text"),
+        Column("v_split", "held out", "text"),
+        Column("before", "A"),
+        Column("two_fold", "B"),
+        Column("seeds", "seeds", "count"),
+    ]
+    text = (
+        "Accuracy on each held-out split after unlearning (A) and after retraining on the others (B), means over seeds."
+    )
+    return Printed(frame, columns, text, "rtt")
+
+
+TOPIC = Topic(
+    name="epochs", title="Along the attack", figures=(rtt_epochs,), sheets=(categories_sheet,), reads=("rtt",)
+)

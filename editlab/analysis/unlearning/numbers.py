@@ -1,0 +1,91 @@
+"""Means over seeds with intervals, and names, as the topics of the unlearning study share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from editlab.analysis.statistics.intervals import mean_interval, pooled, wilson
+from editlab.analysis.text.wording import counted
+
+ACCURACIES = ("A", "B", "C", "N", "B_two_fold", "C_two_fold", "N_two_fold")
+NAMES = {
+    "gd": "GD",
+    "whp": "WHP",
+    "fwf": "FWF",
+    "rmu": "RMU",
+    "graddiff": "GradDiff",
+    "npo": "NPO",
+    "simnpo": "SimNPO",
+    "repselect": "RepSelect",
+    "layered": "layered",
+    "hidden": "hidden on purpose",
+    "lora": "LoRA",
+    "trap": "(rate of full fine-tuning)",
+}
+INTERVALS = "95 % intervals over questions and seeds"
+
+
+def shown(method: str, rank: int = 0) -> str:
+    """A method as it is shown: ``gd_lora`` at rank 4 is ``GD LoRA r4``."""
+    words = [NAMES.get(part, part) for part in method.split("_")]
+    return " ".join([*words, *([f"r{rank}"] if rank else [])])
+
+
+def chosen(summary: pd.DataFrame, point: str = "selected", attack: str = "full") -> pd.DataFrame:
+    """Rows of a kind of point and attack that have a model."""
+    rows = summary[(summary["point"] == point) & (summary["attack"] == attack) & (summary["found"] == 1)]
+    return rows.reset_index(drop=True)
+
+
+def over_seeds(rows: pd.DataFrame, by: Sequence[str] = ("method", "rank")) -> pd.DataFrame:
+    """One row a group: seeds, questions, and each number with ``_low`` and ``_high``.
+
+    Accuracies honour both the questions of a seed (Wilson) and the spread of seeds; rates and drops have Student's interval
+    over seeds.
+    """
+    found = []
+    for key, part in rows.groupby(list(by), sort=False):
+        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        row |= {"seeds": len(part), "questions": int(part["V_n"].max())}
+        for name in ACCURACIES:
+            row |= spread(name, accuracy(part[name], part["V_n"]))
+        for name in (
+            "recovery",
+            "recovery_corrected",
+            "recovery_two_fold",
+            "recovery_corrected_two_fold",
+            "retain_drop",
+        ):
+            row |= spread(name, mean_interval(part[name]))
+        found.append(row | {"retain": float(part["retain"].mean()), "kl": float(part["kl"].mean())})
+    return pd.DataFrame(found)
+
+
+def accuracy(values: pd.Series[float], n: pd.Series[float]) -> tuple[float, float, float]:
+    """Mean accuracy over seeds with its interval."""
+    low, high = wilson(values, n)
+    return pooled(values, low, high)
+
+
+def spread(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
+    """Columns of a number with its interval."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
+def basis(rows: pd.DataFrame) -> str:
+    """How much the numbers stand on."""
+    return f"{counted(int(rows['questions'].max()), 'question')} a seed, {counted(int(rows['seeds'].max()), 'seed')}"
+
+
+def metric_of(summary: pd.DataFrame) -> str:
+    """The measure of the run; seeds that differ have cloze, which needs no skill with letters."""
+    found = set(summary["metric"])
+    return str(found.pop()) if len(found) == 1 else "cloze"
+
+
+def recovered(row: Mapping[str, Any]) -> bool:
+    """Whether B is above N and C's control beyond doubt: the intervals do not overlap."""
+    return bool(row["B_two_fold_low"] > row["N_two_fold_high"])

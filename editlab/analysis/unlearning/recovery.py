@@ -1,0 +1,166 @@
+"""What comes back: conditions A, B, C and N of every method, and recovery over the rank at a matched forget level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.style import DARK, marks
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.text.findings import Finding
+from editlab.analysis.text.rows import records
+from editlab.analysis.text.wording import counted, level_with
+from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
+from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
+CONDITIONS = (
+    "A: accuracy on held-out facts after unlearning; B: after retraining on the other facts as well; C: the model that was "
+    "not unlearned, retrained; N: the model that never knew the facts, retrained. Rate and epoch of the attack are chosen on "
+    "one half of the held-out questions and scored on the other, both ways"
+)
+
+
+def collect_unlearn(run: Run) -> pd.DataFrame:
+    """Every score of every run."""
+    return unlearn_table(run.inputs["runs"], run.settings)
+
+
+def collect_rtt(run: Run) -> pd.DataFrame:
+    """Every score of every attack."""
+    return rtt_table(run.inputs["attacks"], run.settings)
+
+
+def collect_summary(run: Run) -> pd.DataFrame:
+    """Conditions and rates of every kept point."""
+    return summary_table(collect_rtt(run), run.inputs["chosen"], run.settings)
+
+
+def _ranks(summary: pd.DataFrame) -> pd.DataFrame:
+    """Corrected recovery by method and rank at the matched forget level: value, low, high."""
+    rows = chosen(summary, "matched")
+    if not len(rows):
+        return pd.DataFrame()
+    columns = {f"recovery_two_fold{end}": name for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
+    found = over_seeds(rows).rename(columns=columns)
+    return found[found["value"].notna()]
+
+
+@figure(
+    "Recovery over the rank",
+    "summary",
+    lambda rows: (
+        f"Recovery rate B / C of retraining at a matched forget accuracy, over the rank of the LoRA; the line is full "
+        f"fine-tuning. Mean over seeds with Student's interval ({basis(rows)})."
+    ),
+    rows=_ranks,
+    empty="No rank reaches the matched forget level.",
+    cites=("recovery.*",),
+    level=2,
+)
+def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
+    """Recovery over the rank, full fine-tuning as a line."""
+    drawing, (axis,) = panels(1, 1, 2.2)
+    looks = marks(rows["method"])
+    for method, part in rows.groupby("method", sort=False):
+        mark, ranked = looks[str(method)], part[part["rank"] > 0].sort_values("rank")
+        if len(ranked):
+            error_bars(axis, ranked["rank"], ranked, mark, shown(str(method)))
+        for row in records(part[part["rank"] == 0]):
+            axis.axhline(row["value"], color=mark.color, linestyle=mark.line, linewidth=1.0, label=shown(str(method)))
+    ranks = sorted(rows.loc[rows["rank"] > 0, "rank"].unique())
+    if ranks:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ranks, [str(rank) for rank in ranks])
+        axis.minorticks_off()
+    axis.axhline(1, color=DARK, linewidth=0.6)
+    axis.set(xlabel="rank", ylabel="recovery rate B / C")
+    share_axis(axis, 0.0, 1.1)
+    legend(drawing, axis)
+    return drawing
+
+
+@sheet("unlearning", "What comes back after unlearning", "summary", level=1)
+def unlearning_sheet(tables: Tables) -> Printed:
+    """A, B, C, N and recovery of every method at its selected point."""
+    rows = chosen(tables["summary"])
+    frame = over_seeds(rows) if len(rows) else pd.DataFrame()
+    if len(frame):
+        frame = frame.assign(name=[shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)])
+    columns = [
+        Column("name", "method", "text"),
+        Column("A", "A"),
+        Column("B_two_fold", "B"),
+        Column("C_two_fold", "C"),
+        Column("N_two_fold", "N"),
+        Column("recovery_two_fold", "B / C"),
+        Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
+        Column("retain_drop", "retain lost", "difference"),
+        Column("seeds", "seeds", "count"),
+    ]
+    said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
+    text = f"{CONDITIONS}{said}. A rate is left out where less than a quarter was unlearned: nothing can come back."
+    return Printed(frame, columns, text, "summary")
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """By method, whether held-out facts come back beyond the control that never knew."""
+    summary = tables.get("summary", pd.DataFrame())
+    if not len(summary):
+        return []
+    rows = chosen(summary)
+    found = [_came_back(row) for row in records(over_seeds(rows))] if len(rows) else []
+    return sorted(found, key=lambda f: not f.supported) + _nothing_chosen(summary)
+
+
+def _came_back(row: dict[str, object]) -> Finding:
+    name, key = shown(str(row["method"]), int(str(row["rank"]))), f"recovery.{row['method']}_{row['rank']}"
+    b, n, a = (
+        tuple(float(str(row[f"{c}{end}"])) for end in ("", "_low", "_high")) for c in ("B_two_fold", "N_two_fold", "A")
+    )
+    if pd.isna(row["recovery"]):
+        sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
+        return Finding(key, sentence, *a, int(str(row["questions"])), False, "summary")
+    sure = recovered(row)
+    said = "brings back facts that it was not told" if sure else "brings back nothing that can be told from the control"
+    sentence = (
+        f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
+        f"against {level_with(*n)} of the model that never knew."
+    )
+    return Finding(key, sentence, *b, int(str(row["questions"])), sure, "summary")
+
+
+def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
+    """Methods for which no run kept what had to be kept."""
+    rows = summary[(summary["point"] == "selected") & (summary["attack"] == "full")]
+    found = []
+    for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
+        if not part["found"].any():
+            name, nan = shown(str(method), int(rank)), float("nan")
+            sentence = f"No run of {name} kept what had to be retained ({counted(len(part), 'seed')})."
+            key = f"recovery.{method}_{rank}_none"
+            found.append(Finding(key, sentence, nan, nan, nan, len(part), False, "summary"))
+    return found
+
+
+TOPIC = Topic(
+    name="recovery",
+    title="Recovery",
+    about="what comes back after unlearning",
+    tables=(
+        Collected("unlearn", collect_unlearn, inputs=("runs",), settings=SETTINGS),
+        Collected("rtt", collect_rtt, inputs=("attacks",), settings=SETTINGS),
+        Collected("summary", collect_summary, inputs=("attacks", "chosen", "kept"), settings=SETTINGS),
+    ),
+    figures=(recovery_vs_rank,),
+    sheets=(unlearning_sheet,),
+    reads=("summary",),
+    findings=findings,
+)

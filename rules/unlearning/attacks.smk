@@ -1,0 +1,37 @@
+# Attacks: what retraining on the other facts brings back, of unlearned models and of the controls.
+
+
+rule attack_model:
+    input:
+        facts=facts_of,
+        model=model_attacked,
+    output:
+        UNLEARNED + "/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
+    log:
+        LOGS + "/attack_model/{attack}/{target}/{seed}-{split}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/attack_model/{attack}/{target}/{seed}-{split}.jsonl"
+    wildcard_constraints:
+        seed=r"\d+",
+        attack="full|lora|prompt",
+        target=r"control~[a-z]+|point~[a-z]+/method~[^/]+/rank~\d+",
+        split="[^/]+",
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=need("attack_model", "mem_mb"),
+        runtime=need("attack_model", "runtime"),
+        gpu=need("attack_model", "gpu"),
+    params:
+        options=UNLEARNING.retraining.model_dump(mode="json"),
+        scoring=UNLEARNING.scoring.model_dump(mode="json"),
+        attack=lambda w: w.attack,
+        split=lambda w: w.split,
+        study_seed=lambda w: int(w.seed),
+        loading=LOADED,
+        code=code_digest("unlearning/attack_model"),
+    message:
+        "Attack {wildcards.target} ({wildcards.attack}), {wildcards.split} held out, seed {wildcards.seed}"
+    script:
+        "../../workflow_scripts/unlearning/attack_model.py"

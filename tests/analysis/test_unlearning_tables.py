@@ -1,0 +1,109 @@
+"""The tables of the unlearning study from files made up so that the right answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from editlab.analysis.unlearning import tables
+from editlab.config.run import load_run, read_layers
+
+
+@pytest.fixture
+def settings():
+    return load_run(read_layers(["config.yaml", "runs/unlearning_smoke.yaml"])).unlearning.model_dump(mode="json")
+
+
+@pytest.fixture(autouse=True)
+def unrecorded(monkeypatch):
+    """Files without records: what is read is what the test wrote."""
+    monkeypatch.setattr(tables, "read_verified", lambda path: path)
+
+
+def attack(folder, target, values):
+    """An attack file: V at epoch 0 and after, both halves alike."""
+    rows = [
+        {"set": "V", "half": half, "metric": "cloze", "value": value, "n": 4, "lr": 0.002, "epoch": epoch}
+        for epoch, value in enumerate(values)
+        for half in ("first", "second")
+    ]
+    file = folder / "attacks" / "attack~full" / target / "seed~1" / "split_0.csv"
+    file.parent.mkdir(parents=True)
+    columns = ["set", "half", "metric", "value", "n", "lr", "epoch"]
+    pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
+    return str(file)
+
+
+def test_the_summary_knows_its_conditions(settings, tmp_path):
+    files = [
+        attack(tmp_path, "control~known", [1.0, 1.0]),
+        attack(tmp_path, "control~parent", [0.2, 0.25]),
+        attack(tmp_path, "point~selected/method~gd/rank~0", [0.25, 0.75]),
+        attack(tmp_path, "point~selected/method~gd_lora/rank~4", []),
+    ]
+    rtt = tables.rtt_table(files, settings)
+    assert set(rtt["condition"]) == {"B", "C", "N"}
+    assert set(rtt["v_split"]) == {"split_0"}
+    base = {
+        "lr": 0,
+        "retain": 0,
+        "epoch": 0,
+        "forget": 1.0,
+        "keep": 1.0,
+        "report": 1.0,
+        "perplexity": 5.0,
+        "kl": 0.0,
+        "n": 16,
+    }
+    point = {
+        **base,
+        "lr": 0.002,
+        "retain": 2.0,
+        "epoch": 3,
+        "forget": 0.25,
+        "report": 0.95,
+        "perplexity": 5.5,
+        "kl": 0.01,
+    }
+    chosen = []
+    for name, selected in (("method~gd/rank~0", point), ("method~gd_lora/rank~4", None)):
+        file = tmp_path / "chosen" / name / "seed~1.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(
+            json.dumps({"metric": "cloze", "base": base, "selected": selected, "matched": None, "budget": None})
+        )
+        chosen.append(str(file))
+    summary = tables.summary_table(rtt, chosen, settings).set_index("method")
+    row = summary.loc["gd"]
+    assert (row["A"], row["B"], row["C"], row["N"]) == (0.25, 0.75, 1.0, 0.25)
+    assert row["recovery"] == pytest.approx(0.75)
+    assert row["recovery_corrected"] == pytest.approx(0.5 / 0.75)
+    assert row["retain_drop"] == pytest.approx(0.05)
+    assert row["perplexity_ratio"] == pytest.approx(1.1)
+    assert summary.loc["gd_lora", "found"] == 0
+    assert math.isnan(summary.loc["gd_lora", "B"])
+    assert tables.by_category(rtt, "cloze")["best"].tolist() == [0.75]
+
+
+def test_runs_have_an_id_that_depends_on_all_that_they_depend_on(settings, tmp_path):
+    file = tmp_path / "runs" / "method~gd" / "rank~0" / "lr~0.002" / "retain~2" / "seed~1.csv"
+    file.parent.mkdir(parents=True)
+    row = {
+        "set": "forget",
+        "split": "split_0",
+        "half": "all",
+        "metric": "cloze",
+        "value": 0.5,
+        "n": 8,
+        "epoch": 1,
+        "ended": "",
+    }
+    pd.DataFrame([row]).to_csv(file, index=False)
+    table = tables.unlearn_table([str(file)], settings)
+    assert table.loc[0, ["objective", "parametrisation", "method"]].tolist() == ["gd", "full", "gd"]
+    other = {**settings, "learn": None}
+    assert tables.unlearn_table([str(file)], other).loc[0, "run_id"] != table.loc[0, "run_id"]
+    assert tables.coordinates("x/method~a_b/seed~3.json") == {"method": "a_b", "seed": "3"}

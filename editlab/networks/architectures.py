@@ -167,6 +167,15 @@ class Architecture:
         """Full module name of the edited map, as PEFT's ``target_modules`` wants it."""
         return f"{self.family.blocks}.{layer}.{self.family.projection}"
 
+    def linear_maps(self) -> dict[str, nn.Module]:
+        """Every linear map inside the blocks, by its full module name, in the order of the model: what a LoRA may target."""
+        return {
+            f"{self.family.blocks}.{layer}.{name}": module
+            for layer, block in enumerate(self.blocks)
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        }
+
     def is_transposed(self, layer: int) -> bool:
         """True when the projection stores ``(d_in, d_out)`` (GPT-2's Conv1D)."""
         return not isinstance(self.projection(layer), nn.Linear)

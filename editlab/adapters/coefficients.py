@@ -1,0 +1,120 @@
+"""The linear hyper-network: from a description to coefficients of the training teachers, summed as products.
+
+With supervision on weights this is ridge regression of the products on text features, in closed form. With supervision
+on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the principal coordinates of the kernel, is trained by gradient through
+the base from the mean adapter (M = 0); with both it starts from the ridge solution and also stays near its weights. All three have the same span,
+so what differs is the supervision alone. Penalties and the stopping step are chosen by letters on validation tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from editlab.adapters.deltas import deltas_of
+from editlab.adapters.losses import delta_loss, product_loss
+from editlab.adapters.scoring import Scorer, best_by_letters
+from editlab.adapters.training_set import TrainingSet
+from editlab.config.adapters import Coefficients
+from editlab.networks.hooks import frozen
+from editlab.randomness import python_rng
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearHyperNetwork:
+    """``c(x) = 1/n + z(x) M``.
+
+    Attributes:
+        axes: (n, p): from k(x) (m, n) to principal coordinates z (m, p).
+        matrix: M (p, n).
+        log: what was tried: rows of setting and validation letters.
+    """
+
+    data: TrainingSet
+    axes: Tensor
+    matrix: Tensor
+    log: list[dict[str, float]]
+
+    def coefficients(self, names: Sequence[str]) -> Tensor:
+        """(len(names), n) for the descriptions of these tasks."""
+        return self.of_features(self.data.text(names))
+
+    def of_features(self, features: Tensor) -> Tensor:
+        coordinates = self.data.kernel(features) @ self.axes
+        return 1 / len(self.data.train) + coordinates @ self.matrix.to(coordinates)
+
+
+def _coordinates(data: TrainingSet) -> tuple[Tensor, Tensor]:
+    """Axes (n, p) from kernel rows to principal coordinates, and the eigenvalues (p,)."""
+    values, vectors = torch.linalg.eigh(data.kernel.train @ data.kernel.train.T)
+    kept = values > 1e-9 * values[-1]
+    return vectors[:, kept] / values[kept].sqrt(), values[kept]
+
+
+def ridge_network(
+    data: TrainingSet, options: Coefficients, scorer: Scorer, validation: Sequence[str]
+) -> LinearHyperNetwork:
+    """Supervision on weights: the ridge solution whose penalty has the most letters on the validation tasks."""
+    axes, values = _coordinates(data)
+
+    def matrix(penalty: float) -> Tensor:
+        # (K + penalty I)^-1 in principal coordinates: z = sqrt(value) v, so the row of z is sqrt(value) / (value + penalty) v.
+        vectors = axes * values.sqrt()
+        return (values.sqrt() / (values + penalty))[:, None] * vectors.T
+
+    def network(penalty: float) -> LinearHyperNetwork:
+        return LinearHyperNetwork(data, axes, matrix(penalty), [])
+
+    penalty, letters = best_by_letters(
+        options.penalties,
+        scorer,
+        validation,
+        lambda p: data.changes(validation, network(p).coefficients(validation)),
+    )
+    log = [{"setting": p, "letters": x} for p, x in zip(options.penalties, letters, strict=True)]
+    return dataclasses.replace(network(penalty), log=log)
+
+
+def delta_network(
+    data: TrainingSet,
+    options: Coefficients,
+    scorer: Scorer,
+    validation: Sequence[str],
+    seed: int,
+    start: LinearHyperNetwork | None = None,
+) -> LinearHyperNetwork:
+    """Supervision on deltas, from the mean adapter; with ``start`` on weights and deltas, from that network.
+
+    The step with the most letters on the validation tasks is kept, the start included.
+    """
+    axes, _ = _coordinates(data)
+    first = torch.zeros(axes.shape[1], len(data.train)) if start is None else start.matrix.float()
+    matrix = first.clone().requires_grad_()
+    coordinates = (data.kernel(data.text(data.train)) @ axes).float()
+    wanted = deltas_of(data.model, data.seen, data.train, data.pool.at)
+    size = wanted.square().sum(dim=1).mean()
+    optimizer = torch.optim.AdamW([matrix], options.lr, weight_decay=0.0)
+    rng = python_rng("adapters", "coefficients", seed, start is None)
+    best = LinearHyperNetwork(data, axes, first, [])
+    best_letters = scorer.letters(validation, data.changes(validation, best.coefficients(validation)))
+    log = [{"setting": 0.0, "letters": best_letters}]
+    for step in range(1, options.steps + 1):
+        rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
+        optimizer.zero_grad()
+        products = data.weighted(1 / len(data.train) + coordinates[rows] @ matrix)
+        with frozen(data.model):
+            loss = delta_loss(data.seen.deltas(data.model, products, len(rows)), wanted[rows], size)
+        if start is not None:
+            loss = loss + product_loss(products, {k: p[rows] for k, p in data.products.items()})
+        loss.backward()
+        optimizer.step()
+        if step % options.every == 0 or step == options.steps:
+            network = LinearHyperNetwork(data, axes, matrix.detach().clone(), [])
+            letters = scorer.letters(validation, data.changes(validation, network.coefficients(validation)))
+            log.append({"setting": float(step), "letters": letters, "loss": float(loss.detach())})
+            if letters > best_letters:
+                best, best_letters = network, letters
+    return dataclasses.replace(best, log=log)

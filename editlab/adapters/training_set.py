@@ -1,0 +1,88 @@
+"""What every generator learns from: features of descriptions, teachers, their products and deltas, by task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from editlab.adapters.deltas import Changes, Probes, deltas_of
+from editlab.adapters.pool import Pool, combined
+from editlab.adapters.ridge import Kernel
+from editlab.adapters.text import TfIdf, hidden_features
+from editlab.data.tasks import TaskSet
+
+
+@dataclasses.dataclass(eq=False)
+class TrainingSet:
+    """The teachers of the training tasks and the text features of every task.
+
+    Training tasks are described by the mean of their training wordings, all others by the mean of wordings that are
+    held out. The vocabulary and its frequencies come from training alone.
+
+    Attributes:
+        train: names of the training tasks.
+        probes: all probes; the first half is what supervision may see (:attr:`seen`).
+    """
+
+    model: nn.Module
+    tasks: TaskSet
+    train: list[str]
+    pool: Pool
+    probes: Probes
+    features: str = "tfidf"
+
+    @functools.cached_property
+    def products(self) -> dict[str, Tensor]:
+        """Of the training teachers (n, d_out, d_in) by module name."""
+        return self.pool.subset(self.train).products()
+
+    @functools.cached_property
+    def kernel(self) -> Kernel:
+        return Kernel.of(self.text(self.train))
+
+    @functools.cached_property
+    def seen(self) -> Probes:
+        """The half of the probes whose deltas supervise."""
+        return self.probes.part(slice(0, len(self.probes.batch) // 2))
+
+    @functools.cached_property
+    def unseen(self) -> Probes:
+        half = len(self.probes.batch) // 2
+        return self.probes.part(slice(half, 2 * half))
+
+    @functools.cached_property
+    def deltas(self) -> Tensor:
+        """Of the training teachers (n, d), on all probes."""
+        return deltas_of(self.model, self.probes, self.train, self.pool.at)
+
+    @functools.cached_property
+    def centre(self) -> Tensor:
+        return self.deltas.mean(dim=0)
+
+    @functools.cached_property
+    def _tfidf(self) -> TfIdf:
+        return TfIdf([text for name in self.train for text in self.tasks[name].descriptions])
+
+    def wordings(self, name: str) -> Sequence[str]:
+        """The descriptions by which a task is known here."""
+        task = self.tasks[name]
+        return task.descriptions if name in self.train else task.held_out
+
+    def text(self, names: Sequence[str]) -> Tensor:
+        """Features (len(names), F)."""
+        if self.features == "hidden":
+            return torch.stack([hidden_features(self.model, self.wordings(n)).mean(dim=0) for n in names])
+        return torch.stack([self._tfidf(self.wordings(n)).mean(dim=0) for n in names])
+
+    def weighted(self, coefficients: Tensor) -> dict[str, Tensor]:
+        """Weighted sums of the training teachers' products, coefficients (C, n)."""
+        return combined(self.products, coefficients.float())
+
+    def changes(self, names: Sequence[str], coefficients: Tensor) -> Changes:
+        """The adapters of tasks given one row of coefficients (len(names), n) each."""
+        row = {name: i for i, name in enumerate(names)}
+        return lambda part: self.weighted(coefficients[[row[n] for n in part]])

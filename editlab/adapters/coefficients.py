@@ -1,9 +1,10 @@
 """The linear hyper-network: from a description to coefficients of the training teachers, summed as products.
 
 With supervision on weights this is ridge regression of the products on text features, in closed form. With supervision
-on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the principal coordinates of the kernel, is trained by gradient through
-the base from the mean adapter (M = 0); with both it starts from the ridge solution and also stays near its weights. All three have the same span,
-so what differs is the supervision alone. Penalties and the stopping step are chosen by letters on validation tasks.
+on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the principal coordinates of the kernel, is trained by gradient
+through the base from the mean adapter (M = 0); with both it starts from the ridge solution and also stays near its
+weights. All three have the same span, so what differs is the supervision alone. Penalties and the stopping step are
+chosen by letters on validation tasks.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ that all supervisions start from the mean adapter. Supervision: on token cells (
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -61,7 +62,7 @@ class Decoder(nn.Module):
         super().__init__()
         tokens, rows, columns = mean.shape
         sizes = [condition, (32, 12, 64), (64, 8, 36), (tokens, rows, columns)]
-        self.layers = nn.Sequential(*(Layer(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.layers = nn.Sequential(*(Layer(a, b) for a, b in itertools.pairwise(sizes)))
         self.register_buffer("mean", mean)
         last = self.layers[-1].mix
         nn.init.normal_(last.weight, std=1e-3)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """LoRA factors as tokens of one size, and back (Drag-and-Drop LLMs): what a decoder can emit for any architecture.
 
-A (r, d_in) and B^T (r, d_out) of each map are cut along their long side into chunks; a chunk is one token. It is standardised with
-its own mean and deviation, which are written as ``mean * 8`` and ``log(0.9 deviation + 0.1) + 1.6`` into two more rows and two
-more columns. Cells that a short chunk does not fill are NaN, and count nowhere. Back, the copies of the pair are averaged
-and the maps inverted: slicing and arithmetic alone, so gradients pass.
+A (r, d_in) and B^T (r, d_out) of each map are cut along their long side into chunks; a chunk is one token. It is
+standardised with its own mean and deviation, which are written as ``mean * 8`` and ``log(0.9 deviation + 0.1) + 1.6``
+into two more rows and two more columns. Cells that a short chunk does not fill are NaN, and count nowhere. Back, the
+copies of the pair are averaged and the maps inverted: slicing and arithmetic alone, so gradients pass.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ two sums holds the cross terms ``B_i A_j`` too, which are harmless only where th
 
 Rules, each of them peft's ``add_weighted_adapter`` where that has it (in product space its ``_svd`` forms):
 
-* ``linear``: task arithmetic, ``sum_i w_i D_i`` (Ilharco et al. 2023). In product space uncut it is peft's ``cat``, cut its ``svd``.
+* ``linear``: task arithmetic, ``sum_i w_i D_i`` (Ilharco et al. 2023). In product space uncut it is peft's
+  ``cat``, cut its ``svd``.
 * ``magnitude_prune``: of each tensor only the largest entries stay (a share ``density``), then ``linear``.
 * ``ties``: pruned so, then for each entry the sign of the sum is elected, and the weighted values that agree with it are
   averaged over their number (Yadav et al. 2023). The number is of adapters, not of weights: give weights near 1, not 1/k.

@@ -51,7 +51,7 @@ readme: setup  ## the README's headline table and figure, from finished results
 verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
 	@$(BIN)/python -m editlab.files.verify $(if $(SET_ASIDE),--set-aside)
 
-archive: setup  ## editlab-results.tar.gz: results, provenance and configuration, to be shared (CONFIGFILE=studies/..)
+archive: setup  ## editlab-results.tar.gz: results, provenance and configuration, to be shared (CONFIGFILE=runs/..)
 	@$(BIN)/python -m editlab.files.bundle create editlab-results.tar.gz $(if $(CONFIGFILE),--configfile $(CONFIGFILE))
 
 soak: setup  ## kill the default study 20 times at random moments; it must end as if undisturbed

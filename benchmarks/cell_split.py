@@ -1,15 +1,19 @@
 """Where the seconds of a cell go: load, targets, keys, solve, commit, evaluation, generation, write.
 
-Every cell of the workflow records them in its ``provenance.json``; they are added up by method. Before any cell has
+Every cell of the workflow records them in its record; they are added up by method. Before any cell has
 been made, one default cell (MEMIT, batches of 32, 96 edits) runs here.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from editlab.errors import ArtifactError
+from editlab.files.artifacts import load_provenance
+from editlab.files.provenance import records
 
 CELLS = Path("results/edit")
 
@@ -25,13 +29,11 @@ def run(*, quick: bool = False) -> dict[str, Any]:
 def _recorded(root: Path) -> list[dict[str, Any]]:
     """Provenance of every cell that has stage times; unreadable files are passed over."""
     found = []
-    for path in sorted(root.rglob("provenance.json")):
-        try:
-            provenance = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        if isinstance(provenance, dict) and provenance.get("seconds") and "plan" in provenance:
-            found.append(provenance)
+    for _, path in records(root):
+        with contextlib.suppress(ArtifactError):
+            record = load_provenance(path)
+            if record.get("seconds") and "plan" in record:
+                found.append(record)
     return found
 
 

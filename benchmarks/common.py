@@ -23,7 +23,7 @@ import torch
 from editlab.algebra.linalg import SecondMoment
 from editlab.data import load_requests, make_facts, neutral_sentences, true_statements
 from editlab.data.requests import EditRequest
-from editlab.files.artifacts import PROVENANCE, versions, write_json
+from editlab.files.artifacts import record_of, versions, write_json
 from editlab.networks.loading import load_model
 
 RESULTS = Path("results/benchmarks")
@@ -184,7 +184,7 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
 def write(name: str, values: Mapping[str, Any], directory: Path) -> Path:
     """Save one benchmark with the machine that it ran on."""
     path = directory / f"{name}.json"
-    path.with_name(f"{path.name}.{PROVENANCE}").unlink(missing_ok=True)  # of what the workflow measured for its report
+    record_of(path).unlink(missing_ok=True)  # of what the workflow measured for its report
     write_json(path, {"benchmark": name, "machine": machine(), **values})
     return path
 

@@ -29,12 +29,10 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from editlab.analysis.tables import cell_costs, collect_cells
-from editlab.config.study import check_files, load_study
+from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
-from editlab.data.counterfact import read_counterfact
-from editlab.data.zsre import read_zsre
 from editlab.errors import EditlabError
-from editlab.files.artifacts import load_tensors, write_csv, write_provenance, write_text
+from editlab.files.artifacts import load_tensors, record_of, write_csv, write_provenance, write_text
 from editlab.files.bundle import check, create, restore
 from editlab.files.provenance import check_inputs, origins, outdated, record_outputs
 from editlab.files.verify import verify
@@ -181,21 +179,25 @@ def files_of(document: list[Any]) -> Any:
 
 
 def fuzz_config(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """The study as YAML gives it: :func:`editlab.config.study.load_study`."""
+    """The study as YAML gives it: :func:`editlab.config.run.load_run`."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    study["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
-    study["datasets"]["mine"] = {"kind": "counterfact", "path": str(folder / "no.json"), "url": "https://a.example/x"}
-    study["datasets"]["mine"]["sha256"] = "0" * 64
-    study["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
+    study["edit"]["sweep"] = {"axes": {"memit": {"clamp": [1, 2]}}}
+    study["edit"]["datasets"]["mine"] = {
+        "kind": "counterfact",
+        "path": str(folder / "no.json"),
+        "url": "https://a.example/x",
+    }
+    study["edit"]["datasets"]["mine"]["sha256"] = "0" * 64
+    study["edit"]["models"]["hub"] = {"source": "hub", "id": "a/b", "dtype": "float32"}
 
     def read(values: Any) -> None:
-        tally.count(lambda: check_files(load_study(values)))
+        tally.count(lambda: check_files(load_run(values)))
 
     return broken(study, yaml_values) | yaml_values, read
 
 
 def fuzz_counterfact(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """CounterFact's records and EasyEdit's: :func:`editlab.data.load_requests`, :func:`read_counterfact`."""
+    """CounterFact's records and EasyEdit's: :func:`editlab.data.load_requests`."""
     official = [r.to_record() for r in make_facts(48, 1)[:2]]
     official[1]["neighborhood_prompts"] = [{"prompt": "Ann is from", "target": "Rome"}]
     easy = {
@@ -207,13 +209,13 @@ def fuzz_counterfact(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], N
     def read(data: bytes) -> None:
         path.write_bytes(data)
         kind = ("auto", "counterfact", "easyedit")[len(data) % 3]
-        tally.count(lambda: load_requests(path, kind) if len(data) % 2 else read_counterfact(path))  # type: ignore[arg-type]
+        tally.count(lambda: load_requests(path, kind))  # type: ignore[arg-type]
 
     return files_of(official) | files_of([easy, {**easy, "case_id": 7}]), read
 
 
 def fuzz_zsre(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
-    """zsRE in the MEND schema: :func:`editlab.data.load_requests`, :func:`read_zsre`."""
+    """zsRE in the MEND schema: :func:`editlab.data.load_requests`."""
     record = {
         "subject": "Ann", "src": "Where is Ann from?", "rephrase": "Ann's home?", "loc": "nq question: who is it",
         "loc_ans": "Bo", "answers": ["Rome"], "pred": "Oslo", "alt": "Bern", "case_id": 3,
@@ -222,8 +224,7 @@ def fuzz_zsre(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]]:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        skip = "skip" if len(data) % 4 else "error"
-        tally.count(lambda: load_requests(path, "zsre") if len(data) % 2 else read_zsre(path, skip))  # type: ignore[arg-type]
+        tally.count(lambda: load_requests(path, "zsre" if len(data) % 2 else "auto"))
 
     return files_of([record, {**record, "case_id": 4, "subject": "Where"}]), read
 
@@ -239,7 +240,7 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
     facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
-    path = cell / "provenance.json"
+    path = record_of(cell)
     valid = path.read_bytes()
     document = json.loads(valid)
 
@@ -322,7 +323,7 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
 
     from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.moments import load_statistics, save_statistics
 
     path = folder / "x.safetensors"

@@ -20,18 +20,19 @@ import yaml
 from benchmarks.workflow import copy_workflow
 
 STUDY = """
-study: many
-datasets:
-  facts: {{kind: facts, size: 66, seed: 3}}
-models:
-  substrate:
-    {{source: substrate, dataset: facts, layers: 2, width: 32, vocabulary: 500, steps: 30, batch: 32,
-      neutral_sentences: 100, recall_gate: 0}}
-statistics: {{tokens_per_dimension: 4}}
-contexts: {{per_length: 1, lengths: [3]}}
-evaluation: {{snapshot_every: 4, perplexity_sentences: 10, generation_cases: 0, resamples: 50}}
-experiments:
-  edit: {{methods: [memit], batch: [4], replay: [0], rank: [0], seeds: [{seeds}], num_edits: 4, known_only: false}}
+run: default
+edit:
+  datasets:
+    facts: {{kind: facts, size: 66, seed: 3}}
+  models:
+    substrate:
+      {{source: substrate, dataset: facts, layers: 2, width: 32, vocabulary: 500, steps: 30, batch: 32,
+        neutral_sentences: 100, recall_gate: 0}}
+  statistics: {{tokens_per_dimension: 4}}
+  contexts: {{per_length: 1, lengths: [3]}}
+  evaluation: {{snapshot_every: 4, perplexity_sentences: 10, generation_cases: 0, resamples: 50}}
+  experiments:
+    edit: {{methods: [memit], batch: [4], replay: [0], rank: [0], seeds: [{seeds}], num_edits: 4, known_only: false}}
 """
 
 
@@ -64,8 +65,6 @@ def _time(root: Path, cells: int, environment: dict[str, str]) -> float:
 def _snakemake(root: Path, cells: int, environment: dict[str, str] | None = None) -> None:
     study = root / "many.yaml"
     values = yaml.safe_load(STUDY.format(seeds=", ".join(map(str, range(1, cells + 1)))))
-    declared = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))["experiments"]
-    values["experiments"] = dict.fromkeys(declared) | values["experiments"]  # null drops the others
     study.write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "results/ablation_matrix.csv", "--cores", "2", "--quiet", "all"]
     done = subprocess.run(

@@ -17,15 +17,16 @@ from typing import Any
 from benchmarks.workflow import copy_workflow
 
 STUDY = """
-study: planning
-experiments:
-  edit:
-    methods: [memit, emmet]
-    batch: [1, 2, 4, 8, 16]
-    replay: [0, 0.1, 0.2, 0.3, 0.4]
-    rank: [0]
-    seeds: [{seeds}]
-    num_edits: 16
+run: default
+edit:
+  experiments:
+    edit:
+      methods: [memit, emmet]
+      batch: [1, 2, 4, 8, 16]
+      replay: [0, 0.1, 0.2, 0.3, 0.4]
+      rank: [0]
+      seeds: [{seeds}]
+      num_edits: 16
 """
 CELLS_A_SEED = 2 * 5 * 5
 MODES = {"planned": ("--quiet", "rules", "progress"), "listed": ()}

@@ -1,4 +1,4 @@
-"""Kill a study at seeded random moments, start it again each time, and compare what it ends with: ``make soak``.
+"""Kill a run at seeded random moments, start it again each time, and compare what it ends with: ``make soak``.
 
 Three kinds of ``kill -9`` take turns in a seeded order: *everything* (all processes of the run at once: the plug is
 pulled), *snakemake* (the jobs must notice, and end), *job* (one process of a job). After each the same plain command is
@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.names import RESULTS
 from benchmarks.workflow import copy_workflow
-from editlab.files.artifacts import PROVENANCE
+from editlab.files.artifacts import record_of
 from editlab.files.verify import Finding, verify
 
 KINDS = ("everything", "snakemake", "job")
@@ -41,7 +41,7 @@ LIMIT = 7200.0  # seconds after which a single start counts as hung
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Command:
     """A folder with the workflow, and the command that is given again and again.
 
     Attributes:
@@ -138,7 +138,7 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, Any]:
+def soak(command: Command, kills: int, seed: int, mean: float = 8.0) -> dict[str, Any]:
     """Start, kill and start again until ``kills`` kills are done, then let it finish.
 
     Args:
@@ -156,7 +156,7 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
     damaged: list[str] = []
     outlived, started = 0, time.monotonic()
     while len(done) < kills:
-        run = study.start(uuid.uuid4().hex)
+        run = command.start(uuid.uuid4().hex)
         while run.left is None and run.process.poll() is None:
             time.sleep(0.05)
         if total is None:
@@ -173,17 +173,17 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
             run.reader.join(10)
             if run.process.returncode:
                 raise RuntimeError("a plain start failed:\n" + "\n".join(run.lines[-40:]))
-            _unfinish(study, rng)
+            _unfinish(command, rng)
             continue
         kind = KINDS[len(done) % len(KINDS)] if len(done) < len(KINDS) else rng.choice(KINDS)
         busy, left = run.running(), run.left
         run.kill(kind, rng)
         outlived += len(run.survivors(PARTING))
-        found = _verified(study)
+        found = _verified(command)
         damaged += [f"after kill {len(done) + 1}: {f.path}: {f.reason}" for f in found if f.kind == "altered"]
         done.append({"kind": kind, "finished": total - (left or 0), "running": busy})
         print(f"kill {len(done)} of {kills}: {kind}, {left} jobs left, {', '.join(busy) or 'no job'}", file=sys.stderr)
-    run = study.start(uuid.uuid4().hex)
+    run = command.start(uuid.uuid4().hex)
     run.process.wait(timeout=LIMIT)
     run.reader.join(10)
     if run.process.returncode:
@@ -195,31 +195,31 @@ def soak(study: Study, kills: int, seed: int, mean: float = 8.0) -> dict[str, An
         "damaged": len(damaged),
         "damaged_files": damaged,
         "outlived": outlived,
-        "unlike_provenance": len(_verified(study)),
+        "unlike_provenance": len(_verified(command)),
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-def _verified(study: Study) -> list[Finding]:
-    """What differs from its provenance; the paths in it are relative to the study's folder."""
-    with contextlib.chdir(study.folder):
-        return list(verify(Path("results"), progress=False).findings)
+def _verified(run: Command) -> list[Finding]:
+    """What differs from its record; the paths in it are relative to the folder. A record outlives what a kill took away."""
+    with contextlib.chdir(run.folder):
+        return [f for f in verify(Path("results"), progress=False).findings if f.kind != "orphaned"]
 
 
-def _unfinish(study: Study, rng: random.Random) -> None:
+def _unfinish(run: Command, rng: random.Random) -> None:
     """The run was faster than the kills: take the target and a few cells away, so that there is something left to disturb."""
-    for taken in (study.target, f"{study.target}.{PROVENANCE}"):
-        (study.folder / taken).unlink(missing_ok=True)
-    cells = sorted(p.parent for p in (study.folder / "results" / "edit").rglob("metrics.csv"))
-    for cell in rng.sample(cells, min(TAKEN, len(cells))):
-        shutil.rmtree(cell)
+    target = run.folder / run.target
+    cells = sorted(p.parent for p in (target.parent / "edit").rglob("metrics.csv"))
+    for taken in (target, *rng.sample(cells, min(TAKEN, len(cells)))):
+        record_of(taken).unlink(missing_ok=True)
+        shutil.rmtree(taken) if taken.is_dir() else taken.unlink(missing_ok=True)
 
 
 def differences(one: Path, other: Path, target: str) -> list[str]:
     """The target and the files of cells that are not the same, byte for byte, in two folders of results."""
     names = {target}
     for folder in (one, other):
-        for metrics in (folder / "results" / "edit").rglob("metrics.csv"):
+        for metrics in (folder / target).parent.joinpath("edit").rglob("metrics.csv"):
             cell = metrics.parent.relative_to(folder)
             names |= {
                 str(cell / n) for n in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors")
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mean", type=float, default=8.0, help="mean seconds between a finished job and a kill")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--target", default="results/ablation_matrix.csv")
-    parser.add_argument("--configfile", type=Path, help="a study laid over config.yaml")
+    parser.add_argument("--configfile", type=Path, help="a run laid over config.yaml")
     parser.add_argument("--undisturbed", type=Path, help="folder with results of an undisturbed run of this very code")
     parser.add_argument("--directory", type=Path, default=RESULTS, help="where soak.json goes")
     chosen = parser.parse_args(arguments)
@@ -251,13 +251,13 @@ def main(arguments: list[str] | None = None) -> int:
         if undisturbed is None:
             undisturbed = copy_workflow(Path(name, "undisturbed"))
             begun = time.monotonic()
-            run = Study(undisturbed, chosen.target, chosen.cores, options).start(uuid.uuid4().hex)
+            run = Command(undisturbed, chosen.target, chosen.cores, options).start(uuid.uuid4().hex)
             if run.process.wait():
                 raise RuntimeError("the undisturbed run failed:\n" + "\n".join(run.lines[-40:]))
             reference = time.monotonic() - begun
         disturbed = copy_workflow(Path(name, "disturbed"))
         found = soak(
-            Study(disturbed, chosen.target, chosen.cores, options), chosen.kills, chosen.seed, mean=chosen.mean
+            Command(disturbed, chosen.target, chosen.cores, options), chosen.kills, chosen.seed, mean=chosen.mean
         )
         found |= {"differences": differences(disturbed, undisturbed, chosen.target), "seed": chosen.seed}
         found |= {"target": chosen.target, "undisturbed_seconds": round(reference, 1)}

@@ -11,7 +11,7 @@ PARTS = (
     "config.yaml",
     "rules",
     "workflow_scripts",
-    "studies",
+    "runs",
     "profiles",
     "envs",
     "report",

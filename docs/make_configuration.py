@@ -7,45 +7,18 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from editlab.config import recipe, sections
-from editlab.config import study as config
+from editlab.config.base import sections_in
+from editlab.config.run import Run, study_class
+from editlab.config.studies import STUDIES
 
 HEAD = """# Configuration
 
-`config.yaml` is the default study; a file given with `--configfile` is laid over it, key by key. Everything is checked
-before any job starts; a mistake is one line with the key, its value and what is allowed. Top-level keys can be set on the
-command line (`--config data_path=FILE`). This page is written by
-`docs/make_configuration.py` from `editlab/config/sections.py` and `editlab/config/recipe.py`.
+`config.yaml` is the default run; a file given with `--configfile` is another one, laid over it key by key. A run has a block
+for each study that it does (`edit: null` leaves one out); the experiments that a block gives take the place of the default
+run's. Everything is checked before any job starts; a mistake is one line with the key, its value and what is allowed.
+Top-level keys can be set on the command line (`--config data_path=FILE`). This page is written by
+`docs/make_configuration.py` from the classes in `editlab/config/`.
 """
-ORDER = [
-    config.Study,
-    sections.FactsData,
-    sections.FileData,
-    sections.SubstrateModel,
-    sections.HubModel,
-    recipe.Recipe,
-    recipe.Trust,
-    recipe.TrustWeights,
-    recipe.TrustScales,
-    recipe.Greedy,
-    recipe.Posthoc,
-    sections.Experiment,
-    sections.Statistics,
-    sections.HubText,
-    sections.ContextTemplates,
-    sections.Tracing,
-    sections.Evaluation,
-    sections.Retraining,
-    sections.Sweep,
-    sections.Resources,
-]
-
-
-def type_name(annotation: object) -> str:
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
-    for old, new in (("typing.", ""), ("editlab.config.sections.", ""), ("NoneType", "null"), ("None", "null")):
-        text = str(text).replace(old, new)
-    return text.split("Annotated[")[0] if text.startswith("Annotated[") else text
 
 
 def default(field: object) -> str:
@@ -65,8 +38,28 @@ def section(model: type[BaseModel]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def reached(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The section and all below it, in the order in which they are met."""
+    found = [model]
+    for field in model.model_fields.values():
+        for section in sections_in(field.annotation):
+            found += [m for m in reached(section) if m not in found]
+    return found
+
+
 def page() -> str:
-    return "\n".join([HEAD, *(section(model) for model in ORDER)])
+    """The frame, then every study with the sections below it; each section once."""
+    own = [study_class(name) for name in STUDIES]
+    parts, shown = [HEAD], set(own)
+    frame = [m for m in reached(Run) if not any(m in reached(study) for study in own)]
+    for title, models in [
+        ("", frame),
+        *((f"# The study {name}", reached(s)) for name, s in zip(STUDIES, own, strict=True)),
+    ]:
+        parts += [title + "\n"] if title else []
+        parts += [section(m) for m in models if m not in shown or m in own]
+        shown |= set(models)
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 __all__ = ["Edit", "EditRequest", "edit", "evaluate", "load_model", "load_requests"]
 
 _HOMES = {
-    "Edit": "editlab.editing.edit",
+    "Edit": "editlab.edits.edit",
     "EditRequest": "editlab.data.requests",
     "edit": "editlab.editing.session",
     "evaluate": "editlab.evaluation",
@@ -24,7 +24,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from editlab.data import load_requests
     from editlab.data.requests import EditRequest
-    from editlab.editing.edit import Edit
+    from editlab.edits.edit import Edit
     from editlab.evaluation import evaluate
     from editlab.networks.loading import load_model
 

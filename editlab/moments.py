@@ -22,15 +22,13 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import SecondMoment
+from editlab.config.edit import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen, run
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import pad
-
-TOKENS_PER_DIMENSION = 10.0
-"""Default token budget as a multiple of d_in: with fewer tokens than d_in, ``C`` is singular."""
 
 SORT_WINDOW = 512
 """Texts that are tokenised together, and rows that are sorted by length so that batches hold little padding."""
@@ -42,10 +40,9 @@ def collect_second_moments(
     model: Any,
     texts: Iterable[str],
     layers: Sequence[int],
+    options: Statistics | None = None,
     *,
     tokens: int | None = None,
-    tokens_per_dimension: float = TOKENS_PER_DIMENSION,
-    max_length: int = 256,
     batch_tokens: int = 4096,
     partial: str | Path | None = None,
     save_every: int = 20,
@@ -55,11 +52,11 @@ def collect_second_moments(
 
     Args:
         model: causal language model with its tokenizer as ``model.tokenizer``.
-        texts: corpus, read in order until the budget is spent; a text longer than ``max_length`` tokens is cut into
-            windows of that length.
-        tokens: exact token budget; default ``tokens_per_dimension`` times the largest d_in. A shorter corpus is used
-            whole; ``count`` of the result says how many tokens there were.
-        max_length: tokens a window, at most the model's context.
+        texts: corpus, read in order until the budget is spent; a text longer than ``options.max_length`` tokens (at most
+            the model's context) is cut into windows of that length.
+        options: its budget is ``tokens_per_dimension`` times the largest d_in: with fewer tokens than d_in, ``C`` is
+            singular. A shorter corpus is used whole; ``count`` of the result says how many tokens there were.
+        tokens: exact token budget in place of that.
         batch_tokens: tokens (with padding) a forward pass.
         partial: file to which the sums go every ``save_every`` batches and from which an interrupted run of the same
             model, texts and settings continues; another run's file is ignored. The caller removes it at the end.
@@ -69,18 +66,19 @@ def collect_second_moments(
 
     Raises:
         ModelError: no tokenizer or a layer out of range.
-        ConfigError: a budget or length is not positive.
+        ConfigError: a budget is not positive.
         DataError: the texts hold no token.
         NumericalError: an activation is NaN or infinite.
     """
     architecture = Architecture(model)
     layers = architecture.check_layers(layers)
     sizes = {layer: architecture.weight_shape(layer)[1] for layer in layers}
-    budget = int(tokens_per_dimension * max(sizes.values())) if tokens is None else int(tokens)
-    for name, value in (("tokens", budget), ("max_length", max_length), ("batch_tokens", batch_tokens)):
+    options = options or Statistics()
+    budget = int(options.tokens_per_dimension * max(sizes.values())) if tokens is None else int(tokens)
+    for name, value in (("tokens", budget), ("batch_tokens", batch_tokens)):
         if value < 1:
             raise ConfigError(f"statistics: {name}: {value} is not allowed; it must be 1 or more")
-    width = min(max_length, getattr(model.config, "max_position_embeddings", None) or max_length)
+    width = min(options.max_length, getattr(model.config, "max_position_embeddings", None) or options.max_length)
     rows = _within_budget(_windows(tokenizer_of(model), texts, width), budget)
     sums = _Sums.start(architecture, sizes, partial, (budget, width, batch_tokens))
     with _bar(budget, progress) as bar, frozen(model):

@@ -14,37 +14,35 @@ from editlab.config import resources as needs
 def resource(name, key):
     """A resource of jobs that do not load the model; see editlab/config/resources.py."""
     if key == "mem_mb":
-        return lambda wildcards, attempt: needs.memory(STUDY, name, attempt)
+        return lambda wildcards, attempt: needs.memory(RUN.resources, name, attempt)
     # No GPU is no request: some executors take a zero for one.
     return (
-        needs.minutes(STUDY, name)
+        needs.minutes(RUN.resources, name)
         if key == "runtime"
-        else needs.gpus(STUDY, name) or None
+        else needs.gpus(RUN.resources, name) or None
     )
 
 
-def model_resource(name, key):
-    """A resource of jobs that load the model: memory grows with the model and the batch, time with the model and the largest
-    number of edits of the study (the same for all cells, so that they can be tasks of one array).
+def model_resource(name, key, study, edits=None):
+    """A resource of jobs that load a model of the study: memory grows with the model and the batch, time with the model and
+    the number of edits, where it is given.
     """
-    edits = max((plan.num_edits for plan in STUDY.experiments.values()), default=0)
 
     @functools.cache
     def amount(model, batch, attempt):
+        sized = study.models[model]
         if key == "mem_mb":
-            return needs.memory(STUDY, name, attempt, model, batch)
+            return needs.memory(RUN.resources, name, attempt, sized, batch)
         if key == "runtime":
-            return needs.minutes(
-                STUDY, name, model, edits if name == "edit_cell" else None
-            )
-        return needs.gpus(STUDY, name, model) or None
+            return needs.minutes(RUN.resources, name, sized, edits)
+        return needs.gpus(RUN.resources, name, sized) or None
 
     def value(wildcards, attempt):
         return amount(wildcards.model, int(wildcards.get("batch", 0)), attempt)
 
-    if key == "mem_mb" or len(STUDY.models) > 1:
+    if key == "mem_mb" or len(study.models) > 1:
         return value
-    return amount(STUDY.model, 0, 1)
+    return amount(study.model, 0, 1)
 
 
 # A process on a cluster is told its jobs, but not that all of them belong together: profiles are read by the first alone.
@@ -54,19 +52,20 @@ if not workflow.is_main_process:
     )
 
 
-def small_jobs(name, group, log=None, result=None):
+def small_jobs(name, group, study, log=None, result=None):
     """The group in which jobs share a submission: none where the model is large, and none on this machine.
 
     A job that fails takes the others of its submission with it. One that was tried before (its log is there, its result is
     not) therefore goes alone: started once more, a run gets through with all but the guilty.
     """
 
-    if DRY and workflow.is_main_process:
+    if LOOKING and workflow.is_main_process:
         return None
 
     @functools.cache
     def of_model(model):
-        return group if needs.is_small(STUDY, name, model) else None
+        small = needs.is_small(RUN.resources, name, study.models[model])
+        return group if small else None
 
     def tried(wildcards):
         values = dict(wildcards.items())
@@ -80,7 +79,7 @@ def small_jobs(name, group, log=None, result=None):
             return None
         if log is not None and workflow.is_main_process and tried(wildcards):
             return None
-        return of_model(wildcards.get("model", STUDY.model))
+        return of_model(wildcards.get("model", study.model))
 
     return value
 

@@ -3,22 +3,22 @@
 
 rule draw_figure:
     input:
-        table=lambda w: FIGURES[w.figure].sources["table"],
+        table=lambda w: placed(FIGURES[w.figure].sources["table"]),
     output:
-        pdf="results/figures/{figure}.pdf",
+        pdf=OUT + "/figures/{figure}.pdf",
         png=report(
-            "results/figures/{figure}.png",
+            OUT + "/figures/{figure}.png",
             caption=REPORT_CAPTION,
             category=REPORT_CATEGORY,
             subcategory=lambda w: FIGURES[w.figure].topic,
             labels=lambda w: {"result": f"Figure: {FIGURES[w.figure].title}"},
         ),
-        rst="results/figures/{figure}.rst",
-        tex="results/figures/{figure}.tex",
+        rst=OUT + "/figures/{figure}.rst",
+        tex=OUT + "/figures/{figure}.tex",
     log:
-        "logs/draw_figure/{figure}.log",
+        LOGS + "/draw_figure/{figure}.log",
     benchmark:
-        "results/benchmarks/rules/draw_figure/{figure}.jsonl"
+        OUT + "/benchmarks/rules/draw_figure/{figure}.jsonl"
     wildcard_constraints:
         figure="|".join(DRAWN),
     conda:
@@ -29,7 +29,9 @@ rule draw_figure:
         runtime=resource("draw_figure", "runtime"),
     params:
         figure=lambda w: w.figure,
-        code=lambda w: code_digest(f"analysis.{FIGURES[w.figure].module}"),
+        code=lambda w: code_digest(
+            "draw_figure", f"editlab.analysis.{FIGURES[w.figure].module}"
+        ),
     message:
         "Draw the figure {wildcards.figure}"
     script:
@@ -38,26 +40,26 @@ rule draw_figure:
 
 use rule draw_figure as draw_layers with:
     input:
-        table="results/layers/{model}/{dataset}/indirect_effects.csv",
+        table=INPUTS + "/layers/{model}/{dataset}/indirect_effects.csv",
     output:
-        pdf="results/figures/layer_importance-{model}-{dataset}.pdf",
+        pdf=OUT + "/figures/layer_importance-{model}-{dataset}.pdf",
         png=report(
-            "results/figures/layer_importance-{model}-{dataset}.png",
+            OUT + "/figures/layer_importance-{model}-{dataset}.png",
             caption=REPORT_CAPTION,
             category=REPORT_CATEGORY,
             subcategory=FIGURES["layer_importance"].topic,
             labels={"result": f"Figure: {FIGURES['layer_importance'].title}"},
         ),
-        rst="results/figures/layer_importance-{model}-{dataset}.rst",
-        tex="results/figures/layer_importance-{model}-{dataset}.tex",
+        rst=OUT + "/figures/layer_importance-{model}-{dataset}.rst",
+        tex=OUT + "/figures/layer_importance-{model}-{dataset}.tex",
     log:
-        "logs/draw_layers/{model}-{dataset}.log",
+        LOGS + "/draw_layers/{model}-{dataset}.log",
     benchmark:
-        "results/benchmarks/rules/draw_layers/{model}-{dataset}.jsonl"
+        OUT + "/benchmarks/rules/draw_layers/{model}-{dataset}.jsonl"
     wildcard_constraints:
         model="[^/]+",
     params:
         figure="layer_importance",
-        code=code_digest("analysis.figures.layers"),
+        code=code_digest("draw_figure", "editlab.analysis.figures.layers"),
     message:
         "Draw the layer heat map of {wildcards.model}"

@@ -5,12 +5,12 @@ rule collect_forgetting:
     input:
         lambda w: cell_files("large_scale", "curve.csv"),
     output:
-        table="results/large_scale_forgetting.csv",
-        points="results/turning_points.csv",
+        table=OUT + "/large_scale_forgetting.csv",
+        points=OUT + "/turning_points.csv",
     log:
-        "logs/collect_forgetting.log",
+        LOGS + "/collect_forgetting.log",
     benchmark:
-        "results/benchmarks/rules/collect_forgetting.jsonl"
+        OUT + "/benchmarks/rules/collect_forgetting.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -18,8 +18,9 @@ rule collect_forgetting:
         mem_mb=resource("collect_forgetting", "mem_mb"),
         runtime=resource("collect_forgetting", "runtime"),
     params:
+        missing=lambda w: holes(cell_files("large_scale", "curve.csv")),
         cells=lambda w: finished_cells("large_scale"),
-        code=code_digest("analysis.guarded"),
+        code=code_digest("collect_forgetting"),
     message:
         "Collect the forgetting curves of long streams"
     script:
@@ -30,11 +31,11 @@ rule collect_replay_gain:
     input:
         lambda w: cell_files("replay_ablation", "cases.csv"),
     output:
-        "results/replay_gain.csv",
+        OUT + "/replay_gain.csv",
     log:
-        "logs/collect_replay_gain.log",
+        LOGS + "/collect_replay_gain.log",
     benchmark:
-        "results/benchmarks/rules/collect_replay_gain.jsonl"
+        OUT + "/benchmarks/rules/collect_replay_gain.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -42,8 +43,9 @@ rule collect_replay_gain:
         mem_mb=resource("collect_replay_gain", "mem_mb"),
         runtime=resource("collect_replay_gain", "runtime"),
     params:
+        missing=lambda w: holes(cell_files("replay_ablation", "cases.csv")),
         cells=lambda w: finished_cells("replay_ablation"),
-        code=code_digest("analysis.guarded"),
+        code=code_digest("collect_replay_gain"),
     message:
         "Compare every replay rate with none, case by case"
     script:

@@ -8,13 +8,13 @@ report: "../report/workflow.rst"
 rule find_missed:
     input:
         cases=lambda w: cell_files(main_experiment(), "cases.csv"),
-        requests=f"results/data/{STUDY.dataset}/requests.json",
+        requests=INPUTS + f"/data/{STUDY.dataset}/requests.json",
     output:
-        "results/missed_facts.csv",
+        OUT + "/missed_facts.csv",
     log:
-        "logs/find_missed.log",
+        LOGS + "/find_missed.log",
     benchmark:
-        "results/benchmarks/rules/find_missed.jsonl"
+        OUT + "/benchmarks/rules/find_missed.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -22,9 +22,10 @@ rule find_missed:
         mem_mb=resource("find_missed", "mem_mb"),
         runtime=resource("find_missed", "runtime"),
     params:
+        missing=lambda w: holes(cell_files(main_experiment(), "cases.csv")),
         cells=lambda w: all_cells()[main_experiment()],
-        study=STUDY.model_dump(mode="json"),
-        code=code_digest("analysis.failures", "analysis.run"),
+        study=study_values(),
+        code=code_digest("find_missed"),
     message:
         "List the facts that the methods miss"
     script:
@@ -35,36 +36,36 @@ rule write_pages:
     input:
         cells=list(declared(CELL_TABLES).values()),
         curves=list(declared(CURVE_TABLES).values()),
-        missed="results/missed_facts.csv",
+        missed=OUT + "/missed_facts.csv",
         frame="report/pages/frame.html",
         scripts=["report/pages/table.js", "report/pages/curve.js"],
     output:
         cells=report(
-            "results/report/cells.html",
+            OUT + "/report/cells.html",
             caption="../report/cells.rst",
             category="Interactive",
             labels={"page": "All cells"},
         ),
         curves=report(
-            "results/report/forgetting.html",
+            OUT + "/report/forgetting.html",
             caption="../report/forgetting.rst",
             category="Interactive",
             labels={"page": "Along a stream"},
         ),
         missed=report(
-            "results/report/missed_facts.html",
+            OUT + "/report/missed_facts.html",
             caption="../report/missed_facts.rst",
             category="Interactive",
             labels={"page": "Missed facts"},
         ),
         captions=[
-            f"results/report/{name}.rst"
+            OUT + f"/report/{name}.rst"
             for name in ("cells", "forgetting", "missed_facts")
         ],
     log:
-        "logs/write_pages.log",
+        LOGS + "/write_pages.log",
     benchmark:
-        "results/benchmarks/rules/write_pages.jsonl"
+        OUT + "/benchmarks/rules/write_pages.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -74,7 +75,7 @@ rule write_pages:
     params:
         cells=list(declared(CELL_TABLES)),
         curves=list(declared(CURVE_TABLES)),
-        code=code_digest("analysis.pages"),
+        code=code_digest("write_pages"),
     message:
         "Write the interactive pages"
     script:
@@ -85,12 +86,12 @@ rule write_summary:
     input:
         unpack(report_texts),
     output:
-        summary="results/summary.md",
-        front="results/report/front_page.rst",
+        summary=OUT + "/summary.md",
+        front=OUT + "/report/front_page.rst",
     log:
-        "logs/write_summary.log",
+        LOGS + "/write_summary.log",
     benchmark:
-        "results/benchmarks/rules/write_summary.jsonl"
+        OUT + "/benchmarks/rules/write_summary.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -99,8 +100,8 @@ rule write_summary:
         runtime=resource("write_summary", "runtime"),
     params:
         cells=lambda w: all_cells(),
-        study=STUDY.model_dump(mode="json"),
-        code=code_digest("analysis.summary", "analysis.front"),
+        study=study_values(),
+        code=code_digest("write_summary"),
     message:
         "Write the model card of the run"
     script:
@@ -110,19 +111,19 @@ rule write_summary:
 rule write_paper:
     input:
         unpack(report_texts),
-        missed="results/missed_facts.csv",
+        missed=OUT + "/missed_facts.csv",
         figures=beside(report_figures(), ".tex"),
         captions=beside(report_tables(), ".caption.tex"),
     output:
-        generated="results/paper/generated.tex",
-        experiments="results/paper/experiments.tex",
-        recipes="results/paper/recipes.tex",
-        failures="results/paper/failures.tex",
-        provenance="results/paper/provenance.tex",
+        generated=OUT + "/paper/generated.tex",
+        experiments=OUT + "/paper/experiments.tex",
+        recipes=OUT + "/paper/recipes.tex",
+        failures=OUT + "/paper/failures.tex",
+        provenance=OUT + "/paper/provenance.tex",
     log:
-        "logs/write_paper.log",
+        LOGS + "/write_paper.log",
     benchmark:
-        "results/benchmarks/rules/write_paper.jsonl"
+        OUT + "/benchmarks/rules/write_paper.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -131,8 +132,8 @@ rule write_paper:
         runtime=resource("write_paper", "runtime"),
     params:
         cells=lambda w: all_cells(),
-        study=STUDY.model_dump(mode="json"),
-        code=code_digest("analysis.paper", "analysis.paper_tables"),
+        study=study_values(),
+        code=code_digest("write_paper"),
     message:
         "Write the generated part of the paper"
     script:
@@ -150,12 +151,12 @@ rule build_paper:
         figures=beside(report_figures(), ".pdf"),
         tables=beside(report_tables(), ".tex"),
     output:
-        "report/final_report.pdf",
+        "report/final_report.pdf" if OUT == "results" else f"{OUT}/final_report.pdf",
     log:
-        log="logs/build_paper.log",
-        latex="logs/build_paper-latex.log",
+        log=LOGS + "/build_paper.log",
+        latex=LOGS + "/build_paper-latex.log",
     benchmark:
-        "results/benchmarks/rules/build_paper.jsonl"
+        OUT + "/benchmarks/rules/build_paper.jsonl"
     conda:
         "../envs/paper.yaml"
     threads: 1
@@ -164,7 +165,7 @@ rule build_paper:
         runtime=resource("build_paper", "runtime"),
     params:
         pages=8,
-        code=code_digest("analysis.typeset", "analysis.paper"),
+        code=code_digest("build_paper"),
     message:
         "Typeset the paper"
     script:

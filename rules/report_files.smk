@@ -2,17 +2,12 @@
 # figures.smk and report.smk.
 
 from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS
-from editlab.files.artifacts import PROVENANCE
+from editlab.files.artifacts import record_of
 
 REPORT_CAPTION = "../report/captions/generated.rst"
 REPORT_CATEGORY = "Knowledge editing"
-SPEED = "results/benchmarks/targets.json"
 BENCHMARKS = sorted(
-    {
-        str(p)
-        for p in Path("results/benchmarks").glob("*.json")
-        if not p.name.endswith(PROVENANCE)
-    }
+    {str(p) for p in Path(OUT + "/benchmarks").glob("*.json")}
     | ({SPEED} if STUDY.measure_speed and small_model() else set())
 )
 DRAWN = [name for name in FIGURES if name != "layer_importance"]
@@ -31,13 +26,18 @@ OFFICIAL_STYLE = [
 ]
 
 
+def placed(path):
+    """A file of the registry, in the folder of this run's results."""
+    return path.replace("results", OUT, 1)
+
+
 def finished_cells(experiment):
     """(directory, coordinates) of the cells of an experiment; with allow_missing only of those that are there."""
     pairs = zip(cell_directories(experiment), STUDY.cells(experiment))
     return [
         (directory, cell)
         for directory, cell in pairs
-        if not STUDY.allow_missing or Path(directory, "provenance.json").exists()
+        if not RUN.allow_missing or record_of(directory).exists()
     ]
 
 
@@ -51,7 +51,7 @@ def has_results(experiment):
 def report_tables():
     """The printed tables that this study has."""
     return [
-        f"results/tables/{name}.csv"
+        OUT + f"/tables/{name}.csv"
         for name, entry in SHEETS.items()
         if has_results(entry.experiment)
     ]
@@ -60,7 +60,7 @@ def report_tables():
 def sentence_sources():
     """The tables that this study's sentences are made of, by name."""
     return {
-        name: path
+        name: placed(path)
         for name, (path, experiment) in SENTENCES.items()
         if has_results(experiment)
     }
@@ -68,31 +68,31 @@ def sentence_sources():
 
 def report_findings():
     """The sentences, where there is anything to say."""
-    return ["results/findings.json"] if sentence_sources() else []
+    return [OUT + "/findings.json"] if sentence_sources() else []
 
 
 def traced():
     """Whether the layers of the study's model are traced: where a recipe asks for it, where it was done, or where it takes
     seconds."""
     asked = any(recipe.layers == "auto" for recipe in used_recipes())
-    table = Path(f"results/layers/{STUDY.model}/{STUDY.dataset}/indirect_effects.csv")
+    table = Path(INPUTS + f"/layers/{STUDY.model}/{STUDY.dataset}/indirect_effects.csv")
     return small_model() or asked or table.exists()
 
 
 def report_figures():
     """The figures that this study has; figures of experiments that it does not declare are not asked for."""
     found = [
-        f"results/figures/{name}.png"
+        OUT + f"/figures/{name}.png"
         for name in DRAWN
         if has_results(FIGURES[name].experiment)
     ]
-    layers = f"results/figures/layer_importance-{STUDY.model}-{STUDY.dataset}.png"
+    layers = OUT + f"/figures/layer_importance-{STUDY.model}-{STUDY.dataset}.png"
     return found + ([layers] if traced() else [])
 
 
 def declared(tables):
     """By experiment, the table's file, for the experiments that the study has."""
-    return {e: f"results/{t}.csv" for t, e in tables.items() if has_results(e)}
+    return {e: OUT + f"/{t}.csv" for t, e in tables.items() if has_results(e)}
 
 
 def all_cells():
@@ -105,7 +105,7 @@ def all_cells():
 def report_pages():
     """The interactive pages, the front page and the model card."""
     pages = ["cells.html", "forgetting.html", "missed_facts.html", "front_page.rst"]
-    return [f"results/report/{page}" for page in pages] + ["results/summary.md"]
+    return [OUT + f"/report/{page}" for page in pages] + [OUT + "/summary.md"]
 
 
 def report_files():
@@ -126,10 +126,11 @@ def beside(files, suffix):
 def report_texts(wildcards):
     """What the sentences of summary, front page and paper are made of."""
     return {
-        "requests": f"results/data/{STUDY.dataset}/requests.json",
+        "requests": INPUTS + f"/data/{STUDY.dataset}/requests.json",
         "findings": report_findings(),
         "tables": report_tables(),
-        "provenance": [
-            f for e in STUDY.experiments for f in cell_files(e, "provenance.json")
-        ],
+        "provenance": [f for e in STUDY.experiments for f in cell_files(e, RECORD)],
     }
+
+
+TARGETS.append(report_files)

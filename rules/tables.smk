@@ -5,11 +5,11 @@ rule collect_curves:
     input:
         lambda w: cell_files("edit", "curve.csv"),
     output:
-        "results/curves.csv",
+        OUT + "/curves.csv",
     log:
-        "logs/collect_curves.log",
+        LOGS + "/collect_curves.log",
     benchmark:
-        "results/benchmarks/rules/collect_curves.jsonl"
+        OUT + "/benchmarks/rules/collect_curves.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -17,8 +17,9 @@ rule collect_curves:
         mem_mb=resource("collect_curves", "mem_mb"),
         runtime=resource("collect_curves", "runtime"),
     params:
+        missing=lambda w: holes(cell_files("edit", "curve.csv")),
         cells=lambda w: finished_cells("edit"),
-        code=code_digest("analysis.guarded"),
+        code=code_digest("collect_curves"),
     message:
         "Collect the curves of the matrix's cells"
     script:
@@ -29,11 +30,11 @@ rule compare_cells:
     input:
         lambda w: cell_files("edit", "cases.csv"),
     output:
-        "results/comparisons.csv",
+        OUT + "/comparisons.csv",
     log:
-        "logs/compare_cells.log",
+        LOGS + "/compare_cells.log",
     benchmark:
-        "results/benchmarks/rules/compare_cells.jsonl"
+        OUT + "/benchmarks/rules/compare_cells.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -41,47 +42,24 @@ rule compare_cells:
         mem_mb=resource("compare_cells", "mem_mb"),
         runtime=resource("compare_cells", "runtime"),
     params:
+        missing=lambda w: holes(cell_files("edit", "cases.csv")),
         cells=lambda w: finished_cells("edit"),
-        code=code_digest("analysis.comparisons"),
+        code=code_digest("compare_cells"),
     message:
         "Compare the cells of the matrix case by case"
     script:
         "../workflow_scripts/compare_cells.py"
 
 
-rule measure_speed:
-    input:
-        model=f"results/models/{STUDY.model}",
-        requests=f"results/data/{STUDY.dataset}/requests.json",
-    output:
-        SPEED,
-    log:
-        "logs/measure_speed.log",
-    benchmark:
-        "results/benchmarks/rules/measure_speed.jsonl"
-    conda:
-        "../envs/editlab.yaml"
-    threads: workflow.cores or 1  # nothing else runs meanwhile
-    resources:
-        mem_mb=resource("measure_speed", "mem_mb"),
-        runtime=resource("measure_speed", "runtime"),
-    params:
-        code=code_digest("editing.targets", "networks.loading"),
-    message:
-        "Time batched targets against one by one"
-    script:
-        "../workflow_scripts/measure_speed.py"
-
-
 rule collect_speed:
     input:
         BENCHMARKS,
     output:
-        "results/speed.csv",
+        OUT + "/speed.csv",
     log:
-        "logs/collect_speed.log",
+        LOGS + "/collect_speed.log",
     benchmark:
-        "results/benchmarks/rules/collect_speed.jsonl"
+        OUT + "/benchmarks/rules/collect_speed.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -89,7 +67,7 @@ rule collect_speed:
         mem_mb=resource("collect_speed", "mem_mb"),
         runtime=resource("collect_speed", "runtime"),
     params:
-        code=code_digest("analysis.speed"),
+        code=code_digest("collect_speed"),
     message:
         "Collect what make bench measured"
     script:
@@ -98,22 +76,26 @@ rule collect_speed:
 
 rule make_table:
     input:
-        unpack(lambda w: dict(SHEETS[w.sheet].sources)),
+        unpack(
+            lambda w: {
+                name: placed(path) for name, path in SHEETS[w.sheet].sources.items()
+            }
+        ),
     output:
         csv=report(
-            "results/tables/{sheet}.csv",
+            OUT + "/tables/{sheet}.csv",
             caption=REPORT_CAPTION,
             category=REPORT_CATEGORY,
             subcategory=lambda w: SHEETS[w.sheet].topic,
             labels=lambda w: {"result": f"Table: {SHEETS[w.sheet].title}"},
         ),
-        tex="results/tables/{sheet}.tex",
-        rst="results/tables/{sheet}.rst",
-        caption="results/tables/{sheet}.caption.tex",
+        tex=OUT + "/tables/{sheet}.tex",
+        rst=OUT + "/tables/{sheet}.rst",
+        caption=OUT + "/tables/{sheet}.caption.tex",
     log:
-        "logs/make_table/{sheet}.log",
+        LOGS + "/make_table/{sheet}.log",
     benchmark:
-        "results/benchmarks/rules/make_table/{sheet}.jsonl"
+        OUT + "/benchmarks/rules/make_table/{sheet}.jsonl"
     wildcard_constraints:
         sheet="|".join(SHEETS),
     conda:
@@ -123,7 +105,9 @@ rule make_table:
         mem_mb=resource("make_table", "mem_mb"),
         runtime=resource("make_table", "runtime"),
     params:
-        code=lambda w: code_digest(f"analysis.{SHEETS[w.sheet].module}"),
+        code=lambda w: code_digest(
+            "make_table", f"editlab.analysis.{SHEETS[w.sheet].module}"
+        ),
     message:
         "Print the table {wildcards.sheet}"
     script:
@@ -134,11 +118,11 @@ rule make_findings:
     input:
         **sentence_sources(),
     output:
-        "results/findings.json",
+        OUT + "/findings.json",
     log:
-        "logs/make_findings.log",
+        LOGS + "/make_findings.log",
     benchmark:
-        "results/benchmarks/rules/make_findings.jsonl"
+        OUT + "/benchmarks/rules/make_findings.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -146,7 +130,7 @@ rule make_findings:
         mem_mb=resource("make_findings", "mem_mb"),
         runtime=resource("make_findings", "runtime"),
     params:
-        code=code_digest("analysis.findings"),
+        code=code_digest("make_findings"),
     message:
         "Write down what was found"
     script:

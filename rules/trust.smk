@@ -10,14 +10,14 @@ rule collect_trust:
             for f in cell_files(e, name)
         ],
     output:
-        table="results/trust_eval.csv",
-        curves="results/trust_curves.csv",
-        forgetting="results/trust_forgetting.csv",
-        decisions="results/trust_decisions.csv",
+        table=OUT + "/trust_eval.csv",
+        curves=OUT + "/trust_curves.csv",
+        forgetting=OUT + "/trust_forgetting.csv",
+        decisions=OUT + "/trust_decisions.csv",
     log:
-        "logs/collect_trust.log",
+        LOGS + "/collect_trust.log",
     benchmark:
-        "results/benchmarks/rules/collect_trust.jsonl"
+        OUT + "/benchmarks/rules/collect_trust.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -25,9 +25,17 @@ rule collect_trust:
         mem_mb=resource("collect_trust", "mem_mb"),
         runtime=resource("collect_trust", "runtime"),
     params:
+        missing=lambda w: holes(
+            [
+                f
+                for e in trust_experiments()
+                for name in ("metrics.csv", "events.jsonl")
+                for f in cell_files(e, name)
+            ]
+        ),
         cells=lambda w: {e: finished_cells(e) for e in trust_experiments()},
         thresholds=[0.2, 0.3, 0.4, 0.5, 0.6],
-        code=code_digest("analysis.guarded"),
+        code=code_digest("collect_trust"),
     message:
         "Hold the decisions of trust against their labels"
     script:

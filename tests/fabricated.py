@@ -17,8 +17,8 @@ import pandas as pd
 from report_tables import PROBES, SKILL
 from safetensors.numpy import save_file
 
+from editlab.config.edit import EditStudy
 from editlab.config.solvers import SOLVERS
-from editlab.config.study import Study
 from editlab.evaluation.summary import summarize
 from editlab.files.artifacts import write_csv, write_json, write_jsonl, write_provenance, write_text
 from editlab.files.provenance import origins, record_outputs
@@ -32,13 +32,13 @@ HOSTILE = [
 ]
 
 
-def fabricate(root: Path, study: Study, facts: int = 60) -> None:
+def fabricate(root: Path, study: EditStudy, facts: int = 60) -> None:
     """Write ``root/results`` as a finished run of the study leaves it, oldest files first."""
     with contextlib.chdir(root):
         _fabricate(study, facts)
 
 
-def _fabricate(study: Study, facts: int) -> None:
+def _fabricate(study: EditStudy, facts: int) -> None:
     results = Path("results")
     requests = records(facts)
     write_json(results / "data" / study.dataset / "requests.json", requests)
@@ -108,7 +108,7 @@ def records(count: int) -> list[dict[str, Any]]:
 
 def write_cell(
     directory: Path,
-    study: Study,
+    study: EditStudy,
     experiment: str,
     cell: Mapping[str, str],
     cases: Sequence[str],

@@ -18,7 +18,7 @@ FLOORS: list[str] = [
     "errors randomness",
     "config files",
     "algebra networks",
-    "data moments",
+    "data edits moments",
     "evaluation training",
     "editing vision unlearning adapters",
     "analysis",

@@ -11,6 +11,7 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 
 import editlab.moments as statistics
 from editlab.algebra.linalg import SecondMoment
+from editlab.config.edit import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, ModelError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.moments import collect_second_moments, load_statistics, resolve_statistics, save_statistics
@@ -82,7 +83,10 @@ def test_the_default_budget_is_ten_tokens_a_dimension_and_a_short_corpus_is_used
     d_in = Architecture(model).weight_shape(0)[1]
     endless = itertools.cycle(corpus())
     assert collect_second_moments(model, endless, [0], progress=False)[0].count == 10 * d_in
-    assert collect_second_moments(model, endless, [0], tokens_per_dimension=2.5, progress=False)[0].count == 160
+    assert (
+        collect_second_moments(model, endless, [0], Statistics(tokens_per_dimension=2.5), progress=False)[0].count
+        == 160
+    )
     total = sum(len(ids) for ids in model.tokenizer(corpus(3)).input_ids)
     assert collect_second_moments(model, corpus(3), [0], progress=False)[0].count == total
 
@@ -90,7 +94,7 @@ def test_the_default_budget_is_ten_tokens_a_dimension_and_a_short_corpus_is_used
 def test_long_texts_are_cut_into_windows():
     model = tiny_model()
     text = " ".join(corpus(8))
-    moment = collect_second_moments(model, [text], [0], max_length=16, tokens=10_000, progress=False)[0]
+    moment = collect_second_moments(model, [text], [0], Statistics(max_length=16), tokens=10_000, progress=False)[0]
     expected, count = naive(model, [text], 0, max_length=16)
     assert moment.count == count
     np.testing.assert_allclose(moment.matrix.numpy(), expected, rtol=1e-4, atol=1e-6)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import http.client
 import io
 import json
 import pickle
 import re
 import shutil
-import urllib.request
 import zipfile
-from email.message import Message
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
+import urllib3
 from tiny import tiny_model
 
+from editlab.config.edit import HubText
 from editlab.data import download, hub, load_requests, read_text
 from editlab.data.corpus import read_known
-from editlab.data.download import HttpsOnly
-from editlab.editing.edit import Edit
-from editlab.errors import DataError, EditlabError, ModelError
+from editlab.edits.edit import Edit
+from editlab.errors import ArtifactError, DataError, EditlabError, ModelError
 from editlab.files.artifacts import (
     atomic_path,
     load_tensors,
@@ -223,77 +222,106 @@ def test_a_temporary_name_cannot_be_guessed(tmp_path):
 # ---- fetching ------------------------------------------------------------------------------------------------------
 
 
-class Answer(io.BytesIO):
-    """What a server sends."""
+class Server(requests.adapters.HTTPAdapter):
+    """Answers instead of the network; all that requests and pooch do with an answer stays as it is."""
 
-    def __init__(self, data: bytes, length: str | None = None, broken: bool = False) -> None:
-        super().__init__(data)
-        self.headers = {"Content-Length": length} if length else {}
-        self.broken = broken
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[str, tuple[int, bytes, dict[str, str]]] = {}
+        self.asked: list[str] = []
 
-    def read(self, size: int | None = -1) -> bytes:
-        data = super().read(size)
-        if self.broken and not data:
-            raise http.client.IncompleteRead(b"", 10)
-        return data
+    def send(self, request, **_):
+        self.asked.append(request.url)
+        if request.url not in self.answers:
+            raise requests.ConnectionError("unreachable\nhost")
+        status, data, headers = self.answers[request.url]
+        body = urllib3.HTTPResponse(
+            io.BytesIO(data), headers, status, preload_content=False, request_method="GET", enforce_content_length=True
+        )
+        return self.build_response(request, body)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Answers instead of the network."""
-    answers: dict[str, Answer] = {}
-
-    class Opener:
-        def open(self, url: str, timeout: float) -> Answer:
-            if url not in answers:
-                raise urllib.error.URLError("unreachable\nhost")
-            return answers[url]
-
-    def build(*handlers):
-        assert handlers == (HttpsOnly,)
-        return Opener()
-
-    monkeypatch.setattr(urllib.request, "build_opener", build)
-    return answers
+    found = Server()
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda self, url: found)
+    return found
 
 
-def test_a_download_needs_its_checksum(tmp_path, server):
+@pytest.mark.parametrize("algorithm", [hashlib.md5, hashlib.sha256])
+def test_a_download_needs_its_checksum(tmp_path, server, algorithm):
     data = b"[1]"
-    digest = hashlib.sha256(data).hexdigest()
-    server["https://a.example/x"] = Answer(data, "3")
+    digest = algorithm(data).hexdigest()
+    server.answers = {
+        "https://a.example/x": (200, data, {"Content-Length": "3"}),
+        "https://a.example/other": (200, b"[2]", {}),
+        "https://a.example/cut": (200, data, {"Content-Length": "10"}),
+        "https://a.example/nonsense": (200, data, {"Content-Length": "many"}),
+        "https://a.example/gone": (404, b"", {}),
+    }
     download.download("https://a.example/x", tmp_path / "x", digest)
     assert (tmp_path / "x").read_bytes() == data
-    for url, answer, message in [
-        ("https://a.example/other", Answer(b"[2]"), r"sha256 is \w+, expected"),
-        ("https://a.example/cut", Answer(data, "nonsense", broken=True), "cannot be downloaded"),
-        ("https://a.example/none", None, r"cannot be downloaded \(<urlopen error unreachable"),
-    ]:
-        if answer is not None:
-            server[url] = answer
+    download.check_file(tmp_path / "x", digest)
+    for name, message in {
+        "other": rf"other: {algorithm().name} is \w+, expected {digest}",
+        "cut": r"cut: cannot be downloaded \(.*IncompleteRead",
+        "nonsense": r"nonsense: cannot be downloaded",
+        "gone": r"gone: cannot be downloaded \(404",
+        "none": r"none: cannot be downloaded \(unreachable",
+    }.items():
         with pytest.raises(DataError, match=message) as caught:
-            download.download(url, tmp_path / "y", digest)
+            download.download(f"https://a.example/{name}", tmp_path / "y", digest)
         assert str(caught.value).isprintable()
+    for bad in ("", "0" * 40, "x" * 64):
+        with pytest.raises(DataError, match=r"neither an md5 nor a sha256|expected xxx"):
+            download.download("https://a.example/x", tmp_path / "y", bad)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_download_that_cannot_be_written_names_the_file(tmp_path, server):
+    server.answers["https://a.example/x"] = (200, b"1", {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="file/x: cannot be written"):
+        download.download("https://a.example/x", tmp_path / "file" / "x", "0" * 32)
 
 
 def test_a_download_that_never_ends_is_cut_off(tmp_path, server, monkeypatch):
     monkeypatch.setattr(download, "LARGEST", 10)
-    server["https://a.example/x"] = Answer(b"0" * 100)
+    monkeypatch.setattr(download, "CHUNK", 4)
+    server.answers["https://a.example/x"] = (200, b"0" * 100, {})
     with pytest.raises(DataError, match="larger than 10 bytes"):
-        download.download("https://a.example/x", tmp_path / "x", "")
+        download.download("https://a.example/x", tmp_path / "x", "0" * 64)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(download, "LARGEST", 100)
+    with pytest.raises(DataError, match="sha256 is"):  # a file of the largest size arrives
+        download.download("https://a.example/x", tmp_path / "x", "0" * 64)
 
 
-@pytest.mark.parametrize(
-    "url", ["http://a.example/x", "file:///etc/passwd", "ftp://a.example/x", "HTTP://A/x", "/etc/passwd", ""]
-)
-def test_only_https_also_where_a_server_sends_us(tmp_path, url):
+ELSEWHERE = ["http://a.example/x", "file:///etc/passwd", "ftp://a.example/x", "HTTP://A/x"]
+
+
+@pytest.mark.parametrize("url", [*ELSEWHERE, "/etc/passwd", ""])
+def test_only_https(tmp_path, server, url):
     with pytest.raises(DataError, match="only https downloads are allowed"):
-        download.download(url, tmp_path / "x", "")
-    asked = urllib.request.Request("https://a.example/x")
+        download.download(url, tmp_path / "x", "0" * 64)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_only_https_also_where_a_server_sends_us(tmp_path, server, url):
+    data = b"[1]"
+    server.answers = {
+        "https://a.example/x": (302, b"", {"Location": "https://b.example/y"}),
+        "https://b.example/y": (307, b"", {"Location": "/z"}),
+        "https://b.example/z": (200, data, {}),
+        "https://a.example/bad": (302, b"", {"Location": url}),
+    }
+    download.download("https://a.example/x", tmp_path / "x", hashlib.md5(data).hexdigest())
+    assert (tmp_path / "x").read_bytes() == data
     with pytest.raises(DataError, match="only https downloads are allowed"):
-        HttpsOnly().redirect_request(asked, io.BytesIO(), 302, "moved", Message(), url)
-    assert HttpsOnly().redirect_request(asked, io.BytesIO(), 302, "moved", Message(), "https://b.example/y") is not None
+        download.download("https://a.example/bad", tmp_path / "y", "0" * 64)
+    assert server.asked[-1] == "https://a.example/bad"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_files_of_the_hubs_cache_are_compared_with_their_names(tmp_path, directory, monkeypatch):
@@ -345,12 +373,12 @@ def test_texts_of_the_hub(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", Old)
     with pytest.raises(DataError, match="runs scripts of data sets"):
-        hub.hub_text("a/b", None, None, "train", "text", 100)
+        hub.hub_text(HubText(id="a/b"))
     monkeypatch.setitem(sys.modules, "datasets", New)
-    assert hub.hub_text("a/b", None, None, "train", "text", 100) == "one\ntwo\n"
+    assert hub.hub_text(HubText(id="a/b")) == "one\ntwo\n"
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
-    assert hub.hub_text("a/b", None, None, "train", "text", 100, digest)
+    assert hub.hub_text(HubText(id="a/b", sha256=digest))
     with pytest.raises(DataError, match="expected 000"):
-        hub.hub_text("a/b", None, None, "train", "text", 100, "0" * 64)
+        hub.hub_text(HubText(id="a/b", sha256="0" * 64))
     with pytest.raises(DataError, match="cannot be read"):
-        hub.hub_text("a/b", None, None, "train", "column", 100)
+        hub.hub_text(HubText(id="a/b", column="column"))

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.config.solvers import SOLVERS
-from editlab.files.artifacts import read_provenance, read_verified
+from editlab.files.artifacts import read_provenance, read_verified, record_of
 
 Cells = Mapping[str, Sequence[tuple[str, Mapping[str, str]]]]
 AXES = ("batch", "replay", "capacity", "strategy", "rank", "seed")
@@ -37,7 +37,7 @@ class Run:
 
     def finished(self, experiment: str) -> list[tuple[str, Mapping[str, str]]]:
         """The cells of an experiment that have their provenance."""
-        return [(d, c) for d, c in self.cells[experiment] if (self.root / d / "provenance.json").is_file()]
+        return [(d, c) for d, c in self.cells[experiment] if record_of(self.root / d).is_file()]
 
     def provenances(self, experiment: str) -> list[dict[str, Any]]:
         """Provenance of every finished cell of an experiment.
@@ -53,7 +53,7 @@ class Run:
             (directory, self._why(experiment, cell))
             for experiment, cells in self.cells.items()
             for directory, cell in cells
-            if not (self.root / directory / "provenance.json").is_file()
+            if not record_of(self.root / directory).is_file()
         ]
 
     def _why(self, experiment: str, cell: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.errors import ArtifactError, DamagedError
-from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
+from editlab.files.artifacts import read_provenance, read_verified, rebuild_command, record_of
 
 METRICS = ("ES", "PS", "NS", "S")
 STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")
@@ -38,7 +38,7 @@ def collect_cells(
     rows: list[dict[str, Any]] = []
     missing = []
     for directory, cell in zip(directories, coordinates, strict=True):
-        if allow_missing and not (Path(directory) / "provenance.json").is_file():
+        if allow_missing and not record_of(directory).is_file():
             missing.append(directory)
             continue
         costs = cell_costs(directory) if with_costs else {}

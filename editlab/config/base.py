@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,8 +16,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
+TAGGED = ("models", "datasets")  # sections by name, whose entries are of several kinds
 _BRANCH = re.compile(r"(list|literal|function-\w+)\[.*")  # how pydantic names the branch of an untagged union
 
 
@@ -39,6 +42,23 @@ class Section(BaseModel):
         return values
 
 
+class Study(Section):
+    """What the frame asks of the block of a study (:mod:`editlab.config.studies`).
+
+    Attributes:
+        INPUTS: sections that models, data and statistics are made from: equal in a run that takes them from another one.
+    """
+
+    INPUTS: ClassVar[tuple[str, ...]] = ()
+
+    def check_files(self, where: str) -> None:
+        """Raise :class:`ConfigError` when a file that the study needs is not there; nothing is opened.
+
+        Args:
+            where: the key of the block, for the message.
+        """
+
+
 def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
     """``section(**values)`` with pydantic's report turned into one line."""
     if not isinstance(values, Mapping):
@@ -53,8 +73,8 @@ def validated(section: type[Any], values: Mapping[str, Any], where: str) -> Any:
 def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     path = [str(part)[:60] for part in problem["loc"]]
-    if len(path) > 2 and path[0] in ("models", "datasets"):
-        del path[2]  # pydantic names the branch of the union that it took
+    for place in [k + 2 for k, part in enumerate(path[:-2]) if part in TAGGED]:
+        del path[place]  # pydantic names the branch of the union that it took
     path = [part for part in path if not _BRANCH.match(part)]
     key = ".".join(path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -71,6 +91,12 @@ def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
     return f"{key}: {short(problem['input'])} is not allowed; {message[:1].lower() + message[1:]}{more}"
 
 
+def choose(key: str, value: str, allowed: Mapping[str, Any]) -> None:
+    """Raise ValueError when ``value`` is none of the names of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{key}: {short(value)} is not allowed; one of {', '.join(sorted(allowed))}")
+
+
 def short(value: Any) -> str:
     """A value as a message shows it: one line of at most 60 characters."""
     text = repr(value).replace("\n", " ")
@@ -84,12 +110,13 @@ def _fields_at(section: type[BaseModel], path: list[str]) -> list[str]:
         nested: list[type[BaseModel]] = []
         for home in homes:
             if part in home.model_fields:
-                nested += _sections_in(home.model_fields[part].annotation)
+                nested += sections_in(home.model_fields[part].annotation)
         homes = nested or homes
     return sorted({name for home in homes for name in home.model_fields})
 
 
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field's type holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [s for argument in getattr(annotation, "__args__", ()) for s in _sections_in(argument)]
+    return [s for argument in getattr(annotation, "__args__", ()) for s in sections_in(argument)]

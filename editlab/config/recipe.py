@@ -1,7 +1,7 @@
 """A method as data: a solver with its hyper-parameters, how its update is stored, and what guards it.
 
 ``Recipe`` = solver x backend x optional trust x optional greedy. Every field carries its help, and all validation is
-here; :mod:`editlab.config.study` builds studies out of recipes.
+here; :mod:`editlab.config.edit` builds experiments out of recipes.
 """
 
 from __future__ import annotations

@@ -10,30 +10,15 @@ objects, a ``requested_rewrite`` that is a list of one) and the flat form of Eas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from editlab.data.requests import EditRequest, check_unique, read_records, unfill
+from editlab.data.requests import EditRequest, unfill
 from editlab.errors import DataError
 
 _EASYEDIT = {
     "case_id", "prompt", "subject", "relation_id", "target_new", "ground_truth",
     "rephrase_prompt", "locality_prompt", "locality_ground_truth",
 }  # fmt: skip
-
-
-def read_counterfact(path: str | Path) -> list[EditRequest]:
-    """Read a CounterFact file: official records or EasyEdit's flat ones.
-
-    Raises:
-        DataError: the file cannot be read, a record lacks a field, or two records share a case_id.
-    """
-    requests = []
-    for index, record in enumerate(read_records(path)):
-        read = easyedit_request if is_easyedit(record) else counterfact_request
-        requests.append(read(record, index, str(path)))
-    check_unique(requests, str(path))
-    return requests
 
 
 def is_easyedit(record: Any) -> bool:

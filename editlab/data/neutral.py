@@ -206,17 +206,12 @@ def neutral_sentences(count: int, seed: int) -> list[str]:
     return sentences
 
 
-def read_text(path: str | Path, max_chars: int | None = None) -> list[str]:
+def read_text(path: str | Path) -> list[str]:
     """Paragraphs of a local UTF-8 text file: its non-empty lines, without WikiText's ``= headings =``.
-
-    ``max_chars`` bounds the characters returned in all; the last paragraph is cut to fit.
 
     Raises:
         DataError: the file is missing, a directory, empty, not UTF-8 text, binary, or holds headings only.
-        ConfigError: ``max_chars`` is not positive.
     """
-    if max_chars is not None and max_chars < 1:
-        raise ConfigError(f"max_chars: {max_chars} is not allowed; it must be 1 or more")
     text = read_utf8(path)
     if "\0" in text:
         raise DataError(f"{path}: not a text file (it holds NUL bytes)")
@@ -224,15 +219,7 @@ def read_text(path: str | Path, max_chars: int | None = None) -> list[str]:
     paragraphs = [line for line in lines if line and not re.fullmatch(r"=.*=", line)]
     if not paragraphs:
         raise DataError(f"{path}: holds no paragraph of text")
-    if max_chars is None:
-        return paragraphs
-    kept, left = [], max_chars
-    for paragraph in paragraphs:
-        kept.append(paragraph[:left].rstrip())
-        left -= len(kept[-1])
-        if left <= 0 or len(kept[-1]) < len(paragraph):
-            break
-    return kept
+    return paragraphs
 
 
 def _parse(grammar: str) -> dict[str, list[str]]:

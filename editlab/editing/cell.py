@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from editlab.config.base import validated
+from editlab.config.edit import Evaluation
 from editlab.config.recipe import Recipe, Trust
-from editlab.config.sections import Evaluation
 from editlab.data import load_requests
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import EditRequest, read_json
@@ -37,7 +37,7 @@ class CellPlan:
         batch, replay, rank, seed: the cell's coordinates.
         num_edits: edits in the stream.
         known_only: draw only facts that the model knows.
-        evaluation: fields of :class:`editlab.config.sections.Evaluation`.
+        evaluation: fields of :class:`editlab.config.edit.Evaluation`.
         loading: arguments of :func:`editlab.networks.loading.load_model`.
         perplexity_text: text file for perplexity; None: held-out neutral sentences.
         rank: of LoRA adapters; 0 for raw recipes.
@@ -84,7 +84,7 @@ def run_cell(
     layers: Sequence[int] | None,
     outputs: Mapping[str, str],
 ) -> None:
-    """Run a cell and write its files; ``provenance.json`` comes last, so a directory with one is whole.
+    """Run a cell and write its files; its record comes last, so a directory with one is whole.
 
     Args:
         layers: the traced layers, for recipes with ``layers: auto``.
@@ -112,7 +112,7 @@ def run_cell(
     )
     sources = [model, requests, contexts, known, plan.perplexity_text, *statistics]
     made_of = origins(path for path in sources if path)
-    folder = Path(outputs["provenance"]).parent
+    folder = Path(outputs["metrics"]).parent
     checkpoint = _checkpoint(plan, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=session.recipe.solver, disable=None) as bar:
         result = run_stream(session, chosen, _stream_plan(plan), bar, checkpoint)

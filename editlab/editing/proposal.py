@@ -21,13 +21,13 @@ from editlab.algebra.solvers import Problem, SolverOptions, solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import commit
 from editlab.editing.finetune import finetune
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
 from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import TargetOptions, Targets, optimize_targets
+from editlab.edits.edit import commit
 from editlab.errors import NumericalError
 from editlab.files.timing import Stopwatch
 from editlab.networks.hooks import restored

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from editlab.config.edit import Retraining
 from editlab.data.requests import EditRequest
-from editlab.editing.edit import Edit
+from editlab.edits.edit import Edit
 from editlab.evaluation.scoring import score_requests
-from editlab.training.retraining import RttOptions, retrained_on, split
+from editlab.training.retraining import completion_rows, finetune, restored, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +30,17 @@ def retrain_on_truth(
     edit: Edit,
     edited: Sequence[EditRequest],
     never_edited: Sequence[EditRequest],
-    options: RttOptions,
+    options: Retraining,
+    seed: int,
 ) -> pd.DataFrame:
     """Retrain the edited and the unedited model, and score the old objects before and after; both come back unchanged.
 
     Args:
         model: unedited.
         edited: facts that ``edit`` changed.
-        never_edited: facts that it did not, with an object that was not asked for as ``target_new``.
+        never_edited: facts that it did not, with an object that was not asked for as ``target_new``; at most
+            ``options.controls`` of them are scored.
+        seed: of the split and of the order.
 
     Returns:
         one row a (model, facts, when, probe): ``model`` edited or unedited; ``facts`` retrained, held_out or
@@ -48,15 +52,17 @@ def retrain_on_truth(
     """
     import pandas as pd
 
-    retrained, held_out = split(edited, options)
-    groups = {"retrained": retrained, "held_out": held_out, "never_edited": list(never_edited)}
+    retrained, held_out = split(edited, options.share, seed)
+    groups = {"retrained": retrained, "held_out": held_out, "never_edited": list(never_edited[: options.controls])}
     rows: list[dict[str, Any]] = []
     for name, change in (("unedited", None), ("edited", edit)):
         with contextlib.ExitStack() as stack:
             if change is not None:
                 stack.enter_context(change.applied(model))
             rows += [{"model": name, "when": "before", **row} for row in _scores(model, groups)]
-            stack.enter_context(retrained_on(model, retrained, options))
+            stack.enter_context(restored(model))
+            truth = completion_rows(model, [(r.rewrite_prompt, r.target_true) for r in retrained])
+            finetune(model, truth, epochs=options.epochs, batch=options.batch, lr=options.lr, seed=seed)
             rows += [{"model": name, "when": "after", **row} for row in _scores(model, groups)]
     return pd.DataFrame(rows)
 

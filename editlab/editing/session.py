@@ -1,7 +1,7 @@
 """The editing session: propose an update for a batch, guard it, commit it; then the next batch.
 
 ``EditSession`` edits a model batch after batch and gives it back bit for bit when it is left. :func:`edit` is the
-one-call form: it returns an :class:`~editlab.editing.edit.Edit` and leaves the model as it was.
+one-call form: it returns an :class:`~editlab.edits.edit.Edit` and leaves the model as it was.
 
 *Propose* (:mod:`editlab.editing.proposal`) solves the batch and puts the update on the model. *Guard* judges it
 (:mod:`editlab.editing.trust`): it stays, is scaled down, or is taken back. *Commit* remembers what stays: keys for later
@@ -25,8 +25,6 @@ from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.data.requests import EditRequest
 from editlab.editing.checks import check_arguments, required_moments
-from editlab.editing.edit import Edit
-from editlab.editing.export import peft_target
 from editlab.editing.guard import Guard
 from editlab.editing.keys import Contexts, check_contexts
 from editlab.editing.proposal import Columns, Proposal, Proposer, put_back, solver_options
@@ -34,6 +32,8 @@ from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
+from editlab.edits.edit import Edit
+from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import SessionState
-from editlab.editing.edit import Edit
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.session import EditSession, batches
 from editlab.editing.stress import stressed_batches
+from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity

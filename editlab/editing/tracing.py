@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from editlab.config.edit import Tracing
 from editlab.data.requests import EditRequest
 from editlab.errors import ConfigError, DataError
 from editlab.networks.architectures import Architecture
@@ -52,10 +53,8 @@ class TracedPrompt:
 def trace_layers(
     model: Any,
     requests: Sequence[EditRequest],
+    options: Tracing,
     *,
-    noise: float = 3.0,
-    samples: int = 10,
-    window: int | None = None,
     seed: int = 0,
     max_rows: int = 256,
     progress: bool = True,
@@ -65,10 +64,10 @@ def trace_layers(
     Args:
         model: causal language model with ``model.tokenizer``.
         requests: facts that the model knows.
-        noise: standard deviation of the noise, in those of the subject-token embeddings over ``requests``.
-        samples: noise draws a fact, the same for every layer and site.
-        window: layers restored together around each layer, for MLP and attention outputs (a block's output is always
-            restored alone); default a tenth of the layers, at least one.
+        options: ``noise`` is in standard deviations of the subject-token embeddings over ``requests``; the ``samples`` draws
+            of a fact are the same for every layer and site; ``window`` layers around each layer are restored together,
+            for MLP and attention outputs (a block's output is always restored alone; default a tenth of the layers, at
+            least one). Which requests are traced is the caller's choice.
         max_rows: corrupted runs in one forward pass.
 
     Returns:
@@ -76,7 +75,6 @@ def trace_layers(
         completion, the last two averaged over the noise draws.
 
     Raises:
-        ConfigError: a parameter is out of range.
         DataError: no requests.
         ModelError: a prompt longer than the model's context.
     """
@@ -85,22 +83,19 @@ def trace_layers(
 
     architecture = Architecture(model)
     layers = architecture.num_layers
-    window = max(1, round(layers / 10)) if window is None else window
-    for name, value, least in (("samples", samples, 1), ("window", window, 1), ("noise", noise, 0)):
-        if value < least:
-            raise ConfigError(f"tracing: {name}: {value} is not allowed; it must be {least} or more")
+    window = options.window or max(1, round(layers / 10))
     if not requests:
         raise DataError("tracing: no requests to trace")
     prompts = [encode(Encoder(tokenizer_of(model)), request) for request in requests]
     check_lengths([prompt.ids for prompt in prompts], model)
-    scale = noise * subject_deviation(architecture, prompts)
+    scale = options.noise * subject_deviation(architecture, prompts)
     width = int(architecture.embeddings.weight.shape[1])  # type: ignore[index]
     rows: list[dict[str, Any]] = []
     cases = list(zip(requests, prompts, strict=True))
     with torch.no_grad(), frozen(model):
         for request, prompt in tqdm(cases, desc="causal tracing", unit="fact", disable=None if progress else True):
             generator = torch_rng("tracing", seed, request.case_id)
-            draws = scale * torch.randn(samples, len(prompt.subject), width, generator=generator)
+            draws = scale * torch.randn(options.samples, len(prompt.subject), width, generator=generator)
             rows += _trace(architecture, request.case_id, prompt, draws, window, max_rows)
     return pd.DataFrame(rows)
 

@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 
+from editlab.config.edit import ContextTemplates
 from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, check_lengths
 from editlab.randomness import derive_seed
+
+TOP_K = 5
+"""As in the published code."""
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
 ENTROPY_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
@@ -33,18 +37,14 @@ def generate(
     max_new_tokens: int,
     seed: int = 0,
     *,
-    temperature: float = 1.0,
-    top_k: int = 5,
     allow_end: bool = True,
     max_tokens: int = 4096,
 ) -> list[str]:
-    """Continue each prompt; sampled from the ``top_k`` most probable tokens (5 as in the published code).
+    """Continue each prompt; sampled from the :data:`TOP_K` most probable tokens.
 
     The global random state is neither read nor changed. Samples depend on the seed and on the list of prompts.
 
     Args:
-        temperature: of the softmax; 0 is greedy decoding.
-        top_k: 0 samples from the whole vocabulary.
         allow_end: False forbids the end-of-text token, so that every text gets all its tokens.
         max_tokens: padded tokens a batch may hold at its end.
 
@@ -52,18 +52,17 @@ def generate(
         prompt and continuation, one text a prompt, special tokens removed.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: ``max_new_tokens`` is below 1.
         ModelError: prompt and continuation together exceed the model's context.
     """
-    _check_sampling(max_new_tokens, temperature, top_k)
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens: {max_new_tokens} is not allowed; at least 1")
     tokenizer = tokenizer_of(model)
     encoder = Encoder(tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = [ids or [int(start or 0)] for ids in encoder.prompts(list(prompts))]
     check_lengths([row + [0] * max_new_tokens for row in rows], model)
-    options: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        options = {"do_sample": True, "temperature": temperature, "top_k": top_k}
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K}
     if not allow_end and tokenizer.eos_token_id is not None:
         options["suppress_tokens"] = [tokenizer.eos_token_id]
     texts = [""] * len(rows)
@@ -79,15 +78,6 @@ def generate(
         for index, text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[index] = text
     return texts
-
-
-def _check_sampling(max_new_tokens: int, temperature: float, top_k: int) -> None:
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens: {max_new_tokens} is not allowed; at least 1")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ConfigError(f"temperature: {temperature} is not allowed; a finite number from 0 (greedy)")
-    if top_k < 0:
-        raise ConfigError(f"top_k: {top_k} is not allowed; 0 (whole vocabulary) or more")
 
 
 def _generate_batch(
@@ -136,33 +126,18 @@ def _entropy(words: Sequence[str], n: int) -> float:
     return sum(-(c / total) * math.log2(c / total) for c in counts.values())
 
 
-def make_contexts(
-    model: Any,
-    lengths: Sequence[tuple[int, int]] = ((5, 10), (10, 10)),
-    seed: int = 0,
-    *,
-    starts: Sequence[str] = STARTS,
-) -> list[list[str]]:
-    """Context templates in groups: ``[["{}"], ["<generated prefix>. {}", ...]]``.
+def make_contexts(model: Any, options: ContextTemplates) -> list[list[str]]:
+    """Context templates in groups: ``[["{}"], ["<generated prefix>. {}", ...]]``; without lengths ``[["{}"]]`` alone.
 
-    Args:
-        lengths: (generated tokens, number of prefixes) pairs; the default is ROME's. MEMIT's is ``[(10, 5)]``.
-            No pairs: only ``[["{}"]]``.
-        starts: first words, taken in turn.
-
-    Braces in generated text become spaces, and runs of white space one space, so that each template has one ``{}``.
-
-    Raises:
-        ConfigError: a length or number is below 1, or there is no start.
+    ROME has 10 prefixes each of 5 and 10 tokens, MEMIT 5 of 10. ``options.fixed`` stands in for all of this: where it
+    is given, no model is needed. The first words of the prefixes are :data:`STARTS` in turn. Braces in generated text
+    become spaces, and runs of white space one space, so that each template has one ``{}``.
     """
     prefixes = []
-    for length, count in lengths:
-        if length < 1 or count < 1 or not starts:
-            raise ConfigError(
-                f"contexts: ({length}, {count}) is not allowed; two numbers from 1, and at least one start"
-            )
-        prompts = [starts[i % len(starts)] for i in range(count)]
-        texts = generate(model, prompts, length, derive_seed("contexts", seed, length), allow_end=False)
+    prompts = [STARTS[i % len(STARTS)] for i in range(options.per_length)]
+    for length in options.lengths:
+        seed = derive_seed("contexts", options.seed, length)
+        texts = generate(model, prompts, length, seed, allow_end=False)
         prefixes += [" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts]
     templates = [f"{prefix}. {{}}" for prefix in prefixes]
     return [["{}"], templates] if templates else [["{}"]]

@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, checksums, provenance, and tensors without pickle.
 
 Every writer goes through :func:`atomic_path`: a temporary name beside the target, fsync, then ``os.replace``. A process
-that dies half-way leaves the old file or none. ``provenance.json`` beside a result records how it was made and the
-checksums of its files; :func:`verify_directory` and :func:`read_verified` compare them.
+that dies half-way leaves the old file or none. A record under ``.provenance``, named like the result (:func:`record_of`),
+says how it was made and holds the checksums of its files; :func:`read_verified` compares one with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-PROVENANCE = "provenance.json"
+RECORDS = ".provenance"  # folder of the records in the folder of a run's results
+_RESULTS = "results"
 _METADATA = "editlab"  # entry of a safetensors file's metadata
 
 
@@ -82,11 +83,16 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write a table with a fixed float format; text that a spreadsheet would run as a formula gets a leading ``'``."""
+    """Write a table with a fixed float format. Programs read it: text stands as it is (:func:`defused` for people)."""
+    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def defused(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table for a spreadsheet: text that one would run as a formula gets a leading ``'``. Not to be read back."""
     frame = frame.copy()
     for name in frame.columns[frame.dtypes.map(lambda t: str(t) in ("object", "str", "string"))]:
         frame[name] = frame[name].map(_defuse)
-    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return frame
 
 
 def _defuse(value: Any) -> Any:
@@ -140,10 +146,8 @@ def sha256(path: str | Path) -> str:
 
 
 def directory_files(directory: str | Path) -> list[str]:
-    """Names of the files of a result directory, sorted; hidden ones and the provenance do not count."""
-    return sorted(
-        p.name for p in Path(directory).iterdir() if p.is_file() and p.name != PROVENANCE and not p.name.startswith(".")
-    )
+    """Names of the files of a result directory, sorted; hidden ones do not count."""
+    return sorted(p.name for p in Path(directory).iterdir() if p.is_file() and not p.name.startswith("."))
 
 
 def joint_digest(checksums: Mapping[str, str]) -> str:
@@ -156,38 +160,69 @@ def directory_digest(directory: str | Path) -> str:
     return joint_digest({name: sha256(Path(directory, name)) for name in directory_files(directory)})
 
 
+def record_of(result: str | Path) -> Path:
+    """Where the record of a result (a file, or a folder that one job made) is, whether it exists or not.
+
+    ``results/full/known/m/facts.csv`` has ``results/full/.provenance/known/m/facts.csv.json``: records lie in the nearest
+    folder around the result that has a folder of records, so a run's folder can be moved with them.
+    """
+    result = Path(result)
+    home = next((folder for folder in result.parents if (folder / RECORDS).is_dir()), None) or _new_home(result)
+    name = result.relative_to(home)
+    return home / RECORDS / name.with_name(f"{name.name}.json")
+
+
+def _new_home(result: Path) -> Path:
+    """Where the first record of a folder of results goes."""
+    parts = result.parts
+    return Path(*parts[: parts.index(_RESULTS) + 1]) if _RESULTS in parts[:-1] else result.parent
+
+
+def result_of_record(record: str | Path) -> Path:
+    """The result that a record is about."""
+    parts = Path(record).parts
+    place = len(parts) - 1 - parts[::-1].index(RECORDS)
+    return Path(*parts[:place], *parts[place + 1 : -1], parts[-1].removesuffix(".json"))
+
+
 def provenance_file(path: str | Path) -> Path:
-    """Where the provenance of a result is: in a directory; of a file beside it, under its name or for its folder."""
+    """The record that tells of a file or folder: its own, else that of the folder that it was made with."""
     path = Path(path)
-    if path.is_dir():
-        return path / PROVENANCE
-    own = path.with_name(f"{path.name}.{PROVENANCE}")
-    return own if own.exists() else path.parent / PROVENANCE
+    own = record_of(path)
+    if path.is_dir() or own.exists():
+        return own
+    joint = record_of(path.parent)
+    return joint if joint.exists() else own
 
 
-def write_provenance(
-    directory: str | Path, facts: Mapping[str, Any], files: Iterable[str | Path], name: str = PROVENANCE
-) -> None:
-    """Write a provenance file into ``directory``: ``facts``, the checksum of each of its ``files``, and one of itself."""
-    directory = Path(directory)
-    checksums = {Path(f).name: sha256(directory / Path(f).name) for f in files}
+def write_provenance(result: str | Path, facts: Mapping[str, Any], files: Iterable[str | Path]) -> None:
+    """Write the record of a result: ``facts``, the checksum of each of its ``files``, and one of itself.
+
+    Args:
+        result: a folder with ``files`` in it, or the one file.
+    """
+    result = Path(result)
+    folder = result if result.is_dir() else result.parent
+    checksums = {Path(f).name: sha256(folder / Path(f).name) for f in files}
     # Through JSON and back: what is summed up must be what a reader will see.
     provenance = json.loads(json.dumps({**facts, "versions": versions(), "files": checksums}))
-    write_json(directory / name, {**provenance, "checksum": own_checksum(provenance)})
+    write_json(record_of(result), {**provenance, "checksum": own_checksum(provenance)})
 
 
-def accept_altered(record_file: Path, names: Iterable[str]) -> None:
-    """Take files as they are now: their checksums enter the provenance, the former ones stay in it as ``accepted``.
+def accept_altered(result: str | Path, names: Iterable[str]) -> None:
+    """Take files as they are now: their checksums enter the record, the former ones stay in it as ``accepted``.
 
     Raises:
-        DamagedError: the provenance itself is damaged.
+        DamagedError: the record itself is damaged.
         ArtifactError: a file cannot be read.
     """
+    result, record_file = Path(result), record_of(result)
+    folder = result if result.is_dir() else result.parent
     record = load_provenance(record_file)
     accepted = dict(record.get("accepted", {}))
     for name in names:
         accepted.setdefault(name, record["files"].get(name))
-        record["files"][name] = sha256(record_file.parent / name)
+        record["files"][name] = sha256(folder / name)
     record["accepted"] = accepted
     write_json(record_file, {**record, "checksum": own_checksum(record)})
 
@@ -204,7 +239,7 @@ def read_provenance(directory: str | Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is missing, damaged or altered.
     """
-    return load_provenance(Path(directory) / PROVENANCE)
+    return load_provenance(record_of(directory))
 
 
 def load_provenance(path: Path) -> dict[str, Any]:
@@ -221,9 +256,11 @@ def load_provenance(path: Path) -> dict[str, Any]:
         if checksum != own_checksum(provenance):
             raise ValueError
     except FileNotFoundError:
-        raise DamagedError(f"{path}: no such file; rebuild with: {rebuild_command(path)}", path) from None
+        result = result_of_record(path)
+        raise DamagedError(f"{path}: no such file; rebuild with: {rebuild_command(result)}", result) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DamagedError(f"{path}: damaged; rebuild with: {rebuild_command(path)}", path) from None
+        result = result_of_record(path)
+        raise DamagedError(f"{path}: damaged; rebuild with: {rebuild_command(result)}", result) from None
     return dict(provenance)
 
 
@@ -236,7 +273,7 @@ def _are_stats(value: Any) -> bool:
 
 
 def read_verified(path: str | Path) -> Path:
-    """``path``, after its bytes were compared with the checksum in the provenance beside it.
+    """``path``, after its bytes were compared with the checksum in its record.
 
     Raises:
         DamagedError: missing, truncated or altered since it was made; names the command that rebuilds it.
@@ -251,15 +288,6 @@ def read_verified(path: str | Path) -> Path:
     if expected != sha256(path):
         raise DamagedError(f"{path}: altered since it was made; rebuild with: {rebuild_command(path)}", path)
     return path
-
-
-def verify_directory(directory: str | Path) -> list[str]:
-    """Names of the files of a result directory that no longer match its provenance (empty: all well)."""
-    files = read_provenance(directory)["files"]
-    directory = Path(directory)
-    return [
-        n for n, digest in sorted(files.items()) if not (directory / n).is_file() or sha256(directory / n) != digest
-    ]
 
 
 def rebuild_command(path: str | Path) -> str:

@@ -1,6 +1,6 @@
 """Share results: one archive of results, provenance and configuration that can be checked and restored elsewhere.
 
-    python -m editlab.files.bundle create results.tar.gz [--configfile studies/mine.yaml]
+    python -m editlab.files.bundle create results.tar.gz [--configfile runs/mine.yaml]
     python -m editlab.files.bundle check results.tar.gz
     python -m editlab.files.bundle restore results.tar.gz FOLDER
 
@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from editlab.errors import ArtifactError, EditlabError, one_line
-from editlab.files.artifacts import atomic_path, sha256, versions
+from editlab.files.artifacts import RECORDS, atomic_path, sha256, versions
 from editlab.files.provenance import ASIDE, RESULTS, commit_of
 from editlab.files.verify import verify
 
@@ -50,7 +50,7 @@ def create(archive: Path, results: Path = RESULTS, configuration: Sequence[Path]
         ArtifactError: a result is altered or without provenance, a file cannot be read, the archive not written.
     """
     report = verify(results)
-    if bad := [f for f in report.findings if f.kind != "stale"]:
+    if bad := [f for f in report.findings if f.kind not in ("stale", "orphaned")]:
         raise ArtifactError(
             f"{bad[0].path}: {bad[0].reason} ({len(bad)} such files); have them made again first: make verify SET_ASIDE=1"
         )
@@ -81,7 +81,7 @@ def create(archive: Path, results: Path = RESULTS, configuration: Sequence[Path]
 def _files(results: Path) -> Iterator[Path]:
     for path in sorted(results.rglob("*")):
         parts = path.relative_to(results).parts
-        if path.is_file() and not any(p.startswith(".") or p.endswith(ASIDE) for p in parts):
+        if path.is_file() and not _hidden(parts) and not any(p.endswith(ASIDE) for p in parts):
             yield path
 
 
@@ -229,7 +229,7 @@ def _manifest(archive: Path, entry: tarfile.TarInfo, source: IO[bytes], folder: 
 
 
 def _hidden(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") for part in parts)  # also "." and ".."
+    return any(part.startswith(".") and part != RECORDS for part in parts)  # also "." and ".."
 
 
 def _copy(source: IO[bytes], target: Path | None) -> str:
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("archive", type=Path)
         if name == "create":
             command.add_argument("--results", type=Path, default=RESULTS)
-            command.add_argument("--configfile", type=Path, action="append", default=[], help="a study's file")
+            command.add_argument("--configfile", type=Path, action="append", default=[], help="a run's file")
         if name == "restore":
             command.add_argument("folder", type=Path)
     chosen = parser.parse_args(arguments)

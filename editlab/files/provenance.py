@@ -1,7 +1,7 @@
-"""What a result was made of: recorded beside it, and compared before anything is made of the result.
+"""What a result was made of: recorded under ``.provenance``, and compared before anything is made of the result.
 
-A *result* is a folder with a ``provenance.json`` (a cell, a model) or a file with a ``<name>.provenance.json`` beside it
-(requests, statistics, contexts, tables, figures). The record holds the checksums of the result's files, of its direct
+A *result* is a folder that one job made (a cell, a model) or a file (requests, statistics, contexts, tables, figures); its
+record has the same name in the folder of records. It holds the checksums of the result's files, of its direct
 ``inputs`` and of its ``roots`` (what those were made of, down to the user's own files). So three questions have an
 answer without trust in clocks: were the bytes altered, was an input made anew since, was a root exchanged.
 """
@@ -12,13 +12,14 @@ import contextlib
 import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from editlab.errors import ArtifactError, DamagedError, OutdatedError
 from editlab.files.artifacts import (
-    PROVENANCE,
+    RECORDS,
     directory_digest,
     directory_files,
     joint_digest,
@@ -27,6 +28,8 @@ from editlab.files.artifacts import (
     read_provenance,
     read_verified,
     rebuild_command,
+    record_of,
+    result_of_record,
     sha256,
     write_provenance,
 )
@@ -81,13 +84,11 @@ def _stats(path: Path) -> dict[str, list[int]]:
 
 
 def record_outputs(outputs: Sequence[str | Path], facts: Mapping[str, Any]) -> None:
-    """Write the provenance of a job's outputs; folders that have one already (cells) keep it."""
-    whole = {Path(o).parent for o in outputs if Path(o).name == PROVENANCE}
+    """Write the records of a job's outputs; folders whose record is among them (cells) have theirs already."""
+    whole = {result_of_record(o) for o in outputs if RECORDS in Path(o).parts}
     for output in map(Path, outputs):
-        if output.is_dir():
-            write_provenance(output, facts, directory_files(output))
-        elif output.parent not in whole:
-            write_provenance(output.parent, facts, [output], f"{output.name}.{PROVENANCE}")
+        if RECORDS not in output.parts and output.parent not in whole:
+            write_provenance(output, facts, directory_files(output) if output.is_dir() else [output])
 
 
 def check_inputs(paths: Iterable[str | Path], made: Path = RESULTS) -> None:
@@ -102,16 +103,22 @@ def check_inputs(paths: Iterable[str | Path], made: Path = RESULTS) -> None:
     """
     now = functools.cache(recorded)
     for path in map(Path, dict.fromkeys(str(p) for p in paths)):
-        if not path.is_relative_to(made) or path.is_relative_to(made / UNRECORDED) or not path.exists():
+        if not path.is_relative_to(made) or is_unrecorded(path.relative_to(made)) or not path.exists():
             continue
         if path.is_dir():
             check_directory(path)
-        elif path.name != PROVENANCE:  # a provenance holds its own checksum, which loading compares
+        elif RECORDS not in path.parts:  # a record holds its own checksum, which loading compares
             read_verified(path)
-        if changed := changed_input(load_provenance(provenance_file(path)), now):
+        result = result_of_record(path) if RECORDS in path.parts else path
+        if changed := changed_input(load_provenance(provenance_file(result)), now):
             raise OutdatedError(
-                f"{path}: out of date, {changed} has changed since; rebuild with: {rebuild_command(path)}", path
+                f"{result}: out of date, {changed} has changed since; rebuild with: {rebuild_command(result)}", result
             )
+
+
+def is_unrecorded(path: Path) -> bool:
+    """Whether a file, relative to the folder of all results, is in a folder of measurements made by hand."""
+    return UNRECORDED in path.parts[:2]
 
 
 def check_directory(directory: Path) -> None:
@@ -120,10 +127,6 @@ def check_directory(directory: Path) -> None:
     Raises:
         DamagedError: names the first that differs.
     """
-    if not (directory / PROVENANCE).is_file():
-        raise DamagedError(
-            f"{directory / PROVENANCE}: no such file; rebuild with: {rebuild_command(directory)}", directory
-        )
     files = read_provenance(directory)["files"]
     for name in sorted({*files, *directory_files(directory)}):
         path = directory / name
@@ -165,7 +168,7 @@ def set_aside(path: str | Path) -> list[Path]:
     """
     path = result_of(Path(path))
     moved = []
-    for old in (path, path.with_name(f"{path.name}.{PROVENANCE}")):
+    for old in (path, record_of(path)):
         new = old.with_name(old.name + ASIDE)
         with contextlib.suppress(FileNotFoundError):  # another job was faster
             if new.is_dir() and not new.is_symlink():
@@ -184,26 +187,29 @@ def backdate(result: str | Path) -> None:
 
 
 def result_of(path: Path) -> Path:
-    """The result that a file belongs to: itself, the file that a provenance is about, or a folder that one job made."""
-    if path.name.endswith(f".{PROVENANCE}"):
-        return path.with_name(path.name.removesuffix(f".{PROVENANCE}"))
-    folder = path.parent
-    own = path.with_name(f"{path.name}.{PROVENANCE}").exists()
-    if path.is_dir() or own or not (folder / PROVENANCE).exists():
-        return path
-    return path if any(p.is_dir() for p in folder.iterdir()) else folder
+    """The result that a file belongs to: itself, the one that a record is about, or a folder that one job made."""
+    if RECORDS in path.parts:
+        return result_of_record(path)
+    own = path.is_dir() or record_of(path).exists()
+    return path if own or not record_of(path.parent).exists() else path.parent
 
 
 def records(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(result, its provenance file) of all results below ``folder``, sorted; hidden and set aside ones are passed over."""
-    for file in sorted(folder.rglob(f"*{PROVENANCE}")):
-        parts = file.relative_to(folder).parts
-        if any(part.startswith(".") or part.endswith(ASIDE) for part in parts):
-            continue
-        if file.name == PROVENANCE:
-            yield file.parent, file
-        elif file.name.endswith(f".{PROVENANCE}"):
-            yield file.with_name(file.name.removesuffix(f".{PROVENANCE}")), file
+    """(result, its record) of all results below ``folder``, those of other runs in it too, sorted; hidden ones and those that
+    were set aside are passed over."""
+    for home in homes(folder):
+        for file in sorted(home.joinpath(RECORDS).rglob("*.json")):
+            result = result_of_record(file)
+            inside = result.is_relative_to(folder)
+            if inside and not any(p.startswith(".") or p.endswith(ASIDE) for p in result.relative_to(home).parts):
+                yield result, file
+
+
+def homes(folder: Path) -> list[Path]:
+    """Folders with records of results below ``folder``: itself or the one that it lies in, and those of runs inside."""
+    around = next((f for f in (folder, *folder.parents) if (f / RECORDS).is_dir()), None)
+    inside = sorted(p.parent for p in folder.glob(f"*/{RECORDS}"))
+    return [*([around] if around else []), *inside]
 
 
 def outdated(folder: Path = RESULTS) -> dict[Path, str]:
@@ -213,16 +219,17 @@ def outdated(folder: Path = RESULTS) -> dict[Path, str]:
     """
     now = functools.cache(recorded)
     ends = {
-        result: changed
-        for place in (folder, folder / "figures", folder / "tables")
-        for file in sorted(place.glob(f"*.{PROVENANCE}"))
-        for result in [file.with_name(file.name.removesuffix(f".{PROVENANCE}"))]
+        result_of_record(file): changed
+        for place in (folder / RECORDS, folder / RECORDS / "figures", folder / RECORDS / "tables")
+        for file in sorted(place.glob("*.json"))
         if (record := _read(file)) is not None and (changed := changed_root(record, now))
     }
     if not ends:
         return {}
     found = dict(ends)
     for result, file in records(folder):
+        if not file.is_relative_to(folder / RECORDS):
+            continue  # of another run
         record = _read(file)
         if record is not None and (changed := changed_root(_without_roots(record), now)):
             found[result] = changed
@@ -234,9 +241,10 @@ def _without_roots(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def dated_ahead(now: float, folder: Path = RESULTS) -> dict[Path, float]:
-    """Files and folders of results that are dated after ``now``, with their dates: the clock has gone back."""
+    """Files and folders of a run's results that are dated after ``now``, with their dates: the clock has gone back."""
     found = {}
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(place, name, RECORDS).is_dir()]  # of other runs
         for path in (Path(place), *(Path(place, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):
                 if (date := path.lstat().st_mtime) > now + CLOCK_ERROR:
@@ -260,16 +268,14 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def commit_of(folder: str | Path = ".") -> str | None:
-    """The commit that a checkout stands at, from its files; None outside of a repository."""
-    git = Path(folder) / ".git"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        if not head.startswith("ref: "):
-            return head or None
-        name = head.removeprefix("ref: ")
-        if (git / name).is_file():
-            return (git / name).read_text(encoding="utf-8").strip()
-        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
-            if line.endswith(f" {name}"):
-                return line.split()[0]
+    """The commit that a checkout stands at, with ``+changes`` where tracked files differ from it; None outside of one."""
+    if not Path(folder, ".git").exists():  # a copy within another repository has no commit of its own
+        return None
+    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        head, changes = (
+            subprocess.run([*command, *words], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+        return f"{head}+changes" if changes else head
     return None

@@ -1,7 +1,8 @@
 """Compare all results with their provenance: ``python -m editlab.files.verify [folder] [--set-aside | --accept]``.
 
-Lists what is *altered* (bytes differ, files missing or added, provenance damaged), what is *stale* (an input or the code
-behind it has changed since it was made) and what is *unknown* (a file without provenance). The exit status is 1 when
+Lists what is *altered* (bytes differ, files missing or added, the record damaged), what is *stale* (an input or the code
+behind it has changed since it was made), what is *unknown* (a file without a record) and what is *orphaned* (a record
+whose result is gone). The exit status is 1 when
 there is any of these. Files are read by several threads; a bar shows the progress on a terminal.
 
 Whoever alters a file on purpose (what would the report say if this cell were worse?) accepts it with ``--accept``: the
@@ -24,9 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from editlab.errors import ArtifactError, EditlabError
-from editlab.files.artifacts import accept_altered, directory_files, load_provenance, provenance_file, sha256
+from editlab.files.artifacts import RECORDS, accept_altered, directory_files, load_provenance, sha256
 from editlab.files.code import code_changed
-from editlab.files.provenance import ASIDE, RESULTS, UNRECORDED, backdate, changed_root, recorded, records, set_aside
+from editlab.files.provenance import (
+    ASIDE,
+    RESULTS,
+    backdate,
+    changed_root,
+    is_unrecorded,
+    recorded,
+    records,
+    set_aside,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Finding:
     """One thing that is not as it was made.
 
     Attributes:
-        kind: "altered", "stale" or "unknown".
+        kind: "altered", "stale", "unknown" or "orphaned".
         path: the file.
         result: the file or folder that has to be made again.
         reason: in words.
@@ -77,11 +87,13 @@ def verify(folder: Path = RESULTS, *, progress: bool | None = None) -> Report:
     known: dict[Path, tuple[Path, str | None]] = {}  # file -> its result, expected checksum
     loaded: list[tuple[Path, dict[str, Any]]] = []
     for result, file in records(folder):
-        known[file] = (result, None)
+        if not result.exists():
+            findings.append(Finding("orphaned", file, result, f"{result} is gone"))
+            continue
         try:
             record = load_provenance(file)
         except ArtifactError:
-            findings.append(Finding("altered", file, result, "provenance damaged"))
+            findings.append(Finding("altered", file, result, "the record is damaged"))
             if result.is_dir():
                 known |= {result / name: (result, None) for name in directory_files(result)}
             else:
@@ -89,7 +101,7 @@ def verify(folder: Path = RESULTS, *, progress: bool | None = None) -> Report:
             continue
         loaded.append((result, record))
         for name, checksum in record["files"].items():
-            known[file.parent / name] = (result, checksum)
+            known[(result if result.is_dir() else result.parent) / name] = (result, checksum)
     checked = [(path, result, checksum) for path, (result, checksum) in known.items() if checksum is not None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shown = tqdm(checked, unit="file", desc="verify", disable=None if progress is None else not progress)
@@ -98,7 +110,7 @@ def verify(folder: Path = RESULTS, *, progress: bool | None = None) -> Report:
                 findings.append(Finding("altered", path, result, reason))
     findings += _stale(loaded)
     present, leftovers = _present(folder)
-    findings += [Finding("unknown", p, p, "no provenance tells how it was made") for p in present if p not in known]
+    findings += [Finding("unknown", p, p, "no record tells how it was made") for p in present if p not in known]
     return Report(findings, len(loaded), len(checked), leftovers)
 
 
@@ -127,7 +139,7 @@ def _present(folder: Path) -> tuple[list[Path], list[Path]]:
     present, leftovers = [], []
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
         parts = path.relative_to(folder).parts
-        if parts[0] == UNRECORDED or any(part.endswith(ASIDE) for part in parts):
+        if is_unrecorded(path.relative_to(folder)) or any(part.endswith(ASIDE) for part in parts):
             continue
         if any(part.startswith(".") for part in parts):
             if any(part.startswith(".") and part.endswith(".tmp") for part in parts):
@@ -140,7 +152,7 @@ def _present(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def rebuild(report: Report) -> list[Path]:
     """Set altered results aside and date stale ones back, so that a plain run makes them again; what was set aside."""
-    moved = [new for result in report.of("altered") for new in set_aside(result)]
+    moved = [new for result in report.of("altered", "orphaned") for new in set_aside(result)]
     for result in report.of("stale"):
         backdate(result)
     return moved
@@ -153,9 +165,8 @@ def accept(report: Report) -> list[Path]:
     """
     accepted = []
     for finding in report.findings:
-        record = provenance_file(finding.result)
-        if finding.kind == "altered" and finding.path.is_file() and finding.path != record:
-            accept_altered(record, [finding.path.name])
+        if finding.kind == "altered" and finding.path.is_file() and RECORDS not in finding.path.parts:
+            accept_altered(finding.result, [finding.path.name])
             accepted.append(finding.path)
     return accepted
 
@@ -176,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for finding in report.findings:
         print(f"{finding.kind:<8} {finding.path}: {finding.reason}", file=sys.stdout)
-    counts = ", ".join(f"{len(report.of(kind))} {kind}" for kind in ("altered", "stale", "unknown"))
+    counts = ", ".join(f"{len(report.of(kind))} {kind}" for kind in ("altered", "stale", "unknown", "orphaned"))
     seconds = time.perf_counter() - started
     print(f"{report.results} results, {report.files} files in {seconds:.1f} s: {counts}", file=sys.stdout)
     if report.leftovers:

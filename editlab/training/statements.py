@@ -14,19 +14,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from editlab.config.models import Substrate
 from editlab.errors import DataError
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, pad
 from editlab.randomness import python_rng
-
-if TYPE_CHECKING:
-    from editlab.training.substrate import SubstrateOptions
 
 Statement = tuple[str, str]
 
@@ -57,7 +55,7 @@ class TrainingRows:
         statements: Sequence[Statement],
         neutral: Sequence[str],
         encoder: Encoder,
-        options: SubstrateOptions,
+        options: Substrate,
         subjects: Sequence[str] = (),
     ) -> None:
         self.options = options

@@ -14,7 +14,6 @@ than threads inside each operation, and the weights depend on the seed alone, no
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from editlab.errors import ConfigError, DataError, ModelError
+from editlab.config.models import Substrate
+from editlab.errors import DataError, ModelError
 from editlab.networks.architectures import Architecture
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
@@ -42,59 +42,7 @@ GROUP_TOKENS = 1024
 """Tokens that run through the model at once: few enough to stay in the processor's caches."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SubstrateOptions:
-    """How the small model is built and trained.
-
-    Attributes:
-        architecture: "gpt2" or "llama".
-        inner: width of the MLP; None is 4 x width.
-        context: longest sequence in tokens; neutral text is packed to this length so that every position is trained.
-        batch: statements a step.
-        lr: peak rate of the matrices (Muon); ``embedding_lr`` that of the rest (AdamW).
-        weight_decay: of the matrices; with ``lr`` it sets the norm that the weights settle at.
-        warmup: share of the steps in which the rates rise; after it they fall linearly to zero.
-        neutral_share: tokens of neutral text per token of statements.
-        context_share: share of statements preceded by a short context.
-        prompt_share: share of statements whose prompt is learned too, not the completion alone.
-        subject_end_share: share of statements in which only the last token of the subject is seen from after it.
-        recall_gate: least share of the rewrite prompts that the model must complete.
-    """
-
-    architecture: str = "gpt2"
-    layers: int = 4
-    width: int = 128
-    inner: int | None = None
-    heads: int = 4
-    vocabulary: int = 1500
-    context: int = 96
-    steps: int = 500
-    batch: int = 128
-    lr: float = 0.015
-    embedding_lr: float = 5e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.7
-    neutral_share: float = 0.1
-    context_share: float = 0.4
-    prompt_share: float = 0.2
-    subject_end_share: float = 0.8
-    recall_gate: float = 0.95
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.architecture not in _BUILDERS:
-            raise ConfigError(f"substrate: architecture: {self.architecture!r} is not allowed; gpt2 or llama")
-        for name in ("layers", "width", "heads", "vocabulary", "context", "steps", "batch", "lr", "embedding_lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be positive")
-        for name in ("warmup", "context_share", "prompt_share", "subject_end_share", "recall_gate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"substrate: {name}: {getattr(self, name)} is not allowed; it must be in 0..1")
-        if self.width % self.heads:
-            raise ConfigError(f"substrate: width: {self.width} is not allowed; a multiple of heads ({self.heads})")
-
-
-def _gpt2(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedModel:
+def _gpt2(options: Substrate, end: int, vocabulary: int) -> PreTrainedModel:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -114,7 +62,7 @@ def _gpt2(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedMod
     return GPT2LMHeadModel(config)
 
 
-def _llama(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedModel:
+def _llama(options: Substrate, end: int, vocabulary: int) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -131,10 +79,10 @@ def _llama(options: SubstrateOptions, end: int, vocabulary: int) -> PreTrainedMo
     return LlamaForCausalLM(config)
 
 
-_BUILDERS: dict[str, Callable[[SubstrateOptions, int, int], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
+_BUILDERS: dict[str, Callable[[Substrate, int, int], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary_size: int = 1500) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE with leading spaces, as GPT-2's; one special token ends, pads and stands for the unknown.
 
     The same texts give the same tokenizer. Every byte has a token, so every text can be encoded.
@@ -163,7 +111,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int = 1500) -> PreTra
 def train_substrate(
     statements: Sequence[Statement],
     neutral: Sequence[str],
-    options: SubstrateOptions = SubstrateOptions(),
+    options: Substrate,
     *,
     rewrites: Sequence[Statement] | None = None,
     subjects: Sequence[str] = (),
@@ -223,7 +171,7 @@ def _shard_pool() -> Iterator[Executor | None]:
 def _fit(
     model: Any,
     corpus: TrainingRows,
-    options: SubstrateOptions,
+    options: Substrate,
     sample: Sequence[Statement],
     progress: bool,
     pool: Executor | None,
@@ -251,7 +199,7 @@ def _fit(
     return log
 
 
-def _rate(step: int, options: SubstrateOptions) -> float:
+def _rate(step: int, options: Substrate) -> float:
     """Share of the peak rates: a linear rise over the warm-up, then a linear fall to zero."""
     warmup = max(1.0, options.warmup * options.steps)
     return min((step + 1) / warmup, (options.steps - step) / max(1.0, options.steps - warmup), 1.0)
@@ -287,7 +235,7 @@ def _step(
     return sum(total for total, _ in results)
 
 
-def _optimizers(model: Any, options: SubstrateOptions) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, options: Substrate) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases."""
     inside = {id(p) for block in Architecture(model).blocks for p in block.parameters() if p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]

@@ -14,7 +14,7 @@ from editlab.analysis.failures import missed_facts
 from editlab.analysis.front import front_page
 from editlab.analysis.run import Run
 from editlab.analysis.summary import model_card
-from editlab.config.study import load_study
+from editlab.config.run import load_run
 from editlab.data import load_requests
 from editlab.errors import ArtifactError, DataError
 from editlab.files.artifacts import read_provenance, write_csv, write_provenance
@@ -30,8 +30,8 @@ FINDINGS = [
 def small_study(**experiments):
     values = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
     edit = {"methods": ["memit", "emmet", "none"], "batch": [32], "replay": [0], "seeds": [1], "num_edits": 64}
-    values["experiments"] = {"edit": edit, **experiments}
-    return load_study(values)
+    values["edit"]["experiments"] = {"edit": edit, **experiments}
+    return load_run(values).edit
 
 
 def run_of(root: Path, study) -> Run:
@@ -45,7 +45,7 @@ def run_of(root: Path, study) -> Run:
         ]
         for experiment in study.experiments
     }
-    return Run(study.model_dump(mode="json"), cells, root)
+    return Run({"study": "default", **study.model_dump(mode="json")}, cells, root)
 
 
 @pytest.fixture(scope="module")

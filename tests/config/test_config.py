@@ -13,32 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editlab.config.base import validated
+from editlab.config.edit import EditStudy
 from editlab.config.recipe import Recipe
+from editlab.config.run import Run, check_files, laid_over, load_run, read_layer, read_layers, source_of_inputs
 from editlab.config.solvers import SOLVERS
-from editlab.config.study import Study, check_files, load_study
 from editlab.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE: dict[str, Any] = {
-    "study": "test",
-    "model": "small",
-    "dataset": "facts",
-    "datasets": {
-        "facts": {"kind": "facts", "size": 200, "seed": 1},
-        "file": {"kind": "counterfact", "path": "data.json"},
+    "run": "test",
+    "edit": {
+        "model": "small",
+        "dataset": "facts",
+        "datasets": {
+            "facts": {"kind": "facts", "size": 200, "seed": 1},
+            "file": {"kind": "counterfact", "path": "data.json"},
+        },
+        "models": {
+            "small": {"source": "substrate", "dataset": "facts", "layers": 3},
+            "big": {"source": "hub", "id": "some/model"},
+        },
+        "methods": {
+            "memit": {"solver": "memit", "layers": [0]},
+            "rome": {"solver": "rome", "layers": [0]},
+            "lora": {"solver": "memit", "layers": [0], "backend": "lora"},
+            "none": {"solver": "none", "layers": [0]},
+            "random": {"solver": "random", "layers": [0]},
+        },
+        "experiments": {
+            "edit": {"methods": ["memit", "rome", "none"], "batch": [1, 8], "seeds": [1, 2], "num_edits": 16}
+        },
     },
-    "models": {
-        "small": {"source": "substrate", "dataset": "facts", "layers": 3},
-        "big": {"source": "hub", "id": "some/model"},
-    },
-    "methods": {
-        "memit": {"solver": "memit", "layers": [0]},
-        "rome": {"solver": "rome", "layers": [0]},
-        "lora": {"solver": "memit", "layers": [0], "backend": "lora"},
-        "none": {"solver": "none", "layers": [0]},
-        "random": {"solver": "random", "layers": [0]},
-    },
-    "experiments": {"edit": {"methods": ["memit", "rome", "none"], "batch": [1, 8], "seeds": [1, 2], "num_edits": 16}},
 }
 
 
@@ -58,7 +63,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def message(values: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_study(values)
+        load_run(values)
     text = str(caught.value)
     assert "\n" not in text
     assert len(text) < 1000
@@ -66,96 +71,97 @@ def message(values: Any) -> str:
 
 
 def test_the_base_is_good():
-    study = load_study(BASE)
-    assert study.methods["memit"].steps == 25
-    assert study.methods["rome"].second_moment_weight == 15000
+    run = load_run(BASE)
+    assert list(run.studies) == ["edit"]
+    assert run.edit.methods["memit"].steps == 25
+    assert run.edit.methods["rome"].second_moment_weight == 15000
 
 
 BAD = [
     # (path, value, key in the message, value in the message, part of what is allowed)
-    ("studdy", "x", "studdy", "unknown key", "study"),
-    ("study", ..., "study", "missing", ""),
-    ("study", "../evil", "study", "'../evil'", "match"),
-    ("study", 3, "study", "3", "string"),
-    ("model", "tiny", "model", "'tiny'", "big, small"),
-    ("dataset", "nothing", "dataset", "'nothing'", "facts, file"),
-    ("datasets/facts/kind", "csv", "datasets.facts", "csv", "counterfact"),
-    ("datasets/facts/size", 11, "datasets.facts.size", "11", "12"),
-    ("datasets/facts/size", "many", "datasets.facts.size", "'many'", "integer"),
-    ("datasets/facts/size", 2.5, "datasets.facts.size", "2.5", "integer"),
-    ("datasets/facts/size", True, "datasets.facts.size", "True", "switch"),
-    ("datasets/facts/sise", 50, "datasets.facts.sise", "did you mean 'size'", "seed, sha256, size"),
-    ("datasets/file/url", "https://a.b/c.json", "datasets.file.sha256", "required", "url"),
-    ("datasets/file/url", "http://a.b/c.json", "datasets.file.url", "http://a.b", "https"),
-    ("datasets/file/sha256", "abc", "datasets.file.sha256", "'abc'", "match"),
-    ("datasets/file/path", ..., "datasets.file.path", "missing", ""),
-    ("datasets/a b", {"kind": "facts"}, "datasets.a b", "a b", "match"),
-    ("models/small/source", "s3", "models.small", "s3", "substrate"),
-    ("models/small/architecture", "bert", "models.small.architecture", "'bert'", "gpt2"),
-    ("models/small/dataset", "other", "models.small.dataset", "'other'", "facts, file"),
-    ("models/small/width", 130, "models.small.width", "130", "multiple of heads (4)"),
-    ("models/small/layers", 0, "models.small.layers", "0", "1"),
-    ("models/small/recall_gate", 1.5, "models.small.recall_gate", "1.5", "1"),
-    ("models/big/dtype", "int8", "models.big.dtype", "'int8'", "bfloat16"),
-    ("models/big/id", "", "models.big.id", "''", "1 character"),
-    ("models/small/lr", math.nan, "models.small.lr", "nan", "finite"),
-    ("methods/memit/solver", "memitt", "methods.memit.solver", "'memitt'", "alphaedit"),
-    ("methods/memit/solver", ["memit"], "methods.memit.solver", "['memit']", "string"),
-    ("methods/memit/solver", ..., "methods.memit.solver", "missing", ""),
-    ("methods/memit/clampp", 2, "methods.memit.clampp", "did you mean 'clamp'", "layers"),
-    ("methods/memit/clamp", 0, "methods.memit.clamp", "0", "greater than 0"),
-    ("methods/memit/lr", math.inf, "methods.memit.lr", "inf", "finite"),
-    ("methods/memit/lr", "fast", "methods.memit.lr", "'fast'", "number"),
-    ("methods/memit/lr", True, "methods.memit.lr", "True", "switch"),
-    ("methods/memit/steps", 2.5, "methods.memit.steps", "2.5", "integer"),
-    ("methods/memit/steps", True, "methods.memit.steps", "True", "switch"),
-    ("methods/memit/norm_anchor", "perhaps", "methods.memit.norm_anchor", "'perhaps'", "boolean"),
-    ("methods/memit/kl_factor", -1, "methods.memit.kl_factor", "-1", "0"),
-    ("methods/memit/null_space_share", 1.1, "methods.memit.null_space_share", "1.1", "1"),
-    ("methods/memit/condition_limit", 1, "methods.memit.condition_limit", "1", "greater than 1"),
-    ("methods/memit/layers", [], "methods.memit.layers", "", "at least one"),
-    ("methods/memit/layers", [0, 0], "methods.memit.layers", "", "distinct"),
-    ("methods/memit/layers", [-1], "methods.memit.layers", "-1", "0"),
-    ("methods/memit/layers", "all", "methods.memit.layers: 'all'", "'all'", "list"),
-    ("methods/memit/layers", 1, "methods.memit.layers: 1", "1", "list"),
-    ("methods/memit/layers", [True], "methods.memit.layers", "True", "switch"),
-    ("methods/memit/layers", [3], "methods.memit.layers", "[3]", "0..2"),
-    ("methods/rome/layers", [0, 1], "methods.rome.layers", "[0, 1]", "exactly one"),
-    ("methods/memit/backend", "gguf", "methods.memit.backend", "'gguf'", "raw"),
-    ("methods/memit/greedy", {"steps": 2}, "methods.memit.greedy", "raw", "lora"),
-    ("methods/none/backend", "lora", "methods.none.backend", "'lora'", "raw"),
-    ("methods/memit/replay_capacity", 0, "methods.memit.replay_capacity", "0", "1"),
-    ("methods/memit/replay_strategy", "best", "methods.memit.replay_strategy", "'best'", "priority"),
-    ("methods/memit", "memit", "methods.memit", "'memit'", ""),
-    ("methods", [], "methods", "[]", "dictionary"),
-    ("experiments/edit/methods", ["memit", "mend"], "experiments.edit.methods", "'mend'", "memit"),
-    ("experiments/edit/methods", [], "experiments.edit.methods", "[]", "1"),
-    ("experiments/edit/methods", "memit", "experiments.edit.methods", "'memit'", "list"),
-    ("experiments/edit/methods", ["memit", "memit"], "experiments.edit.methods", "memit", "twice"),
-    ("experiments/edit/batch", [8, 8], "experiments.edit.batch", "[8, 8]", "twice"),
-    ("experiments/edit/batch", [0], "experiments.edit.batch", "0", "1"),
-    ("experiments/edit/batch", [True], "experiments.edit.batch", "True", "switch"),
-    ("experiments/edit/batch", 8, "experiments.edit.batch", "8", "list"),
-    ("experiments/edit/replay", [-0.1], "experiments.edit.replay", "-0.1", "0"),
-    ("experiments/edit/replay", [0, 0.0], "experiments.edit.replay", "0.0", "twice"),
-    ("experiments/edit/replay", [math.nan], "experiments.edit.replay", "nan", "finite"),
-    ("experiments/edit/seeds", [1, 1], "experiments.edit.seeds", "[1, 1]", "twice"),
-    ("experiments/edit/seeds", [-1], "experiments.edit.seeds", "-1", "0"),
-    ("experiments/edit/seeds", ["a"], "experiments.edit.seeds", "'a'", "integer"),
-    ("experiments/edit/rank", [8], "experiments.edit.rank", "[8]", "LoRA"),
-    ("experiments/edit/num_edits", 201, "experiments.edit.num_edits", "201", "200 facts"),
-    ("experiments/edit/num_edits", ..., "experiments.edit.num_edits", "missing", ""),
-    ("experiments/edit/capacity", [], "experiments.edit.capacity", "[]", "1"),
-    ("experiments/edit/strategy", ["random", "old"], "experiments.edit.strategy", "'old'", "priority"),
-    ("evaluation/snapshot_every", 0, "evaluation.snapshot_every", "0", "1"),
-    ("statistics/tokens_per_dimension", 0, "statistics.tokens_per_dimension", "0", "greater"),
-    ("contexts/lengths", [0], "contexts.lengths", "0", "1"),
-    ("tracing/noise", -3, "tracing.noise", "-3", "greater"),
+    ("runn", "x", "runn", "unknown key", "run"),
+    ("run", ..., "run", "missing", ""),
+    ("run", "../evil", "run", "'../evil'", "match"),
+    ("run", 3, "run", "3", "string"),
+    ("edit/model", "tiny", "model", "'tiny'", "big, small"),
+    ("edit/dataset", "nothing", "dataset", "'nothing'", "facts, file"),
+    ("edit/datasets/facts/kind", "csv", "datasets.facts", "csv", "counterfact"),
+    ("edit/datasets/facts/size", 11, "datasets.facts.size", "11", "12"),
+    ("edit/datasets/facts/size", "many", "datasets.facts.size", "'many'", "integer"),
+    ("edit/datasets/facts/size", 2.5, "datasets.facts.size", "2.5", "integer"),
+    ("edit/datasets/facts/size", True, "datasets.facts.size", "True", "switch"),
+    ("edit/datasets/facts/sise", 50, "datasets.facts.sise", "did you mean 'size'", "seed, sha256, size"),
+    ("edit/datasets/file/url", "https://a.b/c.json", "datasets.file.sha256", "required", "url"),
+    ("edit/datasets/file/url", "http://a.b/c.json", "datasets.file.url", "http://a.b", "https"),
+    ("edit/datasets/file/sha256", "abc", "datasets.file.sha256", "'abc'", "match"),
+    ("edit/datasets/file/path", ..., "datasets.file.path", "missing", ""),
+    ("edit/datasets/a b", {"kind": "facts"}, "datasets.a b", "a b", "match"),
+    ("edit/models/small/source", "s3", "models.small", "s3", "substrate"),
+    ("edit/models/small/architecture", "bert", "models.small.architecture", "'bert'", "gpt2"),
+    ("edit/models/small/dataset", "other", "models.small.dataset", "'other'", "facts, file"),
+    ("edit/models/small/width", 130, "models.small.width", "130", "multiple of heads (4)"),
+    ("edit/models/small/layers", 0, "models.small.layers", "0", "1"),
+    ("edit/models/small/recall_gate", 1.5, "models.small.recall_gate", "1.5", "1"),
+    ("edit/models/big/dtype", "int8", "models.big.dtype", "'int8'", "bfloat16"),
+    ("edit/models/big/id", "", "models.big.id", "''", "1 character"),
+    ("edit/models/small/lr", math.nan, "models.small.lr", "nan", "finite"),
+    ("edit/methods/memit/solver", "memitt", "methods.memit.solver", "'memitt'", "alphaedit"),
+    ("edit/methods/memit/solver", ["memit"], "methods.memit.solver", "['memit']", "string"),
+    ("edit/methods/memit/solver", ..., "methods.memit.solver", "missing", ""),
+    ("edit/methods/memit/clampp", 2, "methods.memit.clampp", "did you mean 'clamp'", "layers"),
+    ("edit/methods/memit/clamp", 0, "methods.memit.clamp", "0", "greater than 0"),
+    ("edit/methods/memit/lr", math.inf, "methods.memit.lr", "inf", "finite"),
+    ("edit/methods/memit/lr", "fast", "methods.memit.lr", "'fast'", "number"),
+    ("edit/methods/memit/lr", True, "methods.memit.lr", "True", "switch"),
+    ("edit/methods/memit/steps", 2.5, "methods.memit.steps", "2.5", "integer"),
+    ("edit/methods/memit/steps", True, "methods.memit.steps", "True", "switch"),
+    ("edit/methods/memit/norm_anchor", "perhaps", "methods.memit.norm_anchor", "'perhaps'", "boolean"),
+    ("edit/methods/memit/kl_factor", -1, "methods.memit.kl_factor", "-1", "0"),
+    ("edit/methods/memit/null_space_share", 1.1, "methods.memit.null_space_share", "1.1", "1"),
+    ("edit/methods/memit/condition_limit", 1, "methods.memit.condition_limit", "1", "greater than 1"),
+    ("edit/methods/memit/layers", [], "methods.memit.layers", "", "at least one"),
+    ("edit/methods/memit/layers", [0, 0], "methods.memit.layers", "", "distinct"),
+    ("edit/methods/memit/layers", [-1], "methods.memit.layers", "-1", "0"),
+    ("edit/methods/memit/layers", "all", "methods.memit.layers: 'all'", "'all'", "list"),
+    ("edit/methods/memit/layers", 1, "methods.memit.layers: 1", "1", "list"),
+    ("edit/methods/memit/layers", [True], "methods.memit.layers", "True", "switch"),
+    ("edit/methods/memit/layers", [3], "methods.memit.layers", "[3]", "0..2"),
+    ("edit/methods/rome/layers", [0, 1], "methods.rome.layers", "[0, 1]", "exactly one"),
+    ("edit/methods/memit/backend", "gguf", "methods.memit.backend", "'gguf'", "raw"),
+    ("edit/methods/memit/greedy", {"steps": 2}, "methods.memit.greedy", "raw", "lora"),
+    ("edit/methods/none/backend", "lora", "methods.none.backend", "'lora'", "raw"),
+    ("edit/methods/memit/replay_capacity", 0, "methods.memit.replay_capacity", "0", "1"),
+    ("edit/methods/memit/replay_strategy", "best", "methods.memit.replay_strategy", "'best'", "priority"),
+    ("edit/methods/memit", "memit", "methods.memit", "'memit'", ""),
+    ("edit/methods", [], "methods", "[]", "dictionary"),
+    ("edit/experiments/edit/methods", ["memit", "mend"], "experiments.edit.methods", "'mend'", "memit"),
+    ("edit/experiments/edit/methods", [], "experiments.edit.methods", "[]", "1"),
+    ("edit/experiments/edit/methods", "memit", "experiments.edit.methods", "'memit'", "list"),
+    ("edit/experiments/edit/methods", ["memit", "memit"], "experiments.edit.methods", "memit", "twice"),
+    ("edit/experiments/edit/batch", [8, 8], "experiments.edit.batch", "[8, 8]", "twice"),
+    ("edit/experiments/edit/batch", [0], "experiments.edit.batch", "0", "1"),
+    ("edit/experiments/edit/batch", [True], "experiments.edit.batch", "True", "switch"),
+    ("edit/experiments/edit/batch", 8, "experiments.edit.batch", "8", "list"),
+    ("edit/experiments/edit/replay", [-0.1], "experiments.edit.replay", "-0.1", "0"),
+    ("edit/experiments/edit/replay", [0, 0.0], "experiments.edit.replay", "0.0", "twice"),
+    ("edit/experiments/edit/replay", [math.nan], "experiments.edit.replay", "nan", "finite"),
+    ("edit/experiments/edit/seeds", [1, 1], "experiments.edit.seeds", "[1, 1]", "twice"),
+    ("edit/experiments/edit/seeds", [-1], "experiments.edit.seeds", "-1", "0"),
+    ("edit/experiments/edit/seeds", ["a"], "experiments.edit.seeds", "'a'", "integer"),
+    ("edit/experiments/edit/rank", [8], "experiments.edit.rank", "[8]", "LoRA"),
+    ("edit/experiments/edit/num_edits", 201, "experiments.edit.num_edits", "201", "200 facts"),
+    ("edit/experiments/edit/num_edits", ..., "experiments.edit.num_edits", "missing", ""),
+    ("edit/experiments/edit/capacity", [], "experiments.edit.capacity", "[]", "1"),
+    ("edit/experiments/edit/strategy", ["random", "old"], "experiments.edit.strategy", "'old'", "priority"),
+    ("edit/evaluation/snapshot_every", 0, "evaluation.snapshot_every", "0", "1"),
+    ("edit/statistics/tokens_per_dimension", 0, "statistics.tokens_per_dimension", "0", "greater"),
+    ("edit/contexts/lengths", [0], "contexts.lengths", "0", "1"),
+    ("edit/tracing/noise", -3, "tracing.noise", "-3", "greater"),
     ("resources/default/mem_mb", "2GB", "resources.default.mem_mb", "'2GB'", "integer"),
     ("allow_missing", 7, "allow_missing", "7", "boolean"),
-    ("sweep/axes", {"mend": {"clamp": [1]}}, "sweep.axes", "'mend'", "memit"),
-    ("sweep/axes", {"memit": {"clampp": [1]}}, "sweep.axes.memit", "clampp", "clamp"),
-    ("sweep/axes", {"memit": {"clamp": [1, -1]}}, "sweep.axes.memit", "-1", "greater"),
+    ("edit/sweep/axes", {"mend": {"clamp": [1]}}, "sweep.axes", "'mend'", "memit"),
+    ("edit/sweep/axes", {"memit": {"clampp": [1]}}, "sweep.axes.memit", "clampp", "clamp"),
+    ("edit/sweep/axes", {"memit": {"clamp": [1, -1]}}, "sweep.axes.memit", "-1", "greater"),
 ]
 
 
@@ -175,16 +181,16 @@ def test_what_is_no_mapping_is_one_line(values):
 
 def test_numbers_as_yaml_1_1_reads_them():
     """PyYAML reads 5e-4 (no dot) as text; it is still a number."""
-    assert load_study(changed("methods/memit/lr", yaml.safe_load("5e-4"))).methods["memit"].lr == 5e-4
-    assert load_study(changed("methods/memit/clamp", 2)).methods["memit"].clamp == 2.0
+    assert load_run(changed("edit/methods/memit/lr", yaml.safe_load("5e-4"))).edit.methods["memit"].lr == 5e-4
+    assert load_run(changed("edit/methods/memit/clamp", 2)).edit.methods["memit"].clamp == 2.0
 
 
 def test_long_and_hostile_values_stay_one_short_line():
-    assert len(message(changed("model", "x" * 10_000))) < 400
-    assert "\n" not in message(changed("methods/memit/lr", "a\nb"))
-    assert "\n" not in message(changed("model", "a\nb"))
+    assert len(message(changed("edit/model", "x" * 10_000))) < 400
+    assert "\n" not in message(changed("edit/methods/memit/lr", "a\nb"))
+    assert "\n" not in message(changed("edit/model", "a\nb"))
     message(changed("a\nb", 1))
-    message(changed("methods/memit/lr", 10**400))
+    message(changed("edit/methods/memit/lr", 10**400))
 
 
 JSON = st.recursive(
@@ -204,82 +210,149 @@ def places(values: Any, path: str = "") -> list[str]:
 
 @given(JSON)
 @settings(deadline=None, max_examples=150)
-def test_any_value_gives_a_study_or_a_config_error(values):
-    study_or_line(values)
+def test_any_value_gives_a_run_or_a_config_error(values):
+    run_or_line(values)
 
 
-@given(st.sampled_from(sorted([*places(BASE), *(f"methods/memit/{name}" for name in Recipe.model_fields)])), JSON)
+@given(st.sampled_from(sorted([*places(BASE), *(f"edit/methods/memit/{name}" for name in Recipe.model_fields)])), JSON)
 @settings(deadline=None, max_examples=400)
-def test_any_value_in_any_place_gives_a_study_or_a_config_error(place, value):
-    study_or_line(changed(place, value))
+def test_any_value_in_any_place_gives_a_run_or_a_config_error(place, value):
+    run_or_line(changed(place, value))
 
 
-@given(st.dictionaries(st.sampled_from(sorted(Study.model_fields)), JSON, max_size=6))
+@given(st.dictionaries(st.sampled_from(sorted(EditStudy.model_fields)), JSON, max_size=6))
 @settings(deadline=None, max_examples=200)
-def test_any_sections_give_a_study_or_a_config_error(values):
-    study_or_line({**copy.deepcopy(BASE), **values})
+def test_any_sections_give_a_run_or_a_config_error(values):
+    run_or_line({**BASE, "edit": {**copy.deepcopy(BASE["edit"]), **values}})
 
 
-def study_or_line(values: Any) -> None:
-    study = line = None
+@given(st.dictionaries(st.sampled_from(sorted(Run.model_fields)), JSON, max_size=6))
+@settings(deadline=None, max_examples=100)
+def test_any_keys_of_the_frame_give_a_run_or_a_config_error(values):
+    run_or_line({**copy.deepcopy(BASE), **values})
+
+
+def run_or_line(values: Any) -> None:
+    run = line = None
     try:
-        study = load_study(values)
+        run = load_run(values)
     except ConfigError as error:
         line = str(error)
-    if study is None:
+    if run is None:
         assert line
         assert len(line.splitlines()) == 1
         return
-    for name in study.experiments:
-        cells = [tuple(sorted(c.items())) for c in study.cells(name)]
+    for name in run.edit.experiments:
+        cells = [tuple(sorted(c.items())) for c in run.edit.cells(name)]
         assert len(set(cells)) == len(cells)
 
 
-def test_null_drops_an_experiment_of_the_base_study():
-    plan = BASE["experiments"]["edit"]
-    study = load_study({**BASE, "experiments": {"edit": plan, "other": None}})
-    assert list(study.experiments) == ["edit"]
-    with pytest.raises(ConfigError, match="experiments"):
-        load_study({**BASE, "experiments": None})
+# ---- runs and layers -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_study_is_refused_and_null_leaves_one_out():
+    assert "at least one study is required: edit" in message({"run": "test"})
+    assert "at least one study" in message({**BASE, "edit": None})
+
+
+@pytest.mark.parametrize("name", ["models", "figures", "edit"])
+def test_no_run_is_called_like_a_folder_of_the_default_run(name):
+    assert f"run: '{name}' is not allowed; results/{name} belongs to the default run" in message(changed("run", name))
+
+
+def test_a_run_has_a_folder_and_the_default_run_has_none():
+    assert (load_run(BASE).folder, load_run(changed("run", "default")).folder) == ("results/test", "results")
+    assert load_run(changed("inputs_from", "default")).inputs == "results"
+
+
+def test_a_run_lists_its_own_experiments():
+    low = changed("edit/experiments/other", {"methods": ["memit"], "batch": [2], "seeds": [1], "num_edits": 4})
+    high = {"edit": {"experiments": {"mine": BASE["edit"]["experiments"]["edit"]}, "methods": {"rome": {"steps": 3}}}}
+    run = load_run(laid_over(low, high))
+    assert list(run.edit.experiments) == ["mine"]
+    assert run.edit.methods["rome"].steps == 3  # everything else is laid over key by key
+    assert set(run.edit.methods) == set(BASE["edit"]["methods"])
+    assert list(load_run(laid_over(low, {"run": "x"})).edit.experiments) == ["edit", "other"]
+
+
+def test_layers_are_read_in_order_and_the_command_line_comes_last(tmp_path):
+    for name, values in {"a": BASE, "b": {"run": "b", "allow_missing": True}, "c": {"run": "c"}}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    files = [tmp_path / f"{name}.yaml" for name in "abc"]
+    run = load_run(read_layers(files, {"allow_missing": False}))
+    assert (run.run, run.allow_missing) == ("c", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("run: a\nedit: {model: x,\n  model: y}\n", " (line 3): the key 'model' stands twice"),
+        ("run: [", " (line 1): expected the node content"),
+        ("- 1\n", ": must hold a mapping, got list"),
+        ("", ": must hold a mapping, got NoneType"),
+        ("run: !!python/object/apply:os.getcwd []\n", " (line 1): could not determine a constructor"),
+        (b"run: \xff\n", ": not UTF-8 text"),
+        (None, ": cannot be read (No such file or directory)"),
+    ],
+    ids=["twice", "broken", "list", "empty", "tag", "bytes", "missing"],
+)
+def test_a_bad_file_is_one_line(tmp_path, text, problem):
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        read_layer(path)
+    assert str(caught.value).startswith(f"{path}{problem}")
+    assert "\n" not in str(caught.value)
+
+
+def test_inputs_of_another_run_must_be_made_from_the_same_sections(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed("run", "default")))
+    run = load_run({**changed("edit/evaluation", {"resamples": 7}), "inputs_from": "default"})
+    assert source_of_inputs(run, tmp_path).run == "default"
+    assert source_of_inputs(load_run(BASE), tmp_path).run == "test"
+    for path, value, told in (
+        ("edit/models/small/steps", 7, "edit.models.small.steps is 7 here and 500 there"),
+        ("edit/models/more", {"source": "hub", "id": "x"}, "edit.models.more is {'source': 'hub'"),
+        ("edit/statistics", {"max_length": 9}, "edit.statistics.max_length is 9 here and 256 there"),
+        ("inputs_from", "elsewhere", "'elsewhere' is not allowed; there is no runs/elsewhere.yaml"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            source_of_inputs(load_run({"inputs_from": "default", **changed(path, value)}), tmp_path)
+        assert told in str(caught.value)
+        assert str(caught.value).startswith("config: inputs_from: ")
+        assert "\n" not in str(caught.value)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def test_missing_files_are_named_before_any_job(tmp_path):
-    check_files(load_study(BASE))
-    with pytest.raises(ConfigError, match=r"datasets\.file\.path: 'data\.json' is not a file"):
-        check_files(load_study({**BASE, "dataset": "file"}))
+    check_files(load_run(BASE))
+    with pytest.raises(ConfigError, match=r"edit\.datasets\.file\.path: 'data\.json' is not a file"):
+        check_files(load_run(changed("edit/dataset", "file")))
     data = tmp_path / "x.json"
     data.write_text("[]")
-    check_files(load_study({**BASE, "dataset": "file", "data_path": str(data)}))
-    with pytest.raises(ConfigError, match=r"statistics\.text: 'no\.txt' is not a file"):
-        check_files(load_study(changed("statistics/text", "no.txt")))
+    check_files(load_run({**changed("edit/dataset", "file"), "data_path": str(data)}))
+    with pytest.raises(ConfigError, match=r"data_path: .* is not allowed; no study of this run reads a file"):
+        load_run({**BASE, "data_path": str(data)})
+    with pytest.raises(ConfigError, match=r"edit\.statistics\.text: 'no\.txt' is not a file"):
+        check_files(load_run(changed("edit/statistics/text", "no.txt")))
     for identifier in ("./nowhere", str(tmp_path / "nowhere")):
-        values = {**changed("models/big/id", identifier), "model": "big"}
-        with pytest.raises(ConfigError, match=r"models\.big\.id: .* is not a directory"):
-            check_files(load_study(values))
-    with pytest.raises(ConfigError, match=r"statistics\.text: required for a hub model"):
-        check_files(load_study({**BASE, "model": "big"}))
+        values = changed("edit/models/big/id", identifier)
+        values["edit"]["model"] = "big"
+        with pytest.raises(ConfigError, match=r"edit\.models\.big\.id: .* is not a directory"):
+            check_files(load_run(values))
+    with pytest.raises(ConfigError, match=r"edit\.statistics\.text: required for a hub model"):
+        check_files(load_run(changed("edit/model", "big")))
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.stem
-)
-def test_every_study_of_the_repository_is_valid(path):
-    values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    study = load_study(merged(values, yaml.safe_load(path.read_text())))
-    assert all(study.cells(name) for name in study.experiments)
-
-
-def merged(low: Any, high: Any) -> Any:
-    """As Snakemake lays one configuration over another."""
-    if not (isinstance(low, dict) and isinstance(high, dict)):
-        return high
-    return {
-        k: merged(low[k], high[k]) if k in low and k in high else (high if k in high else low)[k]
-        for k in {**low, **high}
-    }
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_run_of_the_repository_is_valid_and_called_like_its_file(path):
+    run = load_run(read_layers([ROOT / "config.yaml", path]))
+    assert run.run == path.stem
+    assert source_of_inputs(run, ROOT)
+    assert all(run.edit.cells(name) for name in run.edit.experiments)
 
 
 # ---- recipes and cells ---------------------------------------------------------------------------------------------
@@ -298,7 +371,7 @@ def test_every_solver_has_a_recipe_with_its_defaults(solver):
 
 def cells(**experiment: Any) -> list[dict[str, str]]:
     plan = {"methods": ["memit"], "batch": [8], "seeds": [1], "num_edits": 16, **experiment}
-    return load_study(changed("experiments/edit", plan)).cells("edit")
+    return load_run(changed("edit/experiments/edit", plan)).edit.cells("edit")
 
 
 def test_cells_are_the_product_of_the_axes():

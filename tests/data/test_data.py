@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import random
 from collections.abc import Callable
@@ -22,9 +21,8 @@ from editlab.data import (
     sample_requests,
     true_statements,
 )
-from editlab.data.counterfact import read_counterfact
 from editlab.data.requests import EditRequest, write_requests
-from editlab.data.zsre import PLACEHOLDER, MissingSubjectError, read_zsre
+from editlab.data.zsre import PLACEHOLDER
 from editlab.errors import ConfigError, DataError
 
 Write = Callable[[Any], Path]
@@ -90,7 +88,7 @@ def test_real_files_load_whole(shared_data: Path, file: str, records: int, subje
 
 def test_real_records_survive_a_round_trip(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "counterfact" / "counterfact_500.json"
-    requests = read_counterfact(path)
+    requests = load_requests(path)
     raw = json.loads(path.read_text(encoding="utf-8"))
     assert [r.to_record() for r in requests] == [{**record, "case_id": str(record["case_id"])} for record in raw]
     write_requests(requests, tmp_path / "again.json")
@@ -100,7 +98,7 @@ def test_real_records_survive_a_round_trip(shared_data: Path, tmp_path: Path) ->
 def test_real_zsre_follows_memit(shared_data: Path) -> None:
     path = shared_data / "zsre" / "zsre_mend_train-1k.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
-    requests = read_zsre(path)
+    requests = load_requests(path)
     assert [r.target_new for r in requests] == [record["answers"][0].strip() for record in raw]
     assert [r.rewrite_prompt for r in requests] == [record["src"] for record in raw]
     assert all(p.startswith("nq question: ") and p.endswith("?") for r in requests for p in r.neighborhood_prompts)
@@ -146,7 +144,6 @@ def test_easyedit_layout(write: Write) -> None:
     assert requests[0].extra == {"portability_prompt": "Ann lives in"}
     assert requests[1].target_true == "Irish"
     assert requests[1].extra["ground_truth"] == ["Irish", "Gaelic"]
-    assert read_counterfact(write([EASYEDIT, OFFICIAL]))[0].subject == "Ann"
 
 
 def test_zsre_layout(write: Write) -> None:
@@ -165,19 +162,10 @@ def test_the_rival_answer_of_zsre(write: Write, pred: Any, alt: str, rival: str)
     assert load_requests(write([changed(ZSRE, pred=pred, alt=alt)]))[0].target_true == rival
 
 
-def test_zsre_without_its_subject_is_an_error_or_a_counted_skip(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    path = write([ZSRE, changed(ZSRE, subject="Berlin"), changed(ZSRE, subject="munich")])
-    with pytest.raises(MissingSubjectError, match=r"record 1: the subject 'Berlin' does not occur"):
-        read_zsre(path)
-    with caplog.at_level(logging.WARNING):
-        kept = read_zsre(path, on_missing_subject="skip")
-    assert [r.case_id for r in kept] == ["0", "2"]
-    assert kept[1].prompt == "Who governs {}?"
-    assert "skipped 1 of 3 records" in caplog.text
-    with pytest.raises(DataError, match="no record has its subject"):
-        read_zsre(write([changed(ZSRE, subject="Berlin")]), on_missing_subject="skip")
-    with pytest.raises(ConfigError, match="on_missing_subject: 'ignore'"):
-        read_zsre(path, on_missing_subject="ignore")  # type: ignore[arg-type]
+def test_zsre_needs_its_subject_in_whatever_capitals(write: Write) -> None:
+    assert load_requests(write([changed(ZSRE, subject="munich")]))[0].prompt == "Who governs {}?"
+    with pytest.raises(DataError, match=r"record 1: the subject 'Berlin' does not occur"):
+        load_requests(write([ZSRE, changed(ZSRE, subject="Berlin")]))
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -235,9 +223,8 @@ class Bomb:
 def test_a_pickle_is_refused_and_not_executed(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "data.json"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "executed"), protocol=protocol))
-    for read in (load_requests, read_counterfact, read_zsre):
-        with pytest.raises(DataError, match=r"data\.json: (not UTF-8|broken JSON)"):
-            read(path)
+    with pytest.raises(DataError, match=r"data\.json: (not UTF-8|broken JSON)"):
+        load_requests(path)
     assert not (tmp_path / "executed").exists()
 
 

@@ -53,12 +53,10 @@ def test_no_sentences_and_a_negative_number() -> None:
         neutral_sentences(-2, seed=0)
 
 
-def test_read_text_skips_headings_and_cuts_to_size(tmp_path: Path) -> None:
+def test_read_text_skips_headings(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(" \n = Title = \n\n First one . \r\n = = Part = = \n Second é line . \n", encoding="utf-8")
     assert read_text(path) == ["First one .", "Second é line ."]
-    assert read_text(path, max_chars=17) == ["First one .", "Second"]
-    assert read_text(path, max_chars=5) == ["First"]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +68,6 @@ def test_read_text_refuses_what_is_not_text(tmp_path: Path, content: bytes, mess
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"text\.txt: .*{message}"):
         read_text(path)
-    with pytest.raises(ConfigError, match="max_chars: 0"):
-        read_text(path, max_chars=0)
 
 
 def test_real_text_is_read_as_paragraphs(shared_data: Path) -> None:
@@ -79,4 +75,3 @@ def test_real_text_is_read_as_paragraphs(shared_data: Path) -> None:
     paragraphs = read_text(path)
     assert len(paragraphs) > 1000
     assert not [p for p in paragraphs if p.startswith("=") or not p.strip()]
-    assert sum(map(len, read_text(path, max_chars=10_000))) <= 10_000

@@ -13,8 +13,8 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 import editlab
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
-from editlab.editing.edit import Edit
 from editlab.editing.session import EditSession, batches
+from editlab.edits.edit import Edit
 from editlab.errors import ConfigError
 
 CONTEXTS = [["{}"], ["Yes. {}"]]

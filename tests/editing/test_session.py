@@ -17,9 +17,9 @@ from editlab.algebra import solvers
 from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
-from editlab.editing.edit import Edit
 from editlab.editing.keys import compute_keys, compute_values
 from editlab.editing.session import EditSession, batches
+from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, EditlabError, NumericalError
 from editlab.networks.architectures import Architecture
 

@@ -16,14 +16,14 @@ from editlab.algebra.linalg import SecondMoment
 from editlab.config.recipe import Recipe
 from editlab.data.requests import write_requests
 from editlab.editing.cell import RESULTS, CellPlan, run_cell
-from editlab.editing.edit import Edit
 from editlab.editing.session import EditSession
 from editlab.editing.stream import Checkpoint, StreamPlan, StreamResult, run_stream
+from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError, DataError, NumericalError
 from editlab.evaluation import evaluate
 from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.scoring import score_requests
-from editlab.files.artifacts import read_provenance, verify_directory, write_json, write_text
+from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
 from editlab.moments import save_statistics
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
@@ -248,7 +248,7 @@ def run_in(inputs: Path, folder: Path, plan: CellPlan, layers=None) -> Path:
 
 def test_a_cell_writes_a_whole_directory_twice_the_same(inputs, tmp_path):
     first, second = (run_in(inputs, tmp_path / name, cell_plan()) for name in "ab")
-    assert verify_directory(first) == []
+    assert all(read_verified(first / name) for name in directory_files(first))
     for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     provenance = read_provenance(first)

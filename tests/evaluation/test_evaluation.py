@@ -16,6 +16,7 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from editlab.config.edit import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation import evaluate
 from editlab.evaluation.generation import make_contexts
@@ -265,6 +266,6 @@ class TestRealModel:
         assert scores.correct[0]
 
     def test_contexts_read_like_text(self, stories):
-        contexts = make_contexts(stories, [(5, 5), (10, 5)])
+        contexts = make_contexts(stories, ContextTemplates())
         assert len(set(contexts[1])) > 5
         assert all(t.count("{}") == 1 for t in contexts[1])

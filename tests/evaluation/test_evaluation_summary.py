@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from editlab.errors import ConfigError, DataError
-from editlab.evaluation.retention import retention
+from editlab.errors import ConfigError
 from editlab.evaluation.summary import harmonic_mean, per_case, summarize
 
 
@@ -105,27 +104,3 @@ class TestSummary:
         with pytest.raises(ConfigError, match="resamples: -1"):
             summarize(three_cases, resamples=-1)
         assert summarize(three_cases, resamples=0)["ci_low"].isna().all()
-
-
-class TestRetention:
-    def test_by_age(self):
-        now = frame_of([(c, "rewrite", 0, s, s, 0.0) for c, s in zip("abcdx", [0, 1, 1, 1, 0], strict=True)])
-        then = frame_of([(c, "rewrite", 0, s, s, 0.0) for c, s in zip("abcd", [1, 0, 1, 1], strict=True)])
-        curve = retention(now, {"a": 10, "b": 10, "c": 20, "d": 40}, 40, immediate=then, bins=2)
-        assert curve["age_low"].tolist() == [0, 20]
-        assert curve["age_high"].tolist() == [20, 40]
-        assert curve["n"].tolist() == [1, 3]
-        assert curve["success"].tolist() == [1.0, pytest.approx(2 / 3)]
-        assert curve["immediate_success"].tolist() == [1.0, pytest.approx(2 / 3)]
-        assert curve["retained"].tolist() == [1.0, 0.5]
-
-    def test_edges_and_unknown(self):
-        now = frame_of([("a", "rewrite", 0, 1.0, 0.0, 0.0), ("b", "rewrite", 0, 0.0, 0.0, 0.0)])
-        curve = retention(now, {"a": 8, "b": 1}, 8, bins=[0, 1, 7])
-        assert curve[["age_low", "age_high", "n"]].to_numpy().tolist() == [[0, 1, 1], [1, 7, 1]]
-        assert curve["retained"].isna().all()
-        assert retention(now, {"a": 8}, 8, bins=[2, 4]).empty
-        with pytest.raises(DataError, match="'a' was inserted at 9"):
-            retention(now, {"a": 9}, 8)
-        with pytest.raises(ConfigError, match="bins"):
-            retention(now, {"a": 1}, 8, bins=[3, 1])

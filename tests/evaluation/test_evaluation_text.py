@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
+from editlab.config.edit import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation.generation import generate, make_contexts, ngram_entropy
 from editlab.evaluation.perplexity import negative_log_likelihood, perplexity
@@ -51,8 +52,9 @@ class TestPerplexity:
 class TestGeneration:
     PROMPTS = ("Anna Abel was born in", "The", "A lawyer and the")
 
-    def test_greedy_equals_a_naive_loop_despite_padding(self, gpt2):
-        texts = generate(gpt2, self.PROMPTS, 6, temperature=0, allow_end=False)
+    def test_the_likeliest_token_is_that_of_a_naive_loop_despite_padding(self, gpt2, monkeypatch):
+        monkeypatch.setattr("editlab.evaluation.generation.TOP_K", 1)
+        texts = generate(gpt2, self.PROMPTS, 6, allow_end=False)
         for prompt, text in zip(self.PROMPTS, texts, strict=True):
             ids = torch.tensor([gpt2.tokenizer(prompt).input_ids])
             for _ in range(6):
@@ -72,9 +74,8 @@ class TestGeneration:
         assert all(text.startswith(prompt) for text, prompt in zip(first, self.PROMPTS, strict=True))
 
     def test_bad_arguments(self, gpt2):
-        for argument in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}):
-            with pytest.raises(ConfigError, match=next(iter(argument))):
-                generate(gpt2, ["A"], **{"max_new_tokens": 2, **argument})
+        with pytest.raises(ConfigError, match="max_new_tokens: 0"):
+            generate(gpt2, ["A"], 0)
         with pytest.raises(ModelError, match="context holds"):
             generate(gpt2, ["A"], 500)
         assert generate(gpt2, [], 3) == []
@@ -91,20 +92,17 @@ class TestGeneration:
             ngram_entropy([])
 
     def test_contexts_are_grouped_and_seeded(self, gpt2):
-        contexts = make_contexts(gpt2, [(3, 4), (6, 2)], seed=1)
+        options = ContextTemplates(lengths=[3, 6], per_length=3, seed=1)
+        contexts = make_contexts(gpt2, options)
         assert contexts[0] == ["{}"]
         assert len(contexts) == 2
         assert len(contexts[1]) == 6
         assert all(t.endswith(". {}") and t.count("{") == t.count("}") == 1 for t in contexts[1])
-        assert all(t.startswith(s) for t, s in zip(contexts[1], ("The", "Therefore", "Because", "I"), strict=False))
-        assert contexts == make_contexts(gpt2, [(3, 4), (6, 2)], seed=1)
-        assert contexts != make_contexts(gpt2, [(3, 4), (6, 2)], seed=2)
-        assert make_contexts(gpt2, []) == [["{}"]]
+        assert all(t.startswith(s) for t, s in zip(contexts[1], 2 * ["The", "Therefore", "Because"], strict=True))
+        assert contexts == make_contexts(gpt2, options)
+        assert contexts != make_contexts(gpt2, options.model_copy(update={"seed": 2}))
+        assert make_contexts(gpt2, ContextTemplates(lengths=[])) == [["{}"]]
 
     def test_braces_in_generated_text_go(self, gpt2, monkeypatch):
         monkeypatch.setattr("editlab.evaluation.generation.generate", lambda *a, **k: ["The {odd}\n text"])
-        assert make_contexts(gpt2, [(3, 1)]) == [["{}"], ["The odd text. {}"]]
-
-    def test_bad_lengths(self, gpt2):
-        with pytest.raises(ConfigError, match=r"contexts: \(0, 5\)"):
-            make_contexts(gpt2, [(0, 5)])
+        assert make_contexts(gpt2, ContextTemplates(lengths=[3], per_length=1)) == [["{}"], ["The odd text. {}"]]

@@ -8,13 +8,15 @@ import pytest
 import torch
 from tiny import tiny_requests
 
+from editlab.config.base import validated
+from editlab.config.models import Substrate
 from editlab.data import neutral_sentences, true_statements
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model
 from editlab.networks.tokenization import Encoder, Spacing
 from editlab.training.muon import orthogonalised
 from editlab.training.statements import Row, TrainingRows, grouped, predictions, recall, subject_spans
-from editlab.training.substrate import SubstrateOptions, train_substrate, train_tokenizer
+from editlab.training.substrate import train_substrate, train_tokenizer
 
 SMALL = {"layers": 2, "width": 48, "heads": 2, "vocabulary": 500, "context": 48, "batch": 32, "recall_gate": 0.0}
 
@@ -24,7 +26,7 @@ def statements() -> list[tuple[str, str]]:
 
 
 def train(**changes):
-    options = SubstrateOptions(**{**SMALL, "lr": 0.03, "embedding_lr": 0.01, "weight_decay": 0.01, **changes})
+    options = Substrate(**{**SMALL, "lr": 0.03, "embedding_lr": 0.01, "weight_decay": 0.01, **changes})
     return train_substrate(statements(), neutral_sentences(50, 0), options, rewrites=statements()[:12], progress=False)
 
 
@@ -116,7 +118,7 @@ def test_the_tokenizer_is_byte_level_with_leading_spaces_and_deterministic():
 
 
 def rows(**changes) -> TrainingRows:
-    options = SubstrateOptions(**{**SMALL, "batch": 10, **changes})
+    options = Substrate(**{**SMALL, "batch": 10, **changes})
     encoder = Encoder(train_tokenizer([f"{p} {c}." for p, c in statements()], 500))
     return TrainingRows(statements(), neutral_sentences(20, 0), encoder, options)
 
@@ -153,7 +155,7 @@ def test_a_statement_longer_than_the_context_is_named():
     with pytest.raises(DataError, match="context: 8 is too short"):
         rows(context=8)
     with pytest.raises(DataError, match="no statements"):
-        train_substrate([], [], progress=False)
+        train_substrate([], [], Substrate(), progress=False)
 
 
 def test_groups_hold_every_row_once_with_little_padding():
@@ -177,7 +179,7 @@ def test_predictions_ignore_padding():
 )
 def test_bad_options_are_config_errors(key, value):
     with pytest.raises(ConfigError, match=key):
-        SubstrateOptions(**{key: value})
+        validated(Substrate, {key: value}, "substrate")
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.soak import Study, differences, soak
-from editlab.files.artifacts import load_provenance, write_json
+from benchmarks.soak import Command, differences, soak
+from editlab.files.artifacts import load_provenance, record_of, write_json
 from editlab.files.provenance import record_outputs
 from editlab.files.verify import verify
 
@@ -58,9 +58,9 @@ def mounted(folder: Path, *arguments: str):
 @pytest.mark.slow
 def test_a_study_that_is_killed_three_times_ends_as_if_undisturbed(finished, fresh):
     study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
-    study["experiments"]["edit"] |= {"methods": ["emmet"], "batch": [4]}
+    study["edit"]["experiments"]["edit"] |= {"methods": ["emmet"], "batch": [4]}
     (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
-    found = soak(Study(fresh.root, MATRIX, 2, ("--configfile", "tiny.yaml")), kills=3, seed=3, mean=1.0)
+    found = soak(Command(fresh.root, MATRIX, 2, ("--configfile", "tiny.yaml")), kills=3, seed=3, mean=1.0)
     assert [kill["kind"] for kill in found["kills"]] == ["everything", "snakemake", "job"]
     assert found["damaged"] == found["outlived"] == found["unlike_provenance"] == 0
     assert len(list((fresh.root / "results/edit").rglob("metrics.csv"))) == 2
@@ -80,10 +80,10 @@ def test_the_comparison_of_a_soak_sees_a_changed_byte(copied, finished):
 
 
 def test_two_runs_in_one_folder_and_a_kill(fresh):
-    first = Study(fresh.root, REQUESTS, 1, ("--configfile", "tiny.yaml"))
+    first = Command(fresh.root, REQUESTS, 1, ("--configfile", "tiny.yaml"))
     os.mkfifo(fresh.root / "pipe")  # nobody writes: the job waits for its data
     study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
-    study["datasets"]["slow"] = {"kind": "counterfact", "path": "pipe"}
+    study["edit"]["datasets"]["slow"] = {"kind": "counterfact", "path": "pipe"}
     (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     waits = fresh.root / "workflow_scripts" / "generate_facts.py"
     script = waits.read_text()
@@ -156,7 +156,7 @@ def test_any_flipped_or_truncated_file_is_listed(copied):
 
 
 def _record_of(path: Path) -> set[Path]:
-    return {path.with_name(f"{path.name}.provenance.json"), path.parent / "provenance.json"}
+    return {record_of(path), record_of(path.parent)}
 
 
 def test_a_damaged_file_that_planning_needs(copied):
@@ -206,7 +206,7 @@ def test_a_read_only_folder_is_one_line_before_any_job(fresh):
 
 def test_a_result_made_anew_under_an_old_date_does_not_go_unnoticed(copied):
     contexts = copied.root / "results/contexts/substrate.json"
-    record, date = load_provenance(Path(f"{contexts}.provenance.json")), contexts.stat().st_mtime
+    record, date = load_provenance(record_of(contexts)), contexts.stat().st_mtime
     write_json(contexts, [["{}"], ["A new sentence. {}"]])
     record_outputs([contexts], {k: v for k, v in record.items() if k not in ("files", "versions")})
     os.utime(contexts, (date, date))
@@ -255,7 +255,7 @@ def test_a_bundle_is_whole_in_another_folder(finished, fresh, tmp_path):
 
 def test_tags_of_a_study_file_run_nothing(fresh):
     tag = "!!python/object/apply:os.system ['touch pwned']"
-    (fresh.root / "evil.yaml").write_text(f"study: {tag}\n")
+    (fresh.root / "evil.yaml").write_text(f"run: {tag}\n")
     done = fresh.run("-n", MATRIX, configfile="evil.yaml", check=False)
     assert done.returncode
     assert "not valid JSON or YAML" in done.stdout + done.stderr

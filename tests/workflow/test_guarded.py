@@ -66,8 +66,8 @@ TABLES = {
 def guarded(separate):
     """The tiny study with the guarded experiments declared, and all their tables made."""
     study = yaml.safe_load((separate.root / "tiny.yaml").read_text())
-    study["methods"] |= METHODS
-    study["experiments"] |= EXPERIMENTS
+    study["edit"]["methods"] |= METHODS
+    study["edit"]["experiments"] |= EXPERIMENTS
     (separate.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     separate.run(*(f"results/{name}.csv" for name in TABLES))
     return separate

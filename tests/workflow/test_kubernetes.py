@@ -51,7 +51,7 @@ def workflow(tmp_path) -> Workflow:
     """The tiny study with one cell."""
     found = copy_workflow(tmp_path / "work")
     study = yaml.safe_load((found.root / "tiny.yaml").read_text())
-    study["experiments"]["edit"] |= {"methods": ["none"], "batch": [1], "replay": [0], "seeds": [1]}
+    study["edit"]["experiments"]["edit"] |= {"methods": ["none"], "batch": [1], "replay": [0], "seeds": [1]}
     (found.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     return found
 

@@ -17,7 +17,7 @@ import yaml
 from browser import opened
 from fabricated import HOSTILE, fabricate
 
-from editlab.config.study import load_study
+from editlab.config.run import laid_over, load_run
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("report")]
 STUDY = Path(__file__).with_name("report.yaml")
@@ -30,21 +30,13 @@ needs_latex = pytest.mark.skipif(
 )
 
 
-def merged(base, over):
-    """As Snakemake lays one configuration over another."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    return {**base, **{k: merged(base.get(k), v) for k, v in over.items()}}
-
-
 @pytest.fixture(scope="module")
 def reported(separate):
     """A made-up finished run with its page and card."""
     values = yaml.safe_load((separate.root / "config.yaml").read_text(encoding="utf-8"))
-    study = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
-    values = merged(values, study) | {"experiments": study["experiments"]}
+    values = laid_over(values, yaml.safe_load(STUDY.read_text(encoding="utf-8")))
     (separate.root / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    fabricate(separate.root, load_study(values))
+    fabricate(separate.root, load_run(values).edit)
     separate.run(*FINISHED, "--report-after-run", "--report", "report.html", configfile=None)
     return separate
 
@@ -111,7 +103,7 @@ def flat(text):
 def test_the_front_page_has_question_headline_and_findings(shown):
     page, complaints = shown
     front = page.locator(".prose").first.inner_text()
-    assert "Study reported" in front
+    assert "Study default" in front
     assert "does the edit hold" in front
     assert re.search(r"EMMET\s.*0\.\d\d \[0\.\d\d, [01]\.\d\d\]", front)
     assert "Findings" in front

@@ -98,7 +98,7 @@ def processes() -> list[str]:
 def local(cluster, tmp_path_factory) -> Workflow:
     """The study, run on this machine."""
     workflow = copy_workflow(tmp_path_factory.mktemp("slurm") / "local")
-    change(workflow, lambda study: study["experiments"].update(edit=EDIT))
+    change(workflow, lambda study: study["edit"]["experiments"].update(edit=EDIT))
     workflow.run(MATRIX)
     return workflow
 

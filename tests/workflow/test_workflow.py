@@ -68,7 +68,7 @@ def test_touching_a_file_reruns_nothing(copied):
 
 def test_a_changed_hyper_parameter_reruns_its_cells_alone(copied):
     study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
-    study["methods"]["emmet"]["clamp"] = 1.5
+    study["edit"]["methods"]["emmet"]["clamp"] = 1.5
     (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     assert copied.jobs(MATRIX) == {"edit_cell": 4, "collect_cells": 1}
 
@@ -159,7 +159,7 @@ def test_a_failing_cell_lets_the_others_go_on(copied):
     broken = 'def emmet(problem, options):\n    raise ConfigError("solver emmet: broken on purpose")\n'
     solvers.write_text(solvers.read_text() + "\n\n" + broken)
     study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
-    study["experiments"]["edit"] |= {"methods": ["emmet", "memit"], "batch": [4], "replay": [0]}
+    study["edit"]["experiments"]["edit"] |= {"methods": ["emmet", "memit"], "batch": [4], "replay": [0]}
     (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
     (copied.root / MATRIX).unlink()
     before = (copied.root / CELL.format("memit", 4, 0) / "metrics.csv").stat().st_mtime
@@ -179,25 +179,29 @@ def test_holes_only_when_allowed_and_then_listed(copied):
     assert "method~rome" in (copied.root / "logs" / "collect_cells" / "ablation_matrix.log").read_text()
 
 
+PLAN = {"methods": ["memit"], "batch": [4], "seeds": [1], "num_edits": 8}
 BAD = {
     "unknown key": ({"methods": {"memit": {"clampp": 2}}}, "methods.memit.clampp: unknown key; did you mean 'clamp'"),
     "wrong type": ({"methods": {"memit": {"clamp": "big"}}}, "methods.memit.clamp: 'big' is not allowed"),
-    "rank of raw": ({"experiments": {"edit": {"rank": [-1]}}}, "experiments.edit.rank"),
-    "negative rate": ({"experiments": {"edit": {"replay": [-0.1]}}}, "experiments.edit.replay.0: -0.1 is not allowed"),
+    "rank of raw": ({"experiments": {"edit": PLAN | {"rank": [-1]}}}, "edit.experiments.edit.rank"),
+    "negative rate": (
+        {"experiments": {"edit": PLAN | {"replay": [-0.1]}}},
+        "experiments.edit.replay.0: -0.1 is not allowed",
+    ),
     "model family": ({"models": {"substrate": {"architecture": "bert"}}}, "models.substrate.architecture: 'bert'"),
     "solver": ({"methods": {"memit": {"solver": "memmit"}}}, "methods.memit.solver: 'memmit' is not allowed; one of"),
     "missing file": (
         {"dataset": "mine", "datasets": {"mine": {"kind": "counterfact", "path": "no.json"}}},
         "datasets.mine.path: 'no.json' is not a file",
     ),
-    "too many edits": ({"experiments": {"edit": {"num_edits": 50000}}}, "num_edits: 50000 is not allowed"),
+    "too many edits": ({"experiments": {"edit": PLAN | {"num_edits": 50000}}}, "num_edits: 50000 is not allowed"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_config_is_one_line_before_any_job(fresh, name):
     change, message = BAD[name]
-    (fresh.root / "bad.yaml").write_text(yaml.safe_dump(change))
+    (fresh.root / "bad.yaml").write_text(yaml.safe_dump({"edit": change}))
     done = fresh.run(MATRIX, configfile="bad.yaml", check=False)
     assert done.returncode
     lines = [line for line in (done.stdout + done.stderr).splitlines() if message in line]
@@ -206,22 +210,22 @@ def test_a_bad_config_is_one_line_before_any_job(fresh, name):
     assert not (fresh.root / "results").exists()
 
 
-STUDIES = ["full", "gpt2_xl", "gptj_6b", "llama2_7b", "llama3_8b", "counterfact", "counterfact500"]
+RUNS = ["full", "gpt2_xl", "gptj_6b", "llama2_7b", "llama3_8b", "counterfact", "counterfact500"]
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_study_plans(fresh, study):
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_plans(fresh, run):
     (fresh.root / "records.json").write_text("[]")
-    options = [] if study == "full" else ["--config", "data_path=records.json"]
-    jobs = fresh.jobs(MATRIX, *options, configfile=f"studies/{study}.yaml")
+    options = [] if run == "full" else ["--config", "data_path=records.json"]
+    jobs = fresh.jobs(MATRIX, *options, configfile=f"runs/{run}.yaml")
     assert jobs["edit_cell"] >= 14
     assert jobs["collect_cells"] == 1
 
 
 def documented_commands() -> list[str]:
-    """Every line of the README and of the studies that is a call of Snakemake and nothing else."""
+    """Every line of the README and of the runs that is a call of Snakemake and nothing else."""
     root = Path(__file__).parents[2]
-    texts = [p.read_text(encoding="utf-8") for p in [root / "README.md", *sorted((root / "studies").glob("*.yaml"))]]
+    texts = [p.read_text(encoding="utf-8") for p in [root / "README.md", *sorted((root / "runs").glob("*.yaml"))]]
     lines = [line.lstrip("# ").strip() for text in texts for line in text.splitlines()]
     return sorted({line for line in lines if line.startswith("snakemake ")})
 

@@ -1,0 +1,301 @@
+"""The block ``edit:`` of a run: models, data, recipes and experiments of the edit study, and the cells that they span.
+
+What one section can tell by itself is checked in it; :class:`EditStudy` checks what concerns several. Recipes, the sections
+under ``methods``, are :mod:`editlab.config.recipe`. :meth:`EditStudy.cells` lists the cells of an experiment; axes that do
+not apply to a method collapse, so that no cell is computed twice under two names.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from editlab.config.base import (
+    Count,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Section,
+    Share,
+    Study,
+    choose,
+    validated,
+)
+from editlab.config.data import Dataset, FactsData, FileData
+from editlab.config.models import HubModel, Model, SubstrateModel
+from editlab.config.recipe import Recipe
+from editlab.config.solvers import SOLVERS
+from editlab.errors import ConfigError
+
+
+class HubText(Section):
+    """Text of a hub data set, fetched by a rule (needs the package ``datasets``)."""
+
+    id: str
+    name: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    column: str = "text"
+    characters: Count = Field(20_000_000, description="text kept")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of that text")
+
+
+class Statistics(Section):
+    """Second moments of the keys."""
+
+    tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
+    text: str | None = Field(None, description="text file to stream; default: a substrate's own corpus")
+    hub: HubText | None = Field(None, description="hub data set to stream where no text file is named")
+    max_length: Count = Field(256, description="tokens a sequence")
+
+
+class ContextTemplates(Section):
+    """Prefixes put before a prompt when keys and targets are computed."""
+
+    fixed: list[list[str]] | None = Field(None, description="grouped templates in place of generated ones")
+    per_length: Count = Field(5, description="generated prefixes of each length")
+    lengths: list[Count] = Field([5, 10], description="lengths of generated prefixes in tokens")
+    seed: int = 1
+
+
+class Tracing(Section):
+    """Layer choice by causal tracing."""
+
+    cases: Count = 50
+    known_only: bool = Field(True, description="trace only facts that the model knows")
+    noise: Positive = Field(3.0, description="in standard deviations of the subject embeddings")
+    samples: Count = Field(10, description="noise draws")
+    window: Count | None = Field(None, description="layers restored together; default a tenth of them")
+    top: Count = Field(1, description="layers chosen")
+
+
+class Evaluation(Section):
+    """What is measured, when."""
+
+    snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
+    retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
+    perplexity_sentences: Annotated[int, Field(ge=0)] = 200
+    perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
+    generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
+    generation_tokens: Count = 30
+    resamples: Count = Field(1000, description="bootstrap resamples of an interval")
+    checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
+
+
+class OwnBatches(Section):
+    """Methods of an experiment that have batch sizes of their own."""
+
+    methods: list[Name] = Field(
+        min_length=1, description="methods; those that the experiment does not have are ignored"
+    )
+    batch: list[Count] = Field(min_length=1, description="their batch sizes")
+
+
+class Experiment(Section):
+    """A set of cells: the product of the axes, collapsed where an axis does not apply."""
+
+    methods: list[Name] = Field(min_length=1)
+    batch: list[Count] = Field(min_length=1)
+    own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
+    replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
+    rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    num_edits: Count = Field(description="edits a cell")
+    known_only: bool = Field(True, description="edit only facts that the model knows")
+    snapshot_every: Count | None = Field(None, description="edits between snapshots; default: that of evaluation")
+    stress_fraction: Share = Field(0.0, description="share of batches that carry harmful edits (tests of trust)")
+    label_cases: Annotated[int, Field(ge=0)] = Field(
+        0, description="facts a probe set when each batch is labelled as harmful or not (0: no labels)"
+    )
+    capacity: list[Count] | None = Field(
+        None, min_length=1, description="replay capacities, an axis of the replay ablation"
+    )
+    strategy: list[Literal["random", "priority"]] | None = Field(
+        None, min_length=1, description="replay strategies, an axis"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        for name in ("methods", "batch", "replay", "rank", "seeds", "capacity", "strategy"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values} holds a value twice")
+        return self
+
+
+class Retraining(Section):
+    """Retraining of edited models on the true objects of a part of the edited facts (RTT)."""
+
+    share: PositiveShare = Field(0.5, description="share of the edited facts that are retrained")
+    epochs: Count = Field(10, description="passes over them")
+    batch: Count = Field(32, description="facts a step")
+    lr: Positive = Field(3e-4, description="learning rate of Adam on all weights")
+    controls: Count = Field(100, description="facts that were never edited, at most")
+
+
+class Sweep(Section):
+    """The grid by which recipes are chosen, on facts that no experiment edits."""
+
+    axes: dict[Name, dict[str, list[Any]]] = Field(default_factory=dict, description="by method: field -> values")
+    layers: list[Annotated[int, Field(ge=0)]] = Field([0, 1], description="layers whose statistics the grid needs")
+    facts: Count = Field(32, description="facts of the batch that is edited")
+    known_only: bool = Field(True, description="draw only facts that the model knows")
+    seeds: list[int] = Field([101, 102, 103], description="batches")
+
+
+class EditStudy(Study):
+    """The edit study."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("datasets", "models", "statistics", "contexts", "tracing")
+
+    model: Name = Field(description="one of models")
+    dataset: Name = Field(description="one of datasets")
+    datasets: dict[Name, Dataset]
+    models: dict[Name, Model]
+    statistics: Statistics = Statistics()
+    contexts: ContextTemplates = ContextTemplates()
+    tracing: Tracing = Tracing()
+    evaluation: Evaluation = Evaluation()
+    retraining: Retraining = Retraining()
+    methods: dict[Name, Recipe]
+    experiments: dict[Name, Experiment] = Field(description="by name; those of a run replace the default run's")
+    sweep: Sweep = Sweep()
+    measure_speed: bool = Field(
+        False, description="time the targets for the report, where the model is a substrate: 2 minutes"
+    )
+    _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already
+
+    @model_validator(mode="after")
+    def _check(self) -> EditStudy:
+        choose("model", self.model, self.models)
+        choose("dataset", self.dataset, self.datasets)
+        for name, model in self.models.items():
+            if isinstance(model, SubstrateModel):
+                choose(f"models.{name}.dataset", model.dataset, self.datasets)
+        for name, experiment in self.experiments.items():
+            for method in experiment.methods:
+                choose(f"experiments.{name}.methods", method, self.methods)
+            _check_ranks(name, experiment, self.methods)
+            _check_layers(experiment, self.methods, self.models[self.model])
+            facts = self.datasets[self.dataset]
+            if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
+                raise ValueError(
+                    f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
+                    f"datasets.{self.dataset} has {facts.size} facts"
+                )
+        _check_sweep(self.sweep, self.methods)
+        return self
+
+    def check_files(self, where: str) -> None:
+        """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""
+        model, text = self.models[self.model], self.statistics.text
+        names = {self.dataset, *([model.dataset] if isinstance(model, SubstrateModel) else [])}
+        for name in sorted(names):
+            data = self.datasets[name]
+            if isinstance(data, FileData):
+                data.check_files(f"{where}.datasets.{name}")
+        if text is not None and not Path(text).is_file():
+            raise ConfigError(f"config: {where}.statistics.text: {text!r} is not a file; name an existing file")
+        if isinstance(model, HubModel):
+            model.check_files(f"{where}.models.{self.model}")
+            if text is None and self.statistics.hub is None and self._needs_moments():
+                raise ConfigError(
+                    f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
+                    "to stream second moments over"
+                )
+
+    def _needs_moments(self) -> bool:
+        used = {m for e in self.experiments.values() for m in e.methods}
+        return any(SOLVERS[self.methods[m].solver].moment for m in used)
+
+    def cells(self, experiment: str) -> list[dict[str, str]]:
+        """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""
+        if experiment not in self._cells:
+            self._cells[experiment] = self._product(experiment)
+        return self._cells[experiment]
+
+    def _product(self, experiment: str) -> list[dict[str, str]]:
+        plan = self.experiments[experiment]
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        for method in plan.methods:
+            traits = SOLVERS[self.methods[method].solver]
+            for batch in next((own.batch for own in plan.own_batches if method in own.methods), plan.batch):
+                for replay in plan.replay:
+                    for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
+                        for extra in _replay_axes(plan, replay if traits.replay else 0.0):
+                            cell = {
+                                "method": method,
+                                "batch": str(_batch(batch, traits.max_batch, traits.edits)),
+                                "replay": _decimal(replay) if traits.replay else "0",
+                                **extra,
+                                "rank": str(rank),
+                                "seed": str(seed),
+                            }
+                            found.setdefault(tuple(cell.values()), cell)
+        return list(found.values())
+
+
+def _batch(batch: int, largest: int | None, edits: bool) -> int:
+    return min(batch, largest or batch) if edits else 1
+
+
+def _decimal(value: float) -> str:
+    """A rate as it stands in paths: plain digits, different for different rates."""
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _ranks(plan: Experiment, recipe: Recipe) -> list[int]:
+    return plan.rank if recipe.has_rank else [0]
+
+
+def _check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
+    """Ranks belong to LoRA recipes: none may be without, and none is given for raw recipes alone."""
+    ranked = [m for m in plan.methods if methods[m].has_rank]
+    if ranked and 0 in plan.rank:
+        raise ValueError(f"experiments.{name}.rank: 0 is not allowed; {ranked[0]} stores LoRA: give ranks of 1 or more")
+    if not ranked and plan.rank != [0]:
+        raise ValueError(f"experiments.{name}.rank: {plan.rank} is not allowed; no recipe of it stores LoRA: use [0]")
+    for method in ranked:
+        if methods[method].backend == "lora" and max(plan.rank) > methods[method].max_rank:
+            raise ValueError(
+                f"experiments.{name}.rank: {max(plan.rank)} is not allowed; "
+                f"at most methods.{method}.max_rank ({methods[method].max_rank})"
+            )
+
+
+def _check_layers(plan: Experiment, methods: Mapping[str, Recipe], model: SubstrateModel | HubModel) -> None:
+    """Where the number of layers is known before the model is there, edited layers must be among them."""
+    if isinstance(model, HubModel):
+        return
+    for method in plan.methods:
+        layers = methods[method].layers
+        if layers != "auto" and max(layers) >= model.layers:
+            raise ValueError(
+                f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
+            )
+
+
+def _check_sweep(sweep: Sweep, methods: Mapping[str, Recipe]) -> None:
+    """Every point of the grid must be a valid recipe."""
+    for method, axes in sweep.axes.items():
+        choose("sweep.axes", method, methods)
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            validated(Recipe, methods[method].model_dump(exclude_unset=True) | point, f"sweep.axes.{method}")
+
+
+def _replay_axes(plan: Experiment, replay: float) -> list[dict[str, str]]:
+    """The replay ablation's two further axes; without replay they collapse to one cell."""
+    if plan.capacity is None and plan.strategy is None:
+        return [{}]
+    capacities, strategies = plan.capacity or [200], plan.strategy or ["random"]
+    if replay == 0:
+        capacities, strategies = capacities[:1], strategies[:1]
+    return [{"capacity": str(c), "strategy": s} for c in capacities for s in strategies]

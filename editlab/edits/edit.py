@@ -1,0 +1,170 @@
+"""An edit as an object: low-rank factors per layer that can be applied, taken back, combined, saved and loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from editlab.algebra.linalg import Factors, compact
+from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
+from editlab.files.artifacts import load_tensors, save_tensors
+from editlab.networks.architectures import Architecture
+from editlab.networks.hooks import restored
+
+_FORMAT = "editlab-edit-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """A change of the edited maps, ``W -> W + delta(layer)`` for each of its layers.
+
+    Attributes:
+        factors: by layer, the update as ``left (d_out, r) @ right (r, d_in)``, float64.
+        info: how it was made (method, hyper-parameters, cases, diagnostics); JSON-serialisable.
+    """
+
+    factors: Mapping[int, Factors]
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.factors)
+
+    def delta(self, layer: int) -> Tensor:
+        """The update of one layer as a dense ``(d_out, d_in)`` float64 tensor.
+
+        Raises:
+            KeyError: the edit does not touch the layer.
+        """
+        return self.factors[layer].dense()
+
+    def norm(self) -> float:
+        """Frobenius norm of the whole change."""
+        return sum(f.norm() ** 2 for f in self.factors.values()) ** 0.5
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The edited model inside the block; on leaving, also by an exception, its weights are back bit for bit.
+
+        Raises:
+            ModelError: a layer is missing in the model or has another shape.
+            NumericalError: an edited weight is not finite in the model's type.
+        """
+        weights = self._weights(model)
+        with restored(weights):
+            commit(weights, self.factors)
+            yield model
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Edit the model in place for good (to save or serve it); keep a copy if you want to go back."""
+        commit(self._weights(model), self.factors)
+        return model
+
+    def _weights(self, model: nn.Module) -> dict[int, Tensor]:
+        architecture = Architecture(model)
+        if self.factors:
+            architecture.check_layers(self.layers)
+        for layer, factors in self.factors.items():
+            if factors.shape != architecture.weight_shape(layer):
+                raise ModelError(
+                    f"edit of layer {layer} has shape {factors.shape}; "
+                    f"the model's map has {architecture.weight_shape(layer)}"
+                )
+        return {layer: architecture.weight(layer) for layer in self.factors}
+
+    def inverse(self) -> Edit:
+        """The edit that takes this one back."""
+        info = {"inverse_of": dict(self.info), "target": self.info.get("target")}
+        return Edit({k: f.scaled(-1.0) for k, f in self.factors.items()}, info)
+
+    def scaled(self, scale: float) -> Edit:
+        """The edit with its update multiplied by ``scale``."""
+        return Edit({k: f.scaled(scale) for k, f in self.factors.items()}, {**self.info, "scale": scale})
+
+    def __add__(self, other: Edit) -> Edit:
+        """Both changes at once; ranks add up until they reach the size of the map, then they are recompressed."""
+        layers = sorted({*self.factors, *other.factors})
+        parts = {k: [e.factors[k] for e in (self, other) if k in e.factors] for k in layers}
+        return Edit(
+            {k: compact(Factors.concatenate(p)) for k, p in parts.items()},
+            {"sum_of": [dict(self.info), dict(other.info)], "target": _joined(self.info, other.info)},
+        )
+
+    def to_peft(self, directory: str | Path, model: nn.Module | None = None) -> None:
+        """Write the edit as a PEFT adapter (``adapter_config.json``, ``adapter_model.safetensors``).
+
+        ``PeftModel.from_pretrained(unedited_model, directory)`` then gives the edited model.
+
+        Args:
+            model: names the modules; needed only for an edit that was not made by a session.
+
+        Raises:
+            ConfigError: the edit changes nothing, or does not know its model.
+            ModelError: a layer is missing in the model or has another shape.
+        """
+        from editlab.edits.peft import peft_target, write_peft
+
+        if model is not None:
+            self._weights(model)
+        target = self.info.get("target") if model is None else peft_target(Architecture(model), self.layers)
+        if target is None:
+            raise ConfigError("to_peft: the edit does not name the modules of its model; give the model")
+        write_peft(self.factors, directory, target)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: factors by layer, ``info`` as metadata."""
+        tensors = {}
+        for layer, factors in self.factors.items():
+            tensors[f"{layer}.left"], tensors[f"{layer}.right"] = factors.left, factors.right
+        save_tensors(path, tensors, {"format": _FORMAT, "info": dict(self.info)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Edit:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: missing, damaged or another kind of file.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("format") != _FORMAT:
+            raise ArtifactError(f"{path}: not an edit (format {metadata.get('format')!r}, expected {_FORMAT!r})")
+        try:
+            layers = sorted({int(name.split(".")[0]) for name in tensors})
+            factors = {k: Factors(tensors[f"{k}.left"], tensors[f"{k}.right"]) for k in layers}
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{path}: damaged edit ({error})") from None
+        if not all(bool(t.isfinite().all()) for t in tensors.values()):
+            raise ArtifactError(f"{path}: damaged edit (NaN or infinite values)")
+        return cls(factors, metadata.get("info", {}))
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The modules that both edits name; None where one names none."""
+    first, second = one.get("target"), other.get("target")
+    if first is None or second is None:
+        return None
+    return {**first, "modules": {**first["modules"], **second["modules"]}}
+
+
+def commit(weights: Mapping[int, Tensor], updates: Mapping[int, Factors]) -> None:
+    """Add updates to weights in place, all or none; the sum is formed in float64 and rounded once to the model's type.
+
+    Raises:
+        NumericalError: an edited weight is not finite in the model's type; no weight was changed.
+    """
+    edited = {}
+    for layer, factors in updates.items():
+        if factors.rank:
+            weight = weights[layer]
+            edited[layer] = (weight.double() + factors.to(device=weight.device).dense()).to(weight.dtype)
+            if not bool(edited[layer].isfinite().all()):
+                raise NumericalError(f"layer {layer}: the edited weight holds NaN or infinite values in {weight.dtype}")
+    with torch.no_grad():
+        for layer, value in edited.items():
+            weights[layer].copy_(value)

@@ -1,0 +1,146 @@
+# The edit study: which facts are known, one cell a file target, and the tables over the cells.
+
+CELL_LOG = (
+    LOGS
+    + "/edit_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log"
+)
+REPLAY_LOG = (
+    LOGS
+    + "/replay_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{capacity}-{strategy}-{rank}-{seed}.log"
+)
+CELL_RESULT = f"{CELL}/{CELLS.wildcard_pattern}/metrics.csv"
+REPLAY_RESULT = f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/metrics.csv"
+
+
+rule find_known:
+    input:
+        model=INPUTS + "/models/{model}",
+        requests=INPUTS + "/data/{dataset}/requests.json",
+    output:
+        INPUTS + "/known/{model}/{dataset}.csv",
+    log:
+        LOGS + "/find_known/{model}-{dataset}.log",
+    benchmark:
+        INPUTS + "/benchmarks/rules/find_known/{model}-{dataset}.jsonl"
+    group:
+        small_jobs("find_known", "prepare", STUDY)
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=model_resource("find_known", "mem_mb", STUDY),
+        runtime=model_resource("find_known", "runtime", STUDY),
+        gpu=model_resource("find_known", "gpu", STUDY),
+    params:
+        loading=lambda w: loading(w.model),
+        code=code_digest("edit/find_known"),
+    message:
+        "Find the facts of {wildcards.dataset} that {wildcards.model} knows"
+    script:
+        "../../workflow_scripts/edit/find_known.py"
+
+
+rule edit_cell:
+    input:
+        unpack(cell_inputs),
+    output:
+        metrics=CELL_RESULT,
+        cases=f"{CELL}/{CELLS.wildcard_pattern}/cases.csv",
+        curve=f"{CELL}/{CELLS.wildcard_pattern}/curve.csv",
+        events=f"{CELL}/{CELLS.wildcard_pattern}/events.jsonl",
+        edit=f"{CELL}/{CELLS.wildcard_pattern}/edit.safetensors",
+        provenance=f"{CELL_RECORD}/{CELLS.wildcard_pattern}.json",
+    log:
+        CELL_LOG,
+    benchmark:
+        f"{OUT}/benchmarks/rules/edit_cell/{{experiment}}-{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
+    group:
+        small_jobs("edit_cell", "cells", STUDY, CELL_LOG, CELL_RESULT)
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=model_resource("edit_cell", "mem_mb", STUDY),
+        runtime=model_resource("edit_cell", "runtime", STUDY, LONGEST),
+        gpu=model_resource("edit_cell", "gpu", STUDY),
+    params:
+        cell=cell_parameters,
+        code=code_digest("edit/edit_cell"),
+    message:
+        "Edit {wildcards.model}: {wildcards.method}, batch {wildcards.batch}, replay {wildcards.replay}, seed {wildcards.seed}"
+    script:
+        "../../workflow_scripts/edit/edit_cell.py"
+
+
+# The replay ablation has two more axes; everything else is the same.
+use rule edit_cell as replay_cell with:
+    output:
+        metrics=REPLAY_RESULT,
+        cases=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/cases.csv",
+        curve=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/curve.csv",
+        events=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/events.jsonl",
+        edit=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/edit.safetensors",
+        provenance=f"{CELL_RECORD}/{REPLAY_CELLS.wildcard_pattern}.json",
+    log:
+        REPLAY_LOG,
+    benchmark:
+        f"{OUT}/benchmarks/rules/replay_cell/{{experiment}}-{{model}}-{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.jsonl"
+    group:
+        small_jobs("edit_cell", "cells", STUDY, REPLAY_LOG, REPLAY_RESULT)
+
+
+rule collect_cells:
+    input:
+        lambda w: cell_files(TABLES[w.table], "metrics.csv"),
+    output:
+        OUT + "/{table}.csv",
+    log:
+        LOGS + "/collect_cells/{table}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/collect_cells/{table}.jsonl"
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("collect_cells", "mem_mb"),
+        runtime=resource("collect_cells", "runtime"),
+    params:
+        missing=lambda w: holes(cell_files(TABLES[w.table], "metrics.csv")),
+        cells=lambda w: cell_directories(TABLES[w.table]),
+        coordinates=lambda w: STUDY.cells(TABLES[w.table]),
+        model=STUDY.model,
+        dataset=STUDY.dataset,
+        study=RUN.run,
+        with_costs=lambda w: w.table == "baseline_comparison",
+        allow_missing=RUN.allow_missing,
+        code=code_digest("collect_cells"),
+    message:
+        "Collect {wildcards.table} from its cells"
+    script:
+        "../../workflow_scripts/collect_cells.py"
+
+
+rule collect_costs:
+    input:
+        lambda w: cell_files("edit", RECORD),
+    output:
+        OUT + "/costs.csv",
+    log:
+        LOGS + "/collect_costs.log",
+    benchmark:
+        OUT + "/benchmarks/rules/collect_costs.jsonl"
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("collect_costs", "mem_mb"),
+        runtime=resource("collect_costs", "runtime"),
+    params:
+        missing=lambda w: holes(cell_files("edit", RECORD)),
+        cells=lambda w: [directory for directory, _ in finished_cells("edit")],
+        coordinates=lambda w: [cell for _, cell in finished_cells("edit")],
+        code=code_digest("collect_costs"),
+    message:
+        "Collect where the time of the cells went"
+    script:
+        "../../workflow_scripts/collect_costs.py"

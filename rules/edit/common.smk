@@ -1,0 +1,268 @@
+# What the rules of the edit study share: its block of the run, its cells and where they are, what a cell reads.
+
+import re
+
+import pandas as pd
+from snakemake.utils import Paramspace
+
+from editlab.config.data import FactsData, FileData
+from editlab.config.models import HubModel, SubstrateModel
+from editlab.config.solvers import SOLVERS
+
+STUDY = RUN.edit
+
+TABLES = {
+    "ablation_matrix": "edit",
+    "quick_validation": "quick_validation",
+    "baseline_comparison": "baseline_comparison",
+    "replay_ablation": "replay_ablation",
+    "combined": "combined",
+}
+# Tables that rules of their own collect (rules/lora.smk, trust.smk, greedy.smk, forgetting.smk): table -> experiment.
+GUARDED_TABLES = {
+    "lora_ablation": "lora_ablation",
+    "rtt_edits": "retraining",
+    "trust_eval": "trust_eval",
+    "greedy_eval": "greedy_eval",
+    "large_scale_forgetting": "large_scale",
+    "replay_gain": "replay_ablation",
+}
+AXES = ["method", "batch", "replay", "rank", "seed"]
+REPLAY_AXES = ["method", "batch", "replay", "capacity", "strategy", "rank", "seed"]
+CELL = OUT + "/edit/{experiment}/{model}/{dataset}"
+CELL_RECORD = OUT + "/.provenance/edit/{experiment}/{model}/{dataset}"
+# Edits of the longest stream: all cells ask for the same time, so that they can be tasks of one array.
+LONGEST = max((plan.num_edits for plan in STUDY.experiments.values()), default=0)
+
+
+wildcard_constraints:
+    experiment="[a-z_]+",
+    model="[^/]+",
+    dataset="[^/]+",
+    method="[^/]+",
+    batch=r"\d+",
+    replay=r"\d+(\.\d+)?",
+    capacity=r"\d+",
+    strategy="random|priority",
+    rank=r"\d+",
+    seed=r"\d+",
+    layer=r"\d+",
+    table="|".join(TABLES),
+
+
+def space(axes):
+    """The Paramspace of all cells that have exactly these axes."""
+    cells = [
+        cell for e in STUDY.experiments for cell in STUDY.cells(e) if list(cell) == axes
+    ]
+    return Paramspace(pd.DataFrame(cells, columns=axes, dtype=str).drop_duplicates())
+
+
+CELLS = space(AXES)
+REPLAY_CELLS = space(REPLAY_AXES)
+
+
+RECORD = "record"  # stands for the record among the names of a cell's files
+
+
+@functools.cache
+def cell_paths(experiment):
+    """Directories of the cells of an experiment, in the order of :meth:`Study.cells`, as inputs and outputs name them."""
+    if experiment not in STUDY.experiments:
+        raise WorkflowError(
+            f"config: edit.experiments.{experiment}: required for this target but missing"
+        )
+    base = f"{OUT}/edit/{experiment}/{STUDY.model}/{STUDY.dataset}"
+    return [
+        os.path.join(base, *(f"{k}~{v}" for k, v in cell.items()))
+        for cell in STUDY.cells(experiment)
+    ]
+
+
+def cell_directories(experiment):
+    """The same directories, as a job finds them."""
+    return [HERE + path for path in cell_paths(experiment)]
+
+
+def cell_record(path):
+    """The record of how a cell was made: in the folder of all records, named like the cell's folder."""
+    return f"{OUT}/.provenance{path.removeprefix(OUT)}.json"
+
+
+def cell_files(experiment, name):
+    """A file of every cell; from a storage come all that a table may read."""
+    names = ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", RECORD)
+    files = [
+        cell_record(path) if n == RECORD else f"{path}/{n}"
+        for path in cell_paths(experiment)
+        for n in (names if HERE else [name])
+    ]
+    return [f for f in files if Path(f).exists()] if RUN.allow_missing else files
+
+
+def all_tables():
+    """Every table that the study's experiments fill."""
+    return [
+        f"{OUT}/{table}.csv"
+        for table, experiment in {**TABLES, **GUARDED_TABLES}.items()
+        if has_results(experiment)
+    ]
+
+
+def names(kind, section):
+    """A regular expression for the wildcard: the names in a section that are of one kind; never empty."""
+    found = [name for name, value in section.items() if isinstance(value, kind)]
+    return "|".join(re.escape(name) for name in found) or "$^"
+
+
+def loading(model):
+    """How a model is loaded."""
+    chosen = STUDY.models[model]
+    hub = isinstance(chosen, HubModel)
+    return (
+        {"dtype": chosen.dtype, "device_map": chosen.device_map}
+        if hub
+        else {"dtype": "float32"}
+    )
+
+
+def dataset_source(dataset):
+    """The local file of a dataset; a rule downloads it when it is not there and has an address."""
+    data = STUDY.datasets[dataset]
+    return (
+        f"{INPUTS}/downloads/{dataset}.json"
+        if data.url and not data.file.is_file()
+        else str(data.file)
+    )
+
+
+def neutral_sentences(model):
+    """(count, seed) of the neutral sentences in a substrate's corpus."""
+    chosen = STUDY.models[model]
+    return (
+        (chosen.neutral_sentences, chosen.seed)
+        if isinstance(chosen, SubstrateModel)
+        else (0, 0)
+    )
+
+
+def statistics_inputs(wildcards):
+    """The model, and the texts: a file, or the requests that the substrate's corpus is made of."""
+    chosen = STUDY.models[wildcards.model]
+    inputs = {"model": f"{INPUTS}/models/{wildcards.model}"}
+    if STUDY.statistics.text is not None:
+        inputs["text"] = STUDY.statistics.text
+    elif isinstance(chosen, SubstrateModel):
+        inputs["requests"] = f"{INPUTS}/data/{chosen.dataset}/requests.json"
+    else:
+        inputs["text"] = INPUTS + "/data/statistics_text.txt"
+    return inputs
+
+
+def small_model():
+    """Whether the study's model is one that the workflow trains."""
+    return isinstance(STUDY.models[STUDY.model], SubstrateModel)
+
+
+def study_values():
+    """The run's name and the edit study's block, as the analysis takes them."""
+    return {"study": RUN.run, **STUDY.model_dump(mode="json")}
+
+
+def used_recipes():
+    return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
+
+
+def configured_layers(study):
+    """Layers that the recipes of a study's experiments name."""
+    used = [study.methods[m] for e in study.experiments.values() for m in e.methods]
+    return sorted({layer for r in used if r.layers != "auto" for layer in r.layers})
+
+
+# Collected in one pass, by the run that the inputs belong to.
+CONFIGURED_LAYERS = configured_layers(SOURCE.edit)
+
+
+def statistics_file(model, layer):
+    """Second moments of a layer: among the inputs, or this run's own where the run of the inputs has no use for it."""
+    own = OUT != INPUTS and int(layer) not in CONFIGURED_LAYERS
+    return f"{OUT if own else INPUTS}/statistics/{model}/layer-{layer}.safetensors"
+
+
+def cell_inputs(wildcards):
+    """What a cell reads. Layers of an ``auto`` recipe are known once the trace has been made."""
+    recipe, base = (
+        STUDY.methods[wildcards.method],
+        f"{wildcards.model}/{wildcards.dataset}",
+    )
+    layers = recipe.layers
+    inputs = {
+        "model": f"{INPUTS}/models/{wildcards.model}",
+        "requests": f"{INPUTS}/data/{wildcards.dataset}/requests.json",
+        "known": f"{INPUTS}/known/{base}.csv",
+        "contexts": f"{INPUTS}/contexts/{wildcards.model}.json",
+    }
+    if layers == "auto":
+        inputs["layers"] = checkpoints.choose_layers.get(
+            model=wildcards.model, dataset=wildcards.dataset
+        ).output[0]
+        layers = traced_layers(inputs["layers"])
+    if SOLVERS[recipe.solver].moment or SOLVERS[recipe.solver].site == "mlp":
+        inputs["statistics"] = [
+            statistics_file(wildcards.model, layer) for layer in layers
+        ]
+    return inputs
+
+
+@functools.cache
+def plain(section, name=None):
+    """A section of the study (or an entry of it) as plain values; not to be changed."""
+    found = getattr(STUDY, section)
+    return (found if name is None else found[name]).model_dump(mode="json")
+
+
+def cell_parameters(wildcards):
+    """Everything that a cell depends on beside its files: a changed value reruns the cell."""
+    recipe = dict(plain("methods", wildcards.method))
+    if "capacity" in wildcards.keys():
+        recipe["replay_capacity"] = int(wildcards.capacity)
+        recipe["replay_strategy"] = wildcards.strategy
+    plan = STUDY.experiments[wildcards.experiment]
+    return {
+        "recipe": recipe,
+        "batch": int(wildcards.batch),
+        "replay": float(wildcards.replay),
+        "rank": int(wildcards.rank),
+        "seed": int(wildcards.seed),
+        "num_edits": plan.num_edits,
+        "snapshot_every": plan.snapshot_every,
+        "stress_fraction": plan.stress_fraction,
+        "label_cases": plan.label_cases,
+        "known_only": plan.known_only,
+        "evaluation": plain("evaluation"),
+        "loading": loading(wildcards.model),
+        "perplexity_text": STUDY.evaluation.perplexity_text,
+    }
+
+
+def trust_experiments():
+    """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
+    cell_paths("trust_eval")  # a clear error when it is not declared
+    return [e for e in ("trust_eval", "trust_clean") if has_results(e)]
+
+
+def greedy_experiments():
+    """Greedy steps, and one step at a higher rank to hold them against where that is declared."""
+    cell_paths("greedy_eval")
+    return [e for e in ("greedy_eval", "greedy_rank") if has_results(e)]
+
+
+def retrained_files():
+    """What retraining made of the cells of the experiment ``retraining``."""
+    return [
+        d.replace(f"{OUT}/edit/retraining/", f"{OUT}/retrained/") + ".csv"
+        for d in cell_paths("retraining")
+    ]
+
+
+TARGETS.append(all_tables)

@@ -1,0 +1,50 @@
+# How the recipes of a study were chosen: a grid on facts that no experiment edits.
+
+
+rule sweep_recipes:
+    input:
+        model=INPUTS + "/models/{model}",
+        requests=INPUTS + "/data/{dataset}/requests.json",
+        known=INPUTS + "/known/{model}/{dataset}.csv",
+        contexts=INPUTS + "/contexts/{model}.json",
+        statistics=lambda w: expand(
+            INPUTS + "/statistics/{model}/layer-{layer}.safetensors",
+            model=w.model,
+            layer=STUDY.sweep.layers,
+        ),
+    output:
+        points=OUT + "/sweep/{model}/{dataset}/points.csv",
+        best=OUT + "/sweep/{model}/{dataset}/best.csv",
+    log:
+        LOGS + "/sweep_recipes/{model}-{dataset}.log",
+    benchmark:
+        OUT + "/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=model_resource("sweep_recipes", "mem_mb", STUDY),
+        runtime=model_resource("sweep_recipes", "runtime", STUDY),
+        gpu=model_resource("sweep_recipes", "gpu", STUDY),
+    params:
+        recipes={
+            name: recipe.model_dump(mode="json", exclude_unset=True)
+            for name, recipe in STUDY.methods.items()
+        },
+        axes=STUDY.sweep.axes,
+        facts=STUDY.sweep.facts,
+        known_only=STUDY.sweep.known_only,
+        seeds=STUDY.sweep.seeds,
+        used=sorted(
+            {
+                (e.num_edits, seed)
+                for e in STUDY.experiments.values()
+                for seed in e.seeds
+            }
+        ),
+        loading=lambda w: loading(w.model),
+        code=code_digest("edit/sweep_recipes"),
+    message:
+        "Sweep the recipes on {wildcards.model}"
+    script:
+        "../../workflow_scripts/edit/sweep_recipes.py"

@@ -1,9 +1,0 @@
-"""Write the text of a hub data set as a plain file."""
-
-from common import job
-
-with job(snakemake):
-    from editlab.data.hub import hub_text
-    from editlab.files.artifacts import write_text
-
-    write_text(snakemake.output[0], hub_text(**snakemake.params.hub))

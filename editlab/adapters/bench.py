@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor, nn
 
-from editlab.adapters.deltas import Changes, Probes, deltas_of, make_probes
+from editlab.adapters.deltas import Changes, DeltaCache, Probes, deltas_of, make_probes
 from editlab.adapters.pool import Pool, weights_digest
 from editlab.adapters.scoring import Scorer, delta_columns
 from editlab.adapters.training_set import TrainingSet
@@ -21,12 +21,23 @@ from editlab.data.tasks import TaskSet, letter_task_set, read_tasks
 from editlab.errors import ModelError
 from editlab.networks.loading import load_model
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def task_set(study: AdaptersStudy, seed: int) -> TaskSet:
     """The tasks of a seed: each seed of the generated universe holds other combinations out."""
     if isinstance(study.tasks, FileTasks):
         return read_tasks(study.tasks.path)
     return letter_task_set(study.tasks.size, seed)
+
+
+def load_base(study: AdaptersStudy, directory: str | Path) -> PreTrainedModel:
+    """The base in a directory, as the study loads it."""
+    hub = study.base
+    if isinstance(hub, TrainedBase):
+        return load_model(directory)
+    return load_model(directory, dtype=hub.dtype, device_map=hub.device_map)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Bench:
 
     Attributes:
         model: the base; never changed.
+        deltas: file of the pool's deltas, where an earlier stage has measured them.
     """
 
     study: AdaptersStudy
@@ -52,23 +64,22 @@ class Bench:
     model: nn.Module
     tasks: TaskSet
     pool: Pool
+    deltas: str | Path | None = None
 
     @classmethod
-    def open(cls, study: AdaptersStudy, seed: int, base: str | Path, pool: str | Path) -> Bench:
+    def open(
+        cls, study: AdaptersStudy, seed: int, base: str | Path, pool: str | Path, deltas: str | Path | None = None
+    ) -> Bench:
         """From the files of earlier stages.
 
         Raises:
             ModelError: the pool was trained on another base.
         """
-        hub = study.base
-        loading: dict[str, Any] = (
-            {} if isinstance(hub, TrainedBase) else {"dtype": hub.dtype, "device_map": hub.device_map}
-        )
-        model = load_model(base, **loading)
+        model = load_base(study, base)
         adapters = Pool.load(pool)
         if adapters.base != weights_digest(model):
             raise ModelError(f"{pool}: its adapters belong to another base than {base}")
-        return cls(study, seed, model, task_set(study, seed), adapters)
+        return cls(study, seed, model, task_set(study, seed), adapters, deltas)
 
     @functools.cached_property
     def probes(self) -> Probes:
@@ -124,4 +135,11 @@ class Bench:
         return scores
 
     def teacher_deltas(self, names: Sequence[str]) -> Tensor:
-        return deltas_of(self.model, self.probes, names, self.pool.at)
+        """Deltas (len(names), d) of adapters of the pool.
+
+        Raises:
+            ArtifactError: the file of deltas belongs to another base or to other probes.
+        """
+        if self.deltas is None:
+            return deltas_of(self.model, self.probes, names, self.pool.at)
+        return DeltaCache(self.deltas, self.probes).deltas(self.model, self.pool, names)

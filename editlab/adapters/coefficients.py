@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editlab.adapters.deltas import deltas_of
 from editlab.adapters.losses import delta_loss, product_loss
 from editlab.adapters.scoring import Scorer, best_by_letters
 from editlab.adapters.training_set import TrainingSet
@@ -95,8 +94,7 @@ def delta_network(
     first = torch.zeros(axes.shape[1], len(data.train)) if start is None else start.matrix.float()
     matrix = first.clone().requires_grad_()
     coordinates = (data.kernel(data.text(data.train)) @ axes).float()
-    wanted = deltas_of(data.model, data.seen, data.train, data.pool.at)
-    size = wanted.square().sum(dim=1).mean()
+    sizes = [wanted.square().sum(dim=1).mean() for _, wanted in data.lessons]
     optimizer = torch.optim.AdamW([matrix], options.lr, weight_decay=0.0)
     rng = python_rng("adapters", "coefficients", seed, start is None)
     best = LinearHyperNetwork(data, axes, first, [])
@@ -104,10 +102,12 @@ def delta_network(
     log = [{"setting": 0.0, "letters": best_letters}]
     for step in range(1, options.steps + 1):
         rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
+        lesson = rng.randrange(len(data.lessons))
+        probes, wanted = data.lessons[lesson]
         optimizer.zero_grad()
         products = data.weighted(1 / len(data.train) + coordinates[rows] @ matrix)
         with frozen(data.model):
-            loss = delta_loss(data.seen.deltas(data.model, products, len(rows)), wanted[rows], size)
+            loss = delta_loss(probes.deltas(data.model, products, len(rows)), wanted[rows], sizes[lesson])
         if start is not None:
             loss = loss + product_loss(products, {k: p[rows] for k, p in data.products.items()})
         loss.backward()

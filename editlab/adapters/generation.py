@@ -1,27 +1,25 @@
-"""Train one generator, score it beside its shuffled control, check it for degenerate answers, and save what it makes."""
+"""Train one generator, score what it makes beside its shuffled control, check it for degenerate answers, export adapters."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editlab.adapters.bench import Bench, Split
 from editlab.adapters.coefficients import delta_network, ridge_network
 from editlab.adapters.deltas import Changes, cosine, deltas_of
 from editlab.adapters.hyperconvolution import train_hyperconvolution
 from editlab.adapters.losses import SUPERVISIONS
+from editlab.adapters.pool import Pool, cut, weights_digest
 from editlab.adapters.references import shuffled
 from editlab.adapters.training_set import TrainingSet
-from editlab.algebra.linalg import Factors
-from editlab.errors import ConfigError
-from editlab.files.timing import Stopwatch
-from editlab.networks.lora import write_adapter
+from editlab.edits.peft import write_adapter
+from editlab.errors import ConfigError, ModelError
 
 DECODERS = ("coefficients", "hyperconvolution")
 _COMMON = 0.99  # pairwise cosine of generated products above which they are one adapter
@@ -66,50 +64,44 @@ def train_generator(bench: Bench, data: TrainingSet, split: Split, decoder: str,
     return Generated(lambda names: data.weighted(coefficients(names)), network.log)
 
 
-def generate(
-    bench: Bench, decoder: str, supervision: str, directory: Path
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Train, score on held-out tasks, check, and write the adapters of the test tasks to ``directory``.
+def generate(bench: Bench, decoder: str, supervision: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], Pool]:
+    """Train, make the adapters of the held-out tasks at the teachers' rank, score them, and check them.
+
+    What is scored is what is saved: sums of products are cut to the rank of one teacher.
 
     Returns:
-        Rows of scores (the generator and its shuffled control, on each split), the log of its choices, and the checks.
+        Rows of scores (the generator and its control with shuffled descriptions, on each split), the log of its choices,
+        the checks, and the adapters of the test tasks.
     """
     tables, logs, checks = [], [], {}
-    for split in bench.splits() if (decoder, supervision) == ("coefficients", "weights") else bench.splits()[:1]:
+    first, *others = bench.splits()
+    pools = []
+    for split in [first, *(others if (decoder, supervision) == ("coefficients", "weights") else [])]:
         data = bench.data(split)
         made = train_generator(bench, data, split, decoder, supervision)
+        adapters = Pool(split.test, cut(made.changes(split.test), bench.study.teachers.rank), bench.pool.base)
         swap = shuffled(split.test, bench.seed)
-        controls: dict[str, Changes] = {
-            "generator": made.changes,
-            "shuffled": lambda part, m=made, s=swap: m.changes([s[n] for n in part]),  # type: ignore[misc]
-        }
         found = {}
-        for group, changes in controls.items():
+        for group, source in (("generator", {n: n for n in split.test}), ("shuffled", swap)):
             found[group] = bench.row(
-                data, split.test, changes, teachers=bench.teacher_deltas(split.test),
-                split=split.name, group=group, method=f"{decoder}, {supervision}",
-                decoder=decoder, supervision=supervision,
+                data, split.test, lambda part, a=adapters, s=source: a.at([s[n] for n in part]),  # type: ignore[misc]
+                teachers=bench.teacher_deltas(split.test), split=split.name, group=group,
+                method=f"{decoder}, {supervision}", decoder=decoder, supervision=supervision,
             )  # fmt: skip
             tables.append(found[group])
-        logs += [{"seed": bench.seed, "split": split.name, "decoder": decoder, "supervision": supervision, **row}
-                 for row in made.log]  # fmt: skip
-        if split.name == "combinations":
-            checks = check(bench, data, split.test, made.changes, found["generator"], found["shuffled"])
-            save(bench, split.test, made.changes, directory, decoder=decoder, supervision=supervision)
-    return pd.concat(tables, ignore_index=True), pd.DataFrame(logs), checks
-
-
-def products_of(adapters: Mapping[str, Any]) -> dict[str, Tensor]:
-    """dW (C, d_out, d_in) by module name of stacked adapters, whatever their form."""
-    return {k: v if isinstance(v, Tensor) else v[0] @ v[1] for k, v in adapters.items()}
+        names = {"seed": bench.seed, "split": split.name, "decoder": decoder, "supervision": supervision}
+        logs += [{**names, **row} for row in made.log]
+        if split is first:
+            checks = {**names, **check(bench, data, adapters, found["generator"], found["shuffled"])}
+        pools.append(adapters)
+    return pd.concat(tables, ignore_index=True), pd.DataFrame(logs), checks, pools[0]
 
 
 @torch.no_grad()
 def check(
     bench: Bench,
     data: TrainingSet,
-    names: Sequence[str],
-    changes: Changes,
+    made: Pool,
     scores: pd.DataFrame,
     control: pd.DataFrame,
 ) -> dict[str, Any]:
@@ -119,7 +111,8 @@ def check(
     that make no difference. ``delta_cheat``: deltas hit, tasks not. ``probe_overfit``: deltas hit on the supervising half of the
     probes alone.
     """
-    own, teacher = (_flat(make(names)) for make in (changes, bench.pool.at))
+    names = made.names
+    own, teacher = (_flat(pool.subset(names)) for pool in (made, bench.pool))
     size = float(own.norm(dim=1).median() / teacher.norm(dim=1).median())
     alike, usual = _mean_cosine(own), _mean_cosine(teacher)
     gain, lost = float(scores["letters"].mean()), float(control["letters"].mean())
@@ -128,7 +121,7 @@ def check(
     halves = []
     for probes in (data.seen, data.unseen):
         centre = deltas_of(bench.model, probes, data.train, bench.pool.at).mean(dim=0)
-        found, wanted = (deltas_of(bench.model, probes, names, make) - centre for make in (changes, bench.pool.at))
+        found, wanted = (deltas_of(bench.model, probes, names, make) - centre for make in (made.at, bench.pool.at))
         halves.append(float(cosine(found, wanted).mean()))
     return {
         "relative_norm": size,
@@ -144,8 +137,8 @@ def check(
     }
 
 
-def _flat(adapters: Mapping[str, Any]) -> Tensor:
-    return torch.cat([p.flatten(1) for p in products_of(adapters).values()], dim=1)
+def _flat(pool: Pool) -> Tensor:
+    return torch.cat([p.flatten(1) for p in pool.products().values()], dim=1)
 
 
 def _mean_cosine(rows: Tensor) -> float:
@@ -154,20 +147,15 @@ def _mean_cosine(rows: Tensor) -> float:
     return float(((unit @ unit.T).sum() - count) / (count * (count - 1))) if count > 1 else 1.0
 
 
-@torch.no_grad()
-def save(bench: Bench, names: Sequence[str], changes: Changes, directory: Path, **made: Any) -> None:
-    """Write one PEFT adapter a task, ``directory/TASK``, exact: products are factored without a cut."""
-    for name in names:
-        factors = {}
-        for key, change in changes([name]).items():
-            if isinstance(change, Tensor):
-                part = Factors.from_dense(change[0])
-                factors[key] = (part.left, part.right)
-            else:
-                factors[key] = (change[0][0], change[1][0])
-        write_adapter(directory / name, factors, bench.model, task=name, seed=bench.seed, **made)
+def export(pool: Pool, name: str, model: nn.Module, directory: str | Path) -> None:
+    """Write one adapter of a pool for plain PEFT.
 
-
-def seconds(watch: Stopwatch) -> float:
-    """Total of a stopwatch."""
-    return float(sum(watch.seconds().values()))
+    Raises:
+        ConfigError: the pool has no such adapter.
+        ModelError: the pool belongs to another base.
+    """
+    if name not in pool.names:
+        raise ConfigError(f"adapter {name!r} is not in the pool; it has {', '.join(pool.names)}")
+    if pool.base != weights_digest(model):
+        raise ModelError(f"adapter {name!r} was made for another base than the model given")
+    write_adapter(pool.adapter(name), directory, model)

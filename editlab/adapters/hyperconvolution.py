@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from editlab.adapters.deltas import deltas_of
 from editlab.adapters.losses import delta_loss, diversity, norm_band
 from editlab.adapters.scoring import Scorer
 from editlab.adapters.tokens import Layout, token_loss, token_weights
@@ -146,7 +145,7 @@ def train_hyperconvolution(
     generator.log.append({"setting": 0.0, "letters": best[0]})
     for step in range(1, options.steps + 1):
         rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
-        loss = loss_of(generator.tokens([data.train[i] for i in rows], rng), rows)
+        loss = loss_of(generator.tokens([data.train[i] for i in rows], rng), rows, rng.randrange(len(data.lessons)))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -172,21 +171,21 @@ class _Loss:
     ) -> None:
         self.data, self.layout, self.tokens, self.options = data, layout, tokens, options
         self.supervision, self.weights = supervision, token_weights(tokens)
-        self.deltas = deltas_of(data.model, data.seen, data.train, data.pool.at)
-        self.size = self.deltas.square().sum(dim=1).mean()
+        self.sizes = [wanted.square().sum(dim=1).mean() for _, wanted in data.lessons]
         self.norm = product_norms(data.pool.at(data.train)).mean()
 
-    def __call__(self, found: Tensor, rows: list[int]) -> Tensor:
+    def __call__(self, found: Tensor, rows: list[int], lesson: int) -> Tensor:
         loss = found.new_zeros(())
         if self.supervision in ("weights", "both"):
             loss = loss + token_loss(found, self.tokens[rows], self.weights)
         if self.supervision in ("deltas", "both"):
             factors = self.layout.decode(found)
+            probes, wanted = self.data.lessons[lesson]
             with frozen(self.data.model):
-                deltas = self.data.seen.deltas(self.data.model, factors, len(rows))
-            loss = loss + delta_loss(deltas, self.deltas[rows], self.size)
+                deltas = probes.deltas(self.data.model, factors, len(rows))
+            loss = loss + delta_loss(deltas, wanted[rows], self.sizes[lesson])
             loss = loss + self.options.norm_band * norm_band(product_norms(factors), self.norm)
-            loss = loss + self.options.diversity * diversity(deltas, self.deltas[rows])
+            loss = loss + self.options.diversity * diversity(deltas, wanted[rows])
         return loss
 
 

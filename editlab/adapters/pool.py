@@ -104,6 +104,20 @@ def combined(products: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, 
     return {k: (coefficients @ p.flatten(1)).reshape(-1, *p.shape[1:]) for k, p in products.items()}
 
 
+@torch.no_grad()
+def cut(adapters: Mapping[str, Any], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Stacked adapters in factors of this rank: of dense changes the best (Eckart and Young), factors as they are."""
+    found = {}
+    for name, change in adapters.items():
+        if isinstance(change, Tensor):
+            left, values, right = torch.linalg.svd(change, full_matrices=False)
+            root = values[:, :rank].sqrt()
+            found[name] = (left[:, :, :rank] * root[:, None, :], root[:, :, None] * right[:, :rank])
+        else:
+            found[name] = (change[0], change[1])
+    return found
+
+
 def train_pool(model: nn.Module, tasks: TaskSet, options: Teachers, seed: int) -> Pool:
     """A teacher for every task from one shared A_0, and for some training tasks a second one on other examples."""
     plan = [(t, 1) for t in tasks.tasks] + [(t, 2) for t in tasks.of("train")[: options.again]]

@@ -23,7 +23,7 @@ from editlab.adapters.scoring import Scorer, best_by_letters
 from editlab.adapters.training_set import TrainingSet
 
 Found = list[tuple[str, float]]
-SOLVE_PENALTIES = (0.001, 0.01, 0.1, 1.0)  # of B2w's second ridge
+SOLVE_PENALTIES = (0.001, 0.1)  # of B2w's second ridge
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

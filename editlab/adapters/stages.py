@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from editlab.adapters.bench import Bench, Split, task_set
+from editlab.adapters.bench import Bench, Split, load_base, task_set
 from editlab.adapters.deltas import Changes, DeltaCache, make_probes, reliability, seed_noise
 from editlab.adapters.pool import Pool, train_joint, train_own_pool, train_pool
 from editlab.adapters.predictor import (
@@ -46,11 +46,10 @@ def make_base(study: AdaptersStudy, seed: int) -> tuple[nn.Module, list[dict[str
     return train_base(seen, study.base, seed)
 
 
-def make_pools(study: AdaptersStudy, seed: int, model: nn.Module, kind: str) -> Pool:
-    """``shared`` A_0, ``own`` A_0 or the ``joint`` adapters."""
-    tasks = task_set(study, seed)
+def make_pools(study: AdaptersStudy, seed: int, base: str | Path, kind: str) -> Pool:
+    """``shared`` A_0, ``own`` A_0 or the ``joint`` adapters of the base in a directory."""
     makers = {"shared": train_pool, "own": train_own_pool, "joint": train_joint}
-    return makers[kind](model, tasks, study.teachers, seed)
+    return makers[kind](load_base(study, base), task_set(study, seed), study.teachers, seed)
 
 
 def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:

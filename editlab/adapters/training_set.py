@@ -55,6 +55,13 @@ class TrainingSet:
         return self.probes.part(slice(half, 2 * half))
 
     @functools.cached_property
+    def lessons(self) -> list[tuple[Probes, Tensor]]:
+        """The supervising probes some at a time, each with the teachers' deltas (n, d) on them."""
+        size, count = self.probes.options.step, len(self.seen.batch)
+        parts = [self.seen.part(slice(first, min(first + size, count))) for first in range(0, count, size)]
+        return [(part, deltas_of(self.model, part, self.train, self.pool.at)) for part in parts]
+
+    @functools.cached_property
     def deltas(self) -> Tensor:
         """Of the training teachers (n, d), on all probes."""
         return deltas_of(self.model, self.probes, self.train, self.pool.at)

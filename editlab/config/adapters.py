@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
-from editlab.config.sections import HubModel
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, Study
+from editlab.config.models import HubModel
+from editlab.errors import ConfigError
 
 
 class LetterTasks(Section):
@@ -72,7 +74,8 @@ class Teachers(Section):
 class Deltas(Section):
     """What an adapter does: the change of last hidden states on probes."""
 
-    probes: Annotated[int, Field(ge=4)] = 32
+    probes: Annotated[int, Field(ge=4)] = Field(64, description="half of them supervise, all of them judge")
+    step: Count = Field(16, description="probes in a step of training on deltas")
     position: Literal["answer", "prompt_end", "neutral"] = Field(
         "answer", description="answer: at the letters of a continuation that the base wrote; else one position a probe"
     )
@@ -101,7 +104,7 @@ class Coefficients(Section):
     """Generator from text to coefficients of the training teachers."""
 
     penalties: list[Positive] = Field(
-        [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], min_length=1, description="ridge; chosen on validation letters"
+        [0.003, 0.03, 0.1, 0.3, 1.0], min_length=1, description="ridge; chosen on validation letters"
     )
     steps: Count = Field(200, description="steps of training on deltas")
     every: Count = Field(25, description="steps between looks at the validation letters; the best look is kept")
@@ -142,8 +145,10 @@ class AdapterScores(Section):
     margin: Positive = Field(0.05, description="exact match within which two supervisions count as equal")
 
 
-class AdaptersStudy(Section):
+class AdaptersStudy(Study):
     """LoRA adapters from behavioural deltas: generated, retrieved, merged."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("tasks", "base", "teachers")
 
     seeds: list[Annotated[int, Field(ge=0, le=7)]] = Field(
         [0, 1, 2], min_length=1, description="each with a split, a base model and a pool of its own"
@@ -161,6 +166,9 @@ class AdaptersStudy(Section):
     hyperconvolution: HyperConvolution = HyperConvolution()
     convolution_seeds: list[int] = Field([0], description="seeds for which the hyper-convolution is trained")
     merging: Merging = Merging()
+    own_seeds: list[int] = Field(
+        [0], description="seeds whose merge table also has a pool of adapters with their own A_0"
+    )
     scores: AdapterScores = AdapterScores()
 
     @model_validator(mode="after")
@@ -169,6 +177,15 @@ class AdaptersStudy(Section):
             raise ValueError(f"seeds: {self.seeds} holds a value twice")
         if not set(self.convolution_seeds) <= set(self.seeds):
             raise ValueError(f"convolution_seeds: {self.convolution_seeds} is not allowed; some of seeds {self.seeds}")
+        if not set(self.own_seeds) <= set(self.seeds):
+            raise ValueError(f"own_seeds: {self.own_seeds} is not allowed; some of seeds {self.seeds}")
         if isinstance(self.base, TrainedBase) != isinstance(self.tasks, LetterTasks):
             raise ValueError("base: a trained base goes with tasks of kind letters, a hub model with a file of tasks")
         return self
+
+    def check_files(self, where: str) -> None:
+        """Raise :class:`ConfigError` when the file of tasks or a local base is not there."""
+        if isinstance(self.tasks, FileTasks) and not Path(self.tasks.path).expanduser().is_file():
+            raise ConfigError(f"config: {where}.tasks.path: {self.tasks.path!r} is not a file")
+        if isinstance(self.base, HubModel):
+            self.base.check_files(f"{where}.base")

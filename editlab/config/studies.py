@@ -6,4 +6,5 @@ of its topics (``editlab.analysis.NAME``), and the folder of its cells; the valu
 
 STUDIES = {
     "edit": "editlab.config.edit:EditStudy",
+    "adapters": "editlab.config.adapters:AdaptersStudy",
 }

@@ -46,7 +46,7 @@ bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
 
 readme: setup  ## the README's headline table and figure, from finished results
 	$(BIN)/snakemake --cores $(CORES) results/tables/methods.csv results/figures/method_comparison.png
-	$(BIN)/python -m editlab.analysis.readme
+	$(BIN)/python -m editlab.analysis.edit.readme
 
 verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have the bad ones made again)
 	@$(BIN)/python -m editlab.files.verify $(if $(SET_ASIDE),--set-aside)

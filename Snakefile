@@ -16,16 +16,7 @@ for file in rule_files():
     include: file
 
 
-if RUN.edit is not None:
-
-    include: "rules/report_files.smk"
-    include: "rules/lora.smk"
-    include: "rules/trust.smk"
-    include: "rules/greedy.smk"
-    include: "rules/forgetting.smk"
-    include: "rules/tables.smk"
-    include: "rules/figures.smk"
-    include: "rules/report.smk"
+include: "rules/report.smk"
 
 
 rule all:

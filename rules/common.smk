@@ -38,6 +38,13 @@ LOGS = OUT.replace("results", "logs", 1)
 # What the rule `all` makes: functions that list files, one or more from each study.
 TARGETS = []
 
+# What the report needs to know of each study of the run (rules/{study}/report.smk; read by rules/report.smk):
+#   experiments: names of the declared ones          settings: the study's block, resolved
+#   cells(experiment): (folder, coordinates) of each  files(experiment, name): that file of every cell, or its "record"
+#   inputs: by name, a function that lists further files that tables are collected from; an empty list: the run has none
+#   paths: by name, files that are looked at where they are there
+REPORTED = {}
+
 # Thousands of jobs are objects that live to the end: the collector need not look at them all the time.
 gc.set_threshold(50_000, 20, 100)
 

@@ -1,97 +1,379 @@
-# The report: interactive pages, the front page of Snakemake's report, the model card of the run, and the paper. Nothing
-# here imports torch, and nothing is computed anew.
+# What the studies report: tables collected from cells, figures, printed tables, findings, pages, the front page of
+# Snakemake's report, the card of the run, and the paper. The same rules for every study: what there is to make is declared
+# by its REPORT (editlab/analysis/{study}). Nothing here imports torch.
+
+from editlab.analysis.report.making import report_of
+from editlab.analysis.report.topic import FIRST
+
+REPORTS = {study: report_of(study) for study in REPORTED}
+CAPTION = "../report/captions/generated.rst"
+DEFAULT_PAPER = ["report/final_report.pdf"] if OUT == "results" else []
 
 
 report: "../report/workflow.rst"
 
 
-rule find_missed:
+def declared(kind):
+    """By name, (study, topic, declaration) of every table, figure or sheet."""
+    return {
+        name: (study, topic, found)
+        for study, reported in REPORTS.items()
+        for name, (topic, found) in getattr(reported, kind).items()
+    }
+
+
+COLLECTED, FIGURES, SHEETS = map(declared, ("tables", "figures", "sheets"))
+PAGES = {page.name: (s, page) for s, found in REPORTS.items() for page in found.pages}
+
+
+def among(names):
+    """A regular expression for a wildcard; never empty."""
+    return "|".join(names) or "$^"
+
+
+def offered(study, name):
+    """The files that a study's rules offer under a name."""
+    return list(REPORTED[study]["inputs"].get(name, list)())
+
+
+def experiments_of(name):
+    """The experiments that a table reads and the run has; none where the run lacks the first."""
+    study, _, table = COLLECTED[name]
+    there = REPORTED[study]["experiments"]
+    wanted = [next(iter(there), e) if e == FIRST else e for e in table.experiments]
+    found = [e for e in wanted if e in there and REPORTED[study]["cells"](e)]
+    return found if found[:1] == wanted[:1] else []
+
+
+@functools.cache
+def has_table(name):
+    """Whether there is, or will be, anything in a table."""
+    study, _, table = COLLECTED[name]
+    if table.experiments and not experiments_of(name):
+        return False
+    return all(offered(study, inputs) for inputs in table.inputs)
+
+
+def files_of(names):
+    """By name, the files of those tables that the run has."""
+    return {name: f"{OUT}/{name}.csv" for name in names if has_table(name)}
+
+
+def cells_behind(name):
+    """The files of cells that a table reads."""
+    study, _, table = COLLECTED[name]
+    if table.experiments and not experiments_of(name):
+        raise WorkflowError(
+            f"config: {study}.experiments.{table.experiments[0]}: required for {OUT}/{name}.csv but missing"
+        )
+    files = REPORTED[study]["files"]
+    return [f for e in experiments_of(name) for n in table.files for f in files(e, n)]
+
+
+def table_inputs(wildcards):
+    """What a table is collected from: files of cells, and what else the study offers."""
+    study, _, table = COLLECTED[wildcards.table]
+    others = {name: offered(study, name) for name in table.inputs}
+    return {"cells": cells_behind(wildcards.table)} | others
+
+
+def run_of(study, experiments=None, keys=None, inputs=None):
+    """What a script makes a Run of; where a table names them, only the settings and inputs that it reads."""
+    found = REPORTED[study]
+    settings = found["settings"]
+    chosen = found["experiments"] if experiments is None else experiments
+    return {
+        "name": RUN.run,
+        "settings": settings if keys is None else {k: settings[k] for k in keys},
+        "cells": {e: found["cells"](e) for e in chosen},
+        "inputs": {
+            n: offered(study, n) for n in (found["inputs"] if inputs is None else inputs)
+        },
+        "paths": found["paths"] if keys is None else {},
+        "logs": LOGS,
+    }
+
+
+def run_of_table(wildcards):
+    study, _, table = COLLECTED[wildcards.table]
+    chosen = experiments_of(wildcards.table)
+    return run_of(study, chosen, table.settings, table.inputs)
+
+
+def code_of(script, entry):
+    """Digest of a script with the file of the topic that it runs."""
+    study, topic, _ = entry
+    return code_digest(script, REPORTS[study].module(topic.name))
+
+
+def figure_tables(wildcards):
+    """The table of a figure, and those of the findings that its caption cites."""
+    _, topic, figure = FIGURES[wildcards.figure]
+    return {figure.table: f"{OUT}/{figure.table}.csv"} | files_of(topic.reads)
+
+
+def report_tables():
+    """The collected tables that the run has."""
+    return list(files_of(COLLECTED).values())
+
+
+def report_figures():
+    """The figures that the run has."""
+    found = [name for name, (*_, f) in FIGURES.items() if has_table(f.table)]
+    return [f"{OUT}/figures/{name}.png" for name in found]
+
+
+def report_sheets():
+    """The printed tables that the run has."""
+    found = [n for n, (*_, s) in SHEETS.items() if all(map(has_table, s.tables))]
+    return [f"{OUT}/tables/{name}.csv" for name in found]
+
+
+def finding_tables():
+    """All tables that findings are made of, by name."""
+    topics = [topic for found in REPORTS.values() for topic in found.topics]
+    return files_of(name for topic in topics for name in topic.reads)
+
+
+def report_findings():
+    """The findings, where there is anything to say."""
+    return [f"{OUT}/findings.json"] if finding_tables() else []
+
+
+def report_pages():
+    """The interactive pages, the front page and the card of the run."""
+    found = [name for name, (_, page) in PAGES.items() if files_of(page.tables)]
+    pages = [f"{OUT}/report/{name}.html" for name in found]
+    return [*pages, f"{OUT}/report/front_page.rst", f"{OUT}/summary.md"]
+
+
+def report_files():
+    """Everything that a finished run has beside its cells."""
+    made = report_tables() + report_figures() + report_sheets()
+    return made + report_findings() + report_pages()
+
+
+TARGETS.append(report_files)
+
+
+def captions_of(files, suffix):
+    """The captions of figures and printed tables, which lie in a folder of their own."""
+    found = [Path(OUT, "captions", Path(f).relative_to(OUT)) for f in files]
+    return [str(path.with_suffix(suffix)) for path in found]
+
+
+def told_tables(study):
+    """The tables that the description and the headline of a study stand on."""
+    found = REPORTS[study]
+    sheet = found.sheets[found.headline][1].tables if found.headline else ()
+    return files_of([*found.described, *sheet])
+
+
+def report_texts(wildcards):
+    """What the sentences of card, front page and paper are made of."""
+    records = [
+        file
+        for found in REPORTED.values()
+        for e in found["experiments"]
+        for file in found["files"](e, "record")
+    ]
+    return {
+        "findings": report_findings(),
+        "tables": [path for s in REPORTED for path in told_tables(s).values()],
+        "records": records,
+        "offered": [f for s in REPORTED for f in offered(s, "requests")],
+        "templates": sorted(map(str, Path("report/templates").glob("*.j2"))),
+    }
+
+
+def text_modules():
+    """Modules of all studies that front page, card and paper are made with."""
+    return [
+        found.module(name)
+        for found in REPORTS.values()
+        for name in ("description", *found.names)
+    ]
+
+
+rule collect_table:
     input:
-        cases=lambda w: cell_files(main_experiment(), "cases.csv"),
-        requests=INPUTS + f"/data/{STUDY.dataset}/requests.json",
+        unpack(table_inputs),
     output:
-        OUT + "/missed_facts.csv",
+        f"{OUT}/{{table}}.csv",
     log:
-        LOGS + "/find_missed.log",
+        LOGS + "/collect_table/{table}.log",
     benchmark:
-        OUT + "/benchmarks/rules/find_missed.jsonl"
+        f"{OUT}/benchmarks/rules/collect_table/{{table}}.jsonl"
+    wildcard_constraints:
+        table=among(COLLECTED),
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("find_missed", "mem_mb"),
-        runtime=resource("find_missed", "runtime"),
+        mem_mb=resource("collect_table", "mem_mb"),
+        runtime=resource("collect_table", "runtime"),
     params:
-        missing=lambda w: holes(cell_files(main_experiment(), "cases.csv")),
-        cells=lambda w: all_cells()[main_experiment()],
-        study=study_values(),
-        code=code_digest("find_missed"),
+        missing=lambda w: holes(cells_behind(w.table)),
+        study=lambda w: COLLECTED[w.table][0],
+        topic=lambda w: COLLECTED[w.table][1].name,
+        run=run_of_table,
+        allow_missing=RUN.allow_missing,
+        code=lambda w: code_of("collect_table", COLLECTED[w.table]),
     message:
-        "List the facts that the methods miss"
+        "Collect {wildcards.table} from its cells"
     script:
-        "../workflow_scripts/find_missed.py"
+        "../workflow_scripts/collect_table.py"
 
 
-rule write_pages:
+rule draw_figure:
     input:
-        cells=list(declared(CELL_TABLES).values()),
-        curves=list(declared(CURVE_TABLES).values()),
-        missed=OUT + "/missed_facts.csv",
-        frame="report/pages/frame.html",
-        scripts=["report/pages/table.js", "report/pages/curve.js"],
+        unpack(figure_tables),
     output:
-        cells=report(
-            OUT + "/report/cells.html",
-            caption="../report/cells.rst",
-            category="Interactive",
-            labels={"page": "All cells"},
+        pdf=f"{OUT}/figures/{{figure}}.pdf",
+        png=report(
+            f"{OUT}/figures/{{figure}}.png",
+            caption=CAPTION,
+            category=lambda w: REPORTS[FIGURES[w.figure][0]].title,
+            subcategory=lambda w: FIGURES[w.figure][1].title,
+            labels=lambda w: {"result": f"Figure: {FIGURES[w.figure][2].title}"},
         ),
-        curves=report(
-            OUT + "/report/forgetting.html",
-            caption="../report/forgetting.rst",
-            category="Interactive",
-            labels={"page": "Along a stream"},
+        rst=f"{OUT}/captions/figures/{{figure}}.rst",
+        tex=f"{OUT}/captions/figures/{{figure}}.tex",
+    log:
+        LOGS + "/draw_figure/{figure}.log",
+    benchmark:
+        f"{OUT}/benchmarks/rules/draw_figure/{{figure}}.jsonl"
+    wildcard_constraints:
+        figure=among(FIGURES),
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("draw_figure", "mem_mb"),
+        runtime=resource("draw_figure", "runtime"),
+    params:
+        study=lambda w: FIGURES[w.figure][0],
+        topic=lambda w: FIGURES[w.figure][1].name,
+        studies=list(REPORTED),
+        code=lambda w: code_of("draw_figure", FIGURES[w.figure]),
+    message:
+        "Draw the figure {wildcards.figure}"
+    script:
+        "../workflow_scripts/draw_figure.py"
+
+
+rule make_table:
+    input:
+        unpack(lambda w: files_of(SHEETS[w.sheet][2].tables)),
+    output:
+        csv=report(
+            f"{OUT}/tables/{{sheet}}.csv",
+            caption=CAPTION,
+            category=lambda w: REPORTS[SHEETS[w.sheet][0]].title,
+            subcategory=lambda w: SHEETS[w.sheet][1].title,
+            labels=lambda w: {"result": f"Table: {SHEETS[w.sheet][2].title}"},
         ),
-        missed=report(
-            OUT + "/report/missed_facts.html",
-            caption="../report/missed_facts.rst",
-            category="Interactive",
-            labels={"page": "Missed facts"},
+        tex=f"{OUT}/tables/{{sheet}}.tex",
+        rst=f"{OUT}/captions/tables/{{sheet}}.rst",
+        caption=f"{OUT}/captions/tables/{{sheet}}.tex",
+    log:
+        LOGS + "/make_table/{sheet}.log",
+    benchmark:
+        f"{OUT}/benchmarks/rules/make_table/{{sheet}}.jsonl"
+    wildcard_constraints:
+        sheet=among(SHEETS),
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("make_table", "mem_mb"),
+        runtime=resource("make_table", "runtime"),
+    params:
+        study=lambda w: SHEETS[w.sheet][0],
+        topic=lambda w: SHEETS[w.sheet][1].name,
+        code=lambda w: code_of("make_table", SHEETS[w.sheet]),
+    message:
+        "Print the table {wildcards.sheet}"
+    script:
+        "../workflow_scripts/make_table.py"
+
+
+rule make_findings:
+    input:
+        **finding_tables(),
+    output:
+        f"{OUT}/findings.json",
+    log:
+        LOGS + "/make_findings.log",
+    benchmark:
+        f"{OUT}/benchmarks/rules/make_findings.jsonl"
+    conda:
+        "../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("make_findings", "mem_mb"),
+        runtime=resource("make_findings", "runtime"),
+    params:
+        studies=list(REPORTED),
+        code=code_digest(
+            "make_findings",
+            *(found.module(name) for found in REPORTS.values() for name in found.names),
         ),
-        captions=[
-            OUT + f"/report/{name}.rst"
-            for name in ("cells", "forgetting", "missed_facts")
+    message:
+        "Write down what was found"
+    script:
+        "../workflow_scripts/make_findings.py"
+
+
+rule write_page:
+    input:
+        unpack(lambda w: files_of(PAGES[w.page][1].tables)),
+        sources=[
+            f"report/pages/{n}"
+            for n in ("frame.html", "table.js", "curve.js", "curve.json")
         ],
+    output:
+        page=report(
+            f"{OUT}/report/{{page}}.html",
+            caption=CAPTION,
+            category=lambda w: REPORTS[PAGES[w.page][0]].title,
+            subcategory="Interactive",
+            labels=lambda w: {"result": PAGES[w.page][1].title},
+        ),
+        rst=f"{OUT}/captions/pages/{{page}}.rst",
     log:
-        LOGS + "/write_pages.log",
+        LOGS + "/write_page/{page}.log",
     benchmark:
-        OUT + "/benchmarks/rules/write_pages.jsonl"
+        f"{OUT}/benchmarks/rules/write_page/{{page}}.jsonl"
+    wildcard_constraints:
+        page=among(PAGES),
     conda:
         "../envs/editlab.yaml"
     threads: 1
     resources:
-        mem_mb=resource("write_pages", "mem_mb"),
-        runtime=resource("write_pages", "runtime"),
+        mem_mb=resource("write_page", "mem_mb"),
+        runtime=resource("write_page", "runtime"),
     params:
-        cells=list(declared(CELL_TABLES)),
-        curves=list(declared(CURVE_TABLES)),
-        code=code_digest("write_pages"),
+        study=lambda w: PAGES[w.page][0],
+        code=lambda w: code_digest(
+            "write_page", REPORTS[PAGES[w.page][0]].module("pages")
+        ),
     message:
-        "Write the interactive pages"
+        "Write the interactive page {wildcards.page}"
     script:
-        "../workflow_scripts/write_pages.py"
+        "../workflow_scripts/write_page.py"
 
 
 rule write_summary:
     input:
         unpack(report_texts),
     output:
-        summary=OUT + "/summary.md",
-        front=OUT + "/report/front_page.rst",
+        summary=f"{OUT}/summary.md",
+        front=f"{OUT}/report/front_page.rst",
     log:
         LOGS + "/write_summary.log",
     benchmark:
-        OUT + "/benchmarks/rules/write_summary.jsonl"
+        f"{OUT}/benchmarks/rules/write_summary.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -99,11 +381,11 @@ rule write_summary:
         mem_mb=resource("write_summary", "mem_mb"),
         runtime=resource("write_summary", "runtime"),
     params:
-        cells=lambda w: all_cells(),
-        study=study_values(),
-        code=code_digest("write_summary"),
+        runs=lambda w: {study: run_of(study) for study in REPORTED},
+        tables={study: told_tables(study) for study in REPORTED},
+        code=code_digest("write_summary", *text_modules()),
     message:
-        "Write the model card of the run"
+        "Write the card of the run"
     script:
         "../workflow_scripts/write_summary.py"
 
@@ -111,19 +393,16 @@ rule write_summary:
 rule write_paper:
     input:
         unpack(report_texts),
-        missed=OUT + "/missed_facts.csv",
-        figures=beside(report_figures(), ".tex"),
-        captions=beside(report_tables(), ".caption.tex"),
+        figures=captions_of(report_figures(), ".tex"),
+        captions=captions_of(report_sheets(), ".tex"),
+        collected=report_tables(),
     output:
-        generated=OUT + "/paper/generated.tex",
-        experiments=OUT + "/paper/experiments.tex",
-        recipes=OUT + "/paper/recipes.tex",
-        failures=OUT + "/paper/failures.tex",
-        provenance=OUT + "/paper/provenance.tex",
+        generated=f"{OUT}/paper/generated.tex",
+        tables=directory(f"{OUT}/paper/tables"),
     log:
         LOGS + "/write_paper.log",
     benchmark:
-        OUT + "/benchmarks/rules/write_paper.jsonl"
+        f"{OUT}/benchmarks/rules/write_paper.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -131,9 +410,9 @@ rule write_paper:
         mem_mb=resource("write_paper", "mem_mb"),
         runtime=resource("write_paper", "runtime"),
     params:
-        cells=lambda w: all_cells(),
-        study=study_values(),
-        code=code_digest("write_paper"),
+        runs=lambda w: {study: run_of(study) for study in REPORTED},
+        tables={study: told_tables(study) for study in REPORTED},
+        code=code_digest("write_paper", *text_modules()),
     message:
         "Write the generated part of the paper"
     script:
@@ -142,21 +421,22 @@ rule write_paper:
 
 rule build_paper:
     input:
-        sources=[f"report/paper/{name}.tex" for name in PAPER_SOURCES]
-        + ["report/paper/editlab.sty", "report/paper/editlab.bst"]
-        + ["report/paper/references.bib"]
-        + OFFICIAL_STYLE,
+        sources=sorted(
+            str(f) for f in Path("report/paper").iterdir() if f.suffix != ".pdf"
+        ),
+        sections=[f"report/sections/{study}.tex" for study in REPORTED],
         generated=rules.write_paper.output.generated,
-        own=list(rules.write_paper.output)[1:],
-        figures=beside(report_figures(), ".pdf"),
-        tables=beside(report_tables(), ".tex"),
+        own=rules.write_paper.output.tables,
+        figures=[str(Path(f).with_suffix(".pdf")) for f in report_figures()],
+        tables=[str(Path(f).with_suffix(".tex")) for f in report_sheets()],
     output:
-        "report/final_report.pdf" if OUT == "results" else f"{OUT}/final_report.pdf",
+        f"{OUT}/final_report.pdf",
+        DEFAULT_PAPER,
     log:
         log=LOGS + "/build_paper.log",
         latex=LOGS + "/build_paper-latex.log",
     benchmark:
-        OUT + "/benchmarks/rules/build_paper.jsonl"
+        f"{OUT}/benchmarks/rules/build_paper.jsonl"
     conda:
         "../envs/paper.yaml"
     threads: 1
@@ -164,8 +444,9 @@ rule build_paper:
         mem_mb=resource("build_paper", "mem_mb"),
         runtime=resource("build_paper", "runtime"),
     params:
-        pages=8,
-        code=code_digest("build_paper"),
+        pages=8 * len(REPORTED),
+        studies=list(REPORTED),
+        code=code_digest("build_paper", *text_modules()),
     message:
         "Typeset the paper"
     script:

@@ -6,13 +6,15 @@ with job(snakemake) as log:
     from editlab.files.worker import call
 
     call(
-        "editlab.analysis.draw:draw",
+        "editlab.analysis.report.making:draw",
         {
-            "figure": snakemake.params.figure,
-            "table": snakemake.input.table,
+            "study": snakemake.params.study,
+            "topic": snakemake.params.topic,
+            "figure": snakemake.wildcards.figure,
+            "tables": dict(snakemake.input.items()),
             "outputs": dict(snakemake.output.items()),
         },
         worker="figures",
-        preload=[("editlab.analysis.draw:warm_up", {})],
+        preload=[("editlab.analysis.report.making:warm_up", {"studies": snakemake.params.studies})],
         log=log,
     )

@@ -3,9 +3,8 @@
 from common import job
 
 with job(snakemake):
-    import pandas as pd
-
-    from editlab.analysis.findings import findings
+    from editlab.analysis.report.making import all_findings, read_tables
     from editlab.files.artifacts import write_json
 
-    write_json(snakemake.output[0], findings({key: pd.read_csv(path) for key, path in snakemake.input.items()}))
+    tables = read_tables(dict(snakemake.input.items()))
+    write_json(snakemake.output[0], [f for study in snakemake.params.studies for f in all_findings(study, tables)])

@@ -3,11 +3,7 @@
 from common import job
 
 with job(snakemake):
-    import pandas as pd
+    from editlab.analysis.report.making import print_table, read_tables
 
-    from editlab.analysis.registry import SHEETS, function
-    from editlab.analysis.sheets.base import write_sheet
-
-    name = snakemake.wildcards.sheet
-    tables = {key: pd.read_csv(path) for key, path in snakemake.input.items()}
-    write_sheet(function(SHEETS[name], name)(tables), dict(snakemake.output.items()))
+    p, tables = snakemake.params, read_tables(dict(snakemake.input.items()))
+    print_table(p.study, p.topic, snakemake.wildcards.sheet, tables, dict(snakemake.output.items()))

@@ -3,23 +3,20 @@
 from common import job
 
 with job(snakemake):
-    import json
     from pathlib import Path
 
-    import pandas as pd
+    from editlab.analysis.report import paper
+    from editlab.analysis.report.front import told_of
+    from editlab.files.artifacts import replace_directory, write_text
 
-    from editlab.analysis import paper, paper_tables
-    from editlab.analysis.run import Run
-    from editlab.data import load_requests
-    from editlab.files.artifacts import write_text
-
-    found, out = snakemake.input, snakemake.output
-    run = Run(snakemake.params.study, snakemake.params.cells)
-    findings = [f for path in found.get("findings", []) for f in json.loads(Path(path).read_text(encoding="utf-8"))]
-    missed = pd.read_csv(found.missed, dtype={"case_id": str}, keep_default_na=False)
-    figures = paper.captions(found.get("figures", []), ".tex")
-    tables = paper.captions(found.get("captions", []), ".caption.tex") | paper_tables.OWN_CAPTIONS
-    for name, text in paper_tables.own_tables(run, missed, paper.sources(figures, tables)).items():
-        write_text(out[name], text)
-    requests = load_requests(found.requests)
-    write_text(out.generated, paper.generated(run, requests, findings, figures, tables, missed))
+    found, p = snakemake.input, snakemake.params
+    studies = told_of(p.runs, p.tables, list(found.get("findings", [])))
+    figures, sheets = (
+        {Path(f).stem: Path(f).read_text(encoding="utf-8").strip() for f in found.get(kind, [])}
+        for kind in ("figures", "captions")
+    )
+    tables = {Path(f).stem: f for f in found.get("collected", [])}
+    with replace_directory(snakemake.output.tables) as folder:
+        for name, text in paper.own_tables(studies, tables, figures, sheets).items():
+            write_text(Path(folder, f"{name}.tex"), text)
+    write_text(snakemake.output.generated, paper.generated(studies, figures, sheets))

@@ -1,1 +1,1 @@
-"""From cells to tables and figures; nothing here imports torch."""
+"""From finished cells to tables, figures, sentences, pages and the paper; nothing here imports torch."""

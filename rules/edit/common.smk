@@ -11,22 +11,6 @@ from editlab.config.solvers import SOLVERS
 
 STUDY = RUN.edit
 
-TABLES = {
-    "ablation_matrix": "edit",
-    "quick_validation": "quick_validation",
-    "baseline_comparison": "baseline_comparison",
-    "replay_ablation": "replay_ablation",
-    "combined": "combined",
-}
-# Tables that rules of their own collect (rules/lora.smk, trust.smk, greedy.smk, forgetting.smk): table -> experiment.
-GUARDED_TABLES = {
-    "lora_ablation": "lora_ablation",
-    "rtt_edits": "retraining",
-    "trust_eval": "trust_eval",
-    "greedy_eval": "greedy_eval",
-    "large_scale_forgetting": "large_scale",
-    "replay_gain": "replay_ablation",
-}
 AXES = ["method", "batch", "replay", "rank", "seed"]
 REPLAY_AXES = ["method", "batch", "replay", "capacity", "strategy", "rank", "seed"]
 CELL = OUT + "/edit/{experiment}/{model}/{dataset}"
@@ -47,7 +31,6 @@ wildcard_constraints:
     rank=r"\d+",
     seed=r"\d+",
     layer=r"\d+",
-    table="|".join(TABLES),
 
 
 def space(axes):
@@ -98,15 +81,6 @@ def cell_files(experiment, name):
         for n in (names if HERE else [name])
     ]
     return [f for f in files if Path(f).exists()] if RUN.allow_missing else files
-
-
-def all_tables():
-    """Every table that the study's experiments fill."""
-    return [
-        f"{OUT}/{table}.csv"
-        for table, experiment in {**TABLES, **GUARDED_TABLES}.items()
-        if has_results(experiment)
-    ]
 
 
 def names(kind, section):
@@ -162,11 +136,6 @@ def statistics_inputs(wildcards):
 def small_model():
     """Whether the study's model is one that the workflow trains."""
     return isinstance(STUDY.models[STUDY.model], SubstrateModel)
-
-
-def study_values():
-    """The run's name and the edit study's block, as the analysis takes them."""
-    return {"study": RUN.run, **STUDY.model_dump(mode="json")}
 
 
 def used_recipes():
@@ -243,26 +212,3 @@ def cell_parameters(wildcards):
         "loading": loading(wildcards.model),
         "perplexity_text": STUDY.evaluation.perplexity_text,
     }
-
-
-def trust_experiments():
-    """The experiments whose decisions are labelled: with harmful batches, and where it is declared without."""
-    cell_paths("trust_eval")  # a clear error when it is not declared
-    return [e for e in ("trust_eval", "trust_clean") if has_results(e)]
-
-
-def greedy_experiments():
-    """Greedy steps, and one step at a higher rank to hold them against where that is declared."""
-    cell_paths("greedy_eval")
-    return [e for e in ("greedy_eval", "greedy_rank") if has_results(e)]
-
-
-def retrained_files():
-    """What retraining made of the cells of the experiment ``retraining``."""
-    return [
-        d.replace(f"{OUT}/edit/retraining/", f"{OUT}/retrained/") + ".csv"
-        for d in cell_paths("retraining")
-    ]
-
-
-TARGETS.append(all_tables)

@@ -1,0 +1,133 @@
+"""Plots and parts of plots that several figures share: panels, intervals, bands, heat maps, axes for shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.draw.style import COLUMN, DARK, HEAT, Mark
+from editlab.analysis.text.wording import label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure one column wide and ``height`` inches high; its axes row by row."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, **options)
+    return figure, list(axes.flat)
+
+
+def says(text: str) -> Figure:
+    """In place of a figure whose data are empty."""
+    figure, (axis,) = panels(1, 1, 1.0)
+    axis.axis("off")
+    axis.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color=DARK)
+    return figure
+
+
+def legend(figure: Figure, axis: Axes, columns: int = 3, **options: Any) -> None:
+    """One legend for all panels, below them; each entry once."""
+    handles, names = axis.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    if unique:
+        spacing = {"columnspacing": 1.0, "handletextpad": 0.4, "borderaxespad": 0.1}
+        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns, **spacing | options)
+
+
+def sides(rows: Any, low: str = "low", high: str = "high", value: str = "value") -> list[Any]:
+    """Lengths of error bars, below and above; 0 where a side is unknown."""
+    below, above = rows[value] - rows[low], rows[high] - rows[value]
+    return [below.clip(lower=0).fillna(0), above.clip(lower=0).fillna(0)]
+
+
+def error_bars(axis: Axes, x: Any, rows: Any, mark: Mark, name: str | None = None, **options: Any) -> None:
+    """Values with their intervals (columns value, low, high), in a method's look."""
+    look = mark.plot() | {"capsize": 1.5, "elinewidth": 0.8, "label": name} | options
+    axis.errorbar(x, rows["value"], yerr=sides(rows), **look)
+
+
+def band(
+    axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, marker: bool = True, alpha: float = 0.15
+) -> None:
+    """A line with its 95 % band (columns value, low, high)."""
+    look = mark.plot() | ({} if marker else {"marker": ""})
+    axis.plot(rows[x], rows["value"], label=name, **look)
+    axis.fill_between(rows[x], rows["low"], rows["high"], color=mark.color, alpha=alpha, linewidth=0)
+
+
+def shading(lines: int) -> float:
+    """Opacity of a band among so many: where they lie over each other they must not hide the lines."""
+    return 0.15 if lines < 6 else 0.07
+
+
+def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: dict[str, Mark], alpha: float, marker: bool = True) -> None:
+    """One line a method over the edits seen, with its 95 % band."""
+    for method, part in rows.groupby("method", sort=False):
+        name = str(method)
+        band(axis, part.sort_values("edits_seen"), "edits_seen", looks[name], label(name), marker, alpha)
+
+
+def beside_each_other(axis: Axes, table: pd.DataFrame, x: str, looks: dict[str, Mark], step: float) -> None:
+    """One series with error bars a method, shifted so that they do not hide each other."""
+    for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        shift = step * (i - (len(looks) - 1) / 2)
+        error_bars(axis, rows[x] + shift, rows, looks[str(method)], label(str(method)))
+
+
+def share_axis(axis: Axes, low: float = 0.0, high: float = 1.0) -> None:
+    """A y axis for shares that leaves room for marks on its ends; not below what the data need, in steps of 0.1."""
+    bottom = min(0.9, max(0.0, int(10 * (low - 0.02)) / 10))
+    axis.set_ylim(bottom - 0.02 * (1 - bottom), high + 0.03 * (1 - bottom))
+
+
+def apart(values: list[float]) -> list[float]:
+    """Ticks that do not run into each other on an axis of doublings."""
+    kept = values[:1]
+    for value in values[1:]:
+        if value / kept[-1] >= (values[-1] / values[0]) ** 0.12:
+            kept.append(value)
+    return kept
+
+
+def heat_map(
+    axis: Axes,
+    values: Any,
+    halves: Any,
+    span: tuple[float, float],
+    ticks: tuple[Sequence[str], Sequence[str]],
+    numbers: bool = True,
+) -> Any:
+    """A map of ``(rows, columns)`` values; each cell says its value, and half the width of its interval where known.
+
+    Args:
+        ticks: texts of columns and rows.
+        numbers: whether there is room for them.
+    """
+    image = axis.pcolormesh(values, cmap=HEAT, vmin=span[0], vmax=span[1], edgecolors="white", linewidth=1.0)
+    for (i, j), value in np.ndenumerate(values):
+        if numbers and not np.isnan(value):
+            bright = (value - span[0]) / (span[1] - span[0]) > 0.55
+            text = f"{value:.2f}" + (f"\n±{halves[i, j]:.2f}" if not np.isnan(halves[i, j]) else "")
+            look: dict[str, Any] = {"size": 5.3, "color": "black" if bright else "white", "linespacing": 0.95}
+            axis.text(j + 0.5, i + 0.5, text, ha="center", va="center", **look)
+    axis.set_xticks(np.arange(values.shape[1]) + 0.5, list(ticks[0]))
+    axis.set_yticks(np.arange(values.shape[0]) + 0.5, list(ticks[1]))
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], name: str = "") -> None:
+    """The scale beside heat maps."""
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.02)
+    bar.set_label(name)
+    bar.outline.set_visible(False)

@@ -1,0 +1,133 @@
+"""Reading the files of cells: every file is compared with its checksum before it is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.report.run import Cells, Run
+from editlab.errors import DamagedError
+from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
+
+# What a table of cells reads of every cell, and of the study's block of the configuration.
+CELL_FILES, FIXED = ("metrics.csv", "curve.csv", "record"), ("model", "dataset")
+METRICS = ("ES", "PS", "NS", "S")
+EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
+
+
+def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
+    """One row a cell and metric set (when x protocol): ES, PS, NS, S with intervals, and what the stream cost the model.
+
+    Args:
+        run: with the cells of one experiment.
+        with_costs: add measured seconds and memory (not reproducible, hence off by default).
+
+    Raises:
+        ArtifactError: a cell is truncated or altered.
+    """
+    rows: list[dict[str, Any]] = []
+    fixed = {"study": run.name, **{name: run.settings[name] for name in FIXED}}
+    for directory, cell in (pair for cells in run.cells.values() for pair in cells):
+        costs = cell_costs(directory) if with_costs else {}
+        edits = cell_facts(directory)["edits"]
+        rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]
+    return pd.DataFrame(rows)
+
+
+def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
+    """The metric sets of one cell, wide: one row a (when, protocol)."""
+    metrics = pd.read_csv(read_verified(Path(directory) / "metrics.csv"))
+    curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
+    last = curve[curve["edits_seen"] == curve["edits_seen"].max()].set_index("metric")["value"]
+    rows = []
+    for when in ("immediate", "final"):
+        for protocol in ("success", "accuracy", "magnitude"):
+            part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)].set_index("metric")
+            if part.empty:
+                continue
+            row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(part["n"].max())}
+            for name in METRICS:
+                if name in part.index:
+                    row[name] = part.loc[name, "value"]
+                    row[f"{name}_low"], row[f"{name}_high"] = part.loc[name, "ci_low"], part.loc[name, "ci_high"]
+            rows.append(row | _at_the_end(metrics, last))
+    return rows
+
+
+def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
+    """Side effects of the whole stream: the same in every row of a cell."""
+    generation = metrics[metrics["protocol"] == "generation"].set_index("metric")["value"]
+    found = {name: float(generation[name]) for name in ("GE", "perplexity") if name in generation.index}
+    norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
+    return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
+
+
+def cell_facts(directory: str | Path) -> dict[str, Any]:
+    """Number of edits, seconds by stage and peak memory of one cell, from its provenance.
+
+    Raises:
+        DamagedError: the provenance is missing, damaged or not that of a cell.
+    """
+    provenance = read_provenance(directory)
+    stages, amounts = provenance.get("seconds"), [provenance.get("edits"), provenance.get("peak_memory_mb")]
+    if isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values()):
+        amounts += [stage.get(clock) for stage in stages.values() for clock in ("wall", "cpu")]
+    else:
+        amounts.append(None)
+    if not all(isinstance(amount, int | float) and 0 <= amount < 1e15 for amount in amounts):
+        raise DamagedError(
+            f"{directory}: its provenance is not that of a cell; rebuild with: {rebuild_command(directory)}", directory
+        )
+    return provenance
+
+
+def cell_costs(directory: str | Path) -> dict[str, float]:
+    """Measured cost of one cell: wall seconds in all, CPU seconds by stage, peak memory."""
+    provenance = cell_facts(directory)
+    seconds = provenance["seconds"]
+    wall = sum(stage["wall"] for stage in seconds.values())
+    editing = sum(seconds[s]["wall"] for s in EDITING if s in seconds)
+    found = {"seconds": wall, "edit_seconds": editing, "seconds_per_edit": editing / max(1, provenance["edits"])}
+    return found | {"peak_memory_mb": provenance["peak_memory_mb"]}
+
+
+def read_curve(directory: str | Path) -> pd.DataFrame:
+    """The curve of a cell, one row a snapshot, one column a metric."""
+    curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
+    return curve.pivot(index="edits_seen", columns="metric", values="value")
+
+
+def read_cases(directory: str | Path, when: str = "final") -> pd.DataFrame:
+    """Scores by case of one cell."""
+    cases = pd.read_csv(read_verified(Path(directory) / "cases.csv"), dtype={"case_id": str})
+    return cases[cases["when"] == when]
+
+
+def final_scores(directory: str | Path) -> dict[str, float]:
+    """ES, PS, NS, S (success, final) with intervals, and retention, neighbours and perplexity at the end."""
+    row = next(r for r in cell_rows(directory) if r["when"] == "final" and r["protocol"] == "success")
+    last = read_curve(directory).iloc[-1]
+    kept = {k: v for k, v in row.items() if k not in ("when", "protocol")}
+    return kept | {"retention": float(last["retention_success"]), "perplexity": float(last.get("perplexity", np.nan))}
+
+
+def stored(directory: str | Path) -> dict[str, int]:
+    """Numbers that an edit stores: the thinner of factors and dense matrix, by layer; bytes in float32."""
+    from safetensors import safe_open
+
+    with safe_open(str(read_verified(Path(directory) / "edit.safetensors")), framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    count = 0
+    for layer in {name.split(".")[0] for name in shapes}:
+        (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
+        count += min(rank * (d_out + d_in), d_out * d_in)
+    return {"parameters": count, "bytes": 4 * count}
+
+
+def curves_table(cells: Cells) -> pd.DataFrame:
+    """The curves of all cells, long: coordinates, edits_seen, metric, value, n."""
+    parts = [pd.read_csv(read_verified(Path(d) / "curve.csv")).assign(**cell) for d, cell in cells]
+    return pd.concat(parts, ignore_index=True)[[*cells[0][1], "edits_seen", "metric", "value", "n"]]

@@ -1,0 +1,176 @@
+"""Low-rank storage: LoRA-native edits against raw and posthoc ones, over the rank and over the bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.style import marks
+from editlab.analysis.edit.cells import cell_costs, final_scores, stored
+from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
+from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, SCORE_COLUMNS, add_difference
+from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.run import Cells, read_events
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.text.findings import Finding, difference_finding
+from editlab.analysis.text.rows import largest, records
+from editlab.analysis.text.wording import label, level_with, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+PAIRS = (("emmet_lora", "emmet_lora_frobenius"), ("emmet_lora", "emmet"))
+
+
+def lora_table(cells: Cells) -> pd.DataFrame:
+    """Scores, retention, size, seconds and what the cuts kept, one row a cell."""
+    rows = []
+    for directory, cell in cells:
+        layers = [layer for e in read_events(directory) for layer in e.get("layers", {}).values()]
+        cut = {
+            "energy": [x["energy"] for x in layers if "energy" in x],
+            "edit_residual": [x.get("edit_residual", x.get("residual", np.nan)) for x in layers],
+            "guarded": [x["guard"] != "none" for x in layers if "guard" in x],
+        }
+        means = {k: float(np.mean(v)) if v else np.nan for k, v in cut.items()}
+        seconds = cell_costs(directory)["edit_seconds"]
+        rows.append({**cell, **final_scores(directory), **means, **stored(directory), "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def _ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """S by method and rank without replay, seeds together, with the bytes stored: value, low, high, bytes, n, seeds."""
+    plain = table[table["replay"] == table["replay"].min()] if len(table) else table
+    return pooled_cells(plain, ["bytes"]).rename(columns={"S": "value", "S_low": "low", "S_high": "high"})
+
+
+@figure(
+    "Rank, score and bytes",
+    "lora_ablation",
+    lambda rows: f"S at the end of the stream with 95 % intervals over cases and seeds ({basis(rows)}).",
+    rows=_ranks,
+    cites=("lora.smallest",),
+    level=3,
+)
+def rank_tradeoff(rows: pd.DataFrame) -> Drawing:
+    """S over the rank, raw edits as a band; and S over the bytes that the edit needs."""
+    figure, axes = panels(1, 2, 2.4, sharey=True)
+    looks = marks(rows["method"])
+    ranked = rows[rows["rank"] > 0]
+    for method, part in rows.groupby("method", sort=False):
+        ordered, mark, name = part.sort_values("rank"), looks[str(method)], label(str(method))
+        if (part["rank"] > 0).any():
+            error_bars(axes[0], ordered["rank"], ordered, mark, name)
+        else:
+            raw = ordered.iloc[0]
+            axes[0].axhline(raw["value"], color=mark.color, linestyle=mark.line, linewidth=1.0)
+            axes[0].axhspan(raw["low"], raw["high"], color=mark.color, alpha=0.12, linewidth=0)
+        error_bars(axes[1], ordered["bytes"] / 1024, ordered, mark, name)
+    if len(ranked):
+        ranks = sorted(ranked["rank"].unique())
+        axes[0].set_xscale("log", base=2)
+        axes[0].set_xticks(ranks, [str(r) for r in ranks])
+        axes[0].set_xlim(ranks[0] / 1.5, ranks[-1] * 1.5)
+    axes[1].set_xscale("log", base=2)
+    sizes = sorted({round(b / 1024, 1) for b in rows["bytes"]})
+    sizes = sizes if len(sizes) <= 4 else [sizes[0], sizes[len(sizes) // 3], sizes[2 * len(sizes) // 3], sizes[-1]]
+    axes[1].set_xticks(sizes, [f"{b:g}" for b in sizes])
+    for axis in axes:
+        axis.minorticks_off()
+    axes[0].set(xlabel="rank", ylabel="S at the end")
+    axes[1].set(xlabel="KiB stored")
+    share_axis(axes[0], float(rows["low"].min()))
+    legend(figure, axes[1], columns=2)
+    return figure
+
+
+@sheet("lora", "LoRA, posthoc and raw", "lora_ablation", "lora_gain", level=6)
+def lora_sheet(tables: Tables) -> Printed:
+    """Scores, size and time by method and rank; bold difference to the raw edit where it excludes zero."""
+    frame = pooled_cells(tables["lora_ablation"], ["retention", "bytes", "energy", "seconds"])
+    gain = tables["lora_gain"]
+    text = (
+        f"{INTERVALS} ({basis(frame)}). KiB: what the edit stores in float32; energy: share that the cut to the rank kept; "
+        "ΔS: paired difference to the raw edit on the same cases, bold where it excludes zero."
+    )
+    columns = [METHOD, RANK, *SCORE_COLUMNS, Column("bytes", "KiB", "level", 0, 1 / 1024), Column("energy", "energy")]
+    frame = add_difference(gain, frame, {"emmet"}) if len(gain) else frame
+    return Printed(frame, [*columns, DIFFERENCE_OF_S], text, "lora_ablation")
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Native LoRA against the raw edit and against the plain cut, by rank; the bytes; the smallest edit that keeps up."""
+    gain, table = (tables.get(name, pd.DataFrame()) for name in ("lora_gain", "lora_ablation"))
+    found = [
+        difference_finding(pair_key("lora", row), row, in_place_of(row), "S", "lora_gain", replayed(row))
+        for row in (records(gain[gain["metric"] == "S"]) if len(gain) else ())
+    ]
+    return found + (_bytes(table) + _smallest(table) if len(table) else [])
+
+
+def _bytes(table: pd.DataFrame) -> list[Finding]:
+    """How much smaller the stored edit is."""
+    if not (table["rank"] == 0).any():
+        return []
+    raw = float(table.loc[table["rank"] == 0, "bytes"].mean())
+    found = []
+    for rank in sorted(table.loc[table["rank"] > 0, "rank"].unique()):
+        part = table[(table["rank"] == rank) & (table["bytes"] < raw)]  # a posthoc edit stores the raw one too
+        if len(part):
+            share = float(part["bytes"].mean()) / raw
+            sentence = f"At rank {rank} a LoRA edit stores {percent(share)} of the bytes of the raw edit."
+            key = f"lora.bytes_rank{rank}"
+            found.append(Finding(key, sentence, share, share, share, len(part), share < 1, "lora_ablation"))
+    return found
+
+
+def _smallest(table: pd.DataFrame) -> list[Finding]:
+    """The smallest edit whose interval reaches that of the raw edit."""
+    rows = _ranks(table)
+    raw, ranked = rows[rows["rank"] == 0], rows[rows["rank"] > 0].sort_values("bytes", kind="stable")
+    if raw.empty or ranked.empty:
+        return []
+    whole = raw.iloc[0]
+    name = f"the raw {label(whole['method'])} edit ({level_with(whole['value'], whole['low'], whole['high'])})"
+    ranked = ranked[ranked["bytes"] < whole["bytes"]]
+    reaching = ranked[ranked["high"] >= whole["low"]]
+    chosen = records(reaching)[0] if len(reaching) else largest(ranked, "value") if len(ranked) else None
+    if chosen is None:
+        sentence, numbers = f"No edit is smaller than {name}.", (float("nan"),) * 3
+        return [Finding("lora.smallest", sentence, *numbers, int(rows["n"].max()), False, "lora_ablation")]
+    numbers = (float(chosen["value"]), float(chosen["low"]), float(chosen["high"]))
+    said = f"{label(chosen['method'])} at rank {chosen['rank']}, {level_with(*numbers)}"
+    share = percent(chosen["bytes"] / whole["bytes"])
+    sentence = (
+        f"The smallest edit whose S has an interval that overlaps with that of {name} is {said}, with {share} of its bytes."
+        if len(reaching)
+        else f"No smaller edit reaches the S of {name}: the best is {said}."
+    )
+    return [Finding("lora.smallest", sentence, *numbers, int(rows["n"].max()), True, "lora_ablation")]
+
+
+CELL_FILES = ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors")
+TOPIC = Topic(
+    name="lora",
+    title="LoRA",
+    about="low-rank edits",
+    tables=(
+        Collected(
+            "lora_ablation", lambda run: lora_table(run.cells["lora_ablation"]), ("lora_ablation",), files=CELL_FILES
+        ),
+        Collected(
+            "lora_gain",
+            lambda run: compare(run.cells["lora_ablation"], PAIRS),
+            ("lora_ablation",),
+            files=("cases.csv", "edit.safetensors"),
+        ),
+    ),
+    figures=(rank_tradeoff,),
+    sheets=(lora_sheet,),
+    reads=("lora_ablation", "lora_gain"),
+    findings=findings,
+)

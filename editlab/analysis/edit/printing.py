@@ -1,0 +1,73 @@
+"""What the printed tables of several topics share: columns, differences side by side, every setting of a table of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from editlab.analysis.edit.comparisons import clear_winner
+from editlab.analysis.edit.scores import INTERVALS, SCORES, basis, controls, pooled_scores, wide
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.topic import Tables
+from editlab.analysis.text.rows import largest, records
+
+EXCLUDES = "bold: the interval excludes zero"
+BOLD = "bold: the best method, where its paired difference to every other one (controls apart) excludes zero"
+METHOD = Column("method", "method", "method")
+BATCH, RANK = Column("batch", "batch", "count"), Column("rank", "rank", "count")
+REPLAY = Column("replay", "replay", "level", 1)
+SCORE_COLUMNS = tuple(Column(metric, metric) for metric in SCORES)
+DIFFERENCE_COLUMNS = tuple(Column(metric, f"Δ{metric}", "difference", 3) for metric in SCORES)
+DIFFERENCE_OF_S = Column("dS", "ΔS", "difference", 3)
+
+
+def every_setting(tables: Tables, source: str, first: str) -> Printed:
+    """Every setting of a table of cells, seeds together; where there are comparisons, bold within each block."""
+    frame = wide(pooled_scores(tables[source]))
+    compared = tables.get("comparisons")
+    if compared is not None and len(frame):
+        _mark_best(frame, compared, controls(tables[source]))
+    said = f"; {BOLD}, in the same block" if compared is not None else ""
+    ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
+    columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
+    return Printed(frame, columns, f"{first}{INTERVALS} ({basis(frame)}){said}.", source)
+
+
+def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) -> None:
+    """Set ``{metric}_best`` where the paired test supports it: in each block the top against all others of the block."""
+    axes = ["batch", "replay", "rank"]
+    blocks = frame[~frame["method"].isin(outside)].groupby(axes, sort=False)
+    for metric in SCORES:
+        frame[f"{metric}_best"] = False
+        best = compared[(compared["kind"] == "best") & (compared["metric"] == metric)]
+        for key, part in blocks:
+            place = (best["a_batch"] == key[0]) & (best["a_replay"] == key[1]) & (best["a_rank"] == key[2])
+            top = largest(part, metric)["method"]
+            if clear_winner(best[place], top, list(part["method"]), metric, "best"):
+                here = (frame[axes] == list(key)).all(axis=1) & (frame["method"] == top)
+                frame.loc[here, f"{metric}_best"] = True
+
+
+def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Paired differences side by side: one row a place, ES, ES_low, ES_high, ES_best (interval excludes zero), ..., n."""
+    found: list[dict[str, Any]] = []
+    for key, part in rows.groupby(list(by), sort=False):
+        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        for record in records(part):
+            metric, low, high = record["metric"], record["ci_low"], record["ci_high"]
+            row |= {metric: record["value"], f"{metric}_low": low, f"{metric}_high": high}
+            row[f"{metric}_best"] = bool(low > 0 or high < 0)
+        found.append(row | {"n": int(part["n"].max()), "seeds": int(part["seeds"].max())})
+    return pd.DataFrame(found)
+
+
+def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.DataFrame:
+    """Add the paired difference of S to a base method: dS, dS_low, dS_high, dS_best."""
+    rows = gain[(gain["metric"] == "S") & gain["b"].isin(bases)]
+    named = rows.rename(columns={"a": "method", "value": "dS", "ci_low": "dS_low", "ci_high": "dS_high"})
+    keys = ["method", "rank", "replay"]
+    merged = frame.merge(named[[*keys, "dS", "dS_low", "dS_high"]], on=keys, how="left")
+    merged["dS_best"] = (merged["dS_low"] > 0) | (merged["dS_high"] < 0)
+    return merged

@@ -1,0 +1,258 @@
+"""What replay does: replay x batch heat maps over the matrix, and the ablation of rate, capacity and strategy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.draw.plots import colour_bar, heat_map, legend, panels, sides
+from editlab.analysis.draw.style import COLORS, COLUMN, DARK, GREY, LINES, MARKERS
+from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, read_cases
+from editlab.analysis.edit.comparisons import how_many, of_kind, paired_differences
+from editlab.analysis.edit.printing import BATCH, DIFFERENCE_COLUMNS, EXCLUDES, METHOD, REPLAY, differences_wide
+from editlab.analysis.edit.scores import basis, pooled_scores
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.run import Cells
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.text.findings import Finding, difference_finding
+from editlab.analysis.text.rows import largest, records
+from editlab.analysis.text.wording import counted, label, stands_on
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+NO_REPLAY = "No method was run with several replay rates."
+MAPS = 12  # heat maps in one figure
+ROOM = 8  # cells side by side that have room for a number
+SETTINGS = ("method", "batch", "replay", "capacity", "strategy")
+
+
+def replay_gain_table(cells: Cells) -> pd.DataFrame:
+    """Every (rate, capacity, strategy) of a replay ablation against no replay, all seeds together, with its verdict."""
+    plain = {(c["method"], c["batch"], c["seed"]): d for d, c in cells if float(c["replay"]) == 0}
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for directory, cell in cells:
+        other = plain.get((cell["method"], cell["batch"], cell["seed"]))
+        if float(cell["replay"]) > 0 and other is not None:
+            groups.setdefault(tuple(cell[k] for k in SETTINGS), []).append((directory, other))
+    rows = []
+    for key, matched in groups.items():
+        axes = dict(zip(SETTINGS, key, strict=True))
+        for found in paired_differences([(read_cases(one), read_cases(two)) for one, two in matched]):
+            rows.append({**axes, "seeds": len(matched), **dataclasses.asdict(found), "verdict": found.verdict()})
+    return pd.DataFrame(rows)
+
+
+# ---- figures -----------------------------------------------------------------------------------------------------
+
+
+def _replayed(matrix: pd.DataFrame) -> pd.DataFrame:
+    """S of the methods that were run with several replay rates."""
+    table = pooled_scores(matrix)
+    table = table[table["metric"] == "S"]
+    several = table.groupby("method")["replay"].nunique()
+    table = table[table["method"].isin(several[several > 1].index)]
+    largest = table.groupby("method")["rank"].transform("max")
+    return table[table["rank"] == largest]
+
+
+def _layout(table: pd.DataFrame) -> tuple[int, int, bool]:
+    """Rows and columns of maps, and whether their cells have room for numbers."""
+    maps = min(MAPS, table["method"].nunique())
+    columns = min(2 if maps < 5 else 3, maps)
+    return -(-maps // columns), columns, columns * table["batch"].nunique() <= ROOM
+
+
+def _map_legend(table: pd.DataFrame) -> str:
+    cut = table["method"].nunique() - MAPS
+    left_out = f" The first {MAPS} methods are shown, {cut} are in the table." if cut > 0 else ""
+    half = ", ± half of its 95 % interval" if _layout(table)[2] else "; intervals are in the table of every setting"
+    return f"Each cell: S at the end{half} ({basis(table)}).{left_out}"
+
+
+@figure(
+    "Replay by batch size",
+    "ablation_matrix",
+    _map_legend,
+    rows=_replayed,
+    empty=NO_REPLAY,
+    cites=("replay.summary", "replay.largest"),
+    level=2,
+)
+def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
+    """S by replay rate and batch size, one map a method, with half the width of the interval where there is room."""
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(table["method"]))[:MAPS]
+    table = table[table["method"].isin(methods)]
+    rows, columns, roomy = _layout(table)
+    height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * table["replay"].nunique())
+    figure, grid = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, sharex=True, sharey=True)
+    low, high = float(table["value"].min()), float(table["value"].max())
+    span = (low, high) if high > low else (low - 0.5, high + 0.5)
+    batches, rates = sorted(table["batch"].unique()), sorted(table["replay"].unique())
+    ticks = [str(b) for b in batches], [f"{r:g}" for r in rates]
+    image: Any = None
+    for axis, method in zip(grid.flat, methods, strict=False):
+        values, halves = np.full((2, len(rates), len(batches)), np.nan)
+        for row in records(table[table["method"] == method]):
+            place = rates.index(row["replay"]), batches.index(row["batch"])
+            values[place], halves[place] = row["value"], (row["high"] - row["low"]) / 2
+        image = heat_map(axis, values, halves, span, ticks, roomy)
+        axis.tick_params(axis="x", rotation=0 if roomy else 90)
+        axis.set_title(label(method).replace(" ", "\n") if columns > 2 else label(method))  # three long names collide
+    for axis in list(grid.flat)[len(methods) :]:
+        axis.set_visible(False)
+    for axis in grid[:, 0]:
+        axis.set_ylabel("replay rate")
+    for axis in grid[-1]:
+        axis.set_xlabel("batch size")
+    colour_bar(figure, image, list(grid.flat), "S")
+    return figure
+
+
+def _gain_legend(rows: pd.DataFrame) -> str:
+    methods = ", ".join(label(str(m)) for m in dict.fromkeys(rows["method"]))
+    stands = stands_on(int(rows["n"].max()), int(rows["seeds"].max()))
+    return (
+        f"{methods}; differences on the same cases with 95 % intervals ({stands}); filled and hollow: the strategies, colour "
+        "and shape: the capacity."
+    )
+
+
+@figure(
+    "Gain by replay",
+    "replay_gain",
+    _gain_legend,
+    rows=lambda table: table[table["metric"] == "S"],
+    empty=NO_REPLAY,
+    cites=("replay.settings", "replay.best_setting"),
+    level=7,
+)
+def replay_gain(part: pd.DataFrame) -> Drawing:
+    """Difference of S to no replay on the same cases, by rate, capacity and strategy."""
+    figure, (axis,) = panels(1, 1, 2.5)
+    rates = sorted(part["replay"].unique())
+    groups = list(part.groupby(["strategy", "capacity"], sort=True))
+    strategies = list(dict.fromkeys(part["strategy"]))
+    for i, ((strategy, capacity), rows) in enumerate(groups):
+        kind, size = strategies.index(strategy), sorted(part["capacity"].unique()).index(capacity)
+        x = [rates.index(r) + 0.8 * ((i + 0.5) / len(groups) - 0.5) for r in rows["replay"]]
+        color = COLORS[size % len(COLORS)]
+        look: dict[str, Any] = {"marker": MARKERS[size % len(MARKERS)], "linestyle": "none", "capsize": 1.5}
+        look["markerfacecolor"] = color if kind == 0 else "white"
+        axis.errorbar(
+            x,
+            rows["value"],
+            yerr=sides(rows, "ci_low", "ci_high"),
+            color=color,
+            label=f"{strategy}, {capacity}",
+            **look,
+        )
+    axis.axhline(0, color=DARK, linewidth=0.7, linestyle=LINES[1])
+    axis.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])
+    axis.grid(axis="x", visible=False)
+    axis.set(xlabel="replayed facts per new fact", ylabel="S with replay − S without")
+    for edge in range(1, len(rates)):
+        axis.axvline(edge - 0.5, color=GREY, linewidth=0.4)
+    legend(figure, axis)
+    return figure
+
+
+# ---- printed tables ----------------------------------------------------------------------------------------------
+
+
+@sheet("replay_effect", "Effect of replay", "comparisons")
+def replay_effect_sheet(tables: Tables) -> Printed:
+    """Each replay rate of a method against none, on the same cases."""
+    compared = tables["comparisons"]
+    named = {"a": "method", "a_batch": "batch", "a_replay": "replay"}
+    frame = differences_wide(compared[compared["kind"] == "replay"].rename(columns=named), list(named.values()))
+    said = f" ({basis(frame)})" if len(frame) else ""
+    text = (
+        f"What replay changes: paired differences to no replay on the same cases with 95 % intervals{said}; {EXCLUDES}."
+    )
+    return Printed(frame, [METHOD, BATCH, REPLAY, *DIFFERENCE_COLUMNS], text, "comparisons")
+
+
+@sheet("replay_ablation", "Rate, capacity, strategy", "replay_gain", level=8)
+def replay_ablation_sheet(tables: Tables) -> Printed:
+    """Rate x capacity x strategy against no replay."""
+    frame = differences_wide(tables["replay_gain"], ["method", "replay", "capacity", "strategy"])
+    text = (
+        "Replay against none, by rate, capacity and strategy: paired differences on the same cases with 95 % intervals "
+        f"({basis(frame)}); {EXCLUDES}."
+    )
+    places = [METHOD, REPLAY, Column("capacity", "cap.", "count"), Column("strategy", "strategy", "text")]
+    return Printed(frame, [*places, *DIFFERENCE_COLUMNS], text, "replay_gain")
+
+
+# ---- findings ----------------------------------------------------------------------------------------------------
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Every replay rate against none: S, then the count of what helps and what hurts; the best of the ablation."""
+    rows = of_kind(tables, "replay")
+    found = []
+    for row in rows:
+        tail = f" of {label(row['a'])} at batch {row['a_batch']}"
+        rank = f"_rank{row['a_rank']}" if row["a_rank"] else ""
+        key = f"replay.{row['a']}_batch{row['a_batch']}_rate{row['a_replay']:g}{rank}"
+        subject = f"Replaying {row['a_replay']:g} facts per new fact"
+        found.append(difference_finding(key, row, subject, "S", "comparisons", tail))
+    summary = how_many("replay.summary", rows, found, "Replay")
+    return found + summary + _largest(found) + _ablation(tables)
+
+
+def _largest(found: list[Finding]) -> list[Finding]:
+    """The largest difference of all, in its own words."""
+    if not found:
+        return []
+    most = max(found, key=lambda f: abs(f.value))
+    sentence = f"The largest difference of all: {most.sentence[0].lower()}{most.sentence[1:]}"
+    return [dataclasses.replace(most, key="replay.largest", sentence=sentence)]
+
+
+def _ablation(tables: Tables) -> list[Finding]:
+    """The largest gain of S by replay, and how often it helps."""
+    if "replay_gain" not in tables or tables["replay_gain"].empty:
+        return []
+    rows = tables["replay_gain"]
+    rows = rows[rows["metric"] == "S"]
+    best = largest(rows, "value")
+    where = f" of {label(best['method'])} (capacity {best['capacity']}, {best['strategy']} sampling)"
+    subject = f"Replaying {best['replay']:g} facts per new fact, the best of {counted(len(rows), 'setting')},"
+    found = difference_finding("replay.best_setting", best, subject, "S", "replay_gain", where)
+    helps, hurts = int((rows["ci_low"] > 0).sum()), int((rows["ci_high"] < 0).sum())
+    sentence = f"Of {counted(len(rows), 'replay setting')}, {helps} raise S measurably and {hurts} lower it."
+    mean, nan, n = float(rows["value"].mean()), float("nan"), int(rows["n"].max())
+    return [found, Finding("replay.settings", sentence, mean, nan, nan, n, helps + hurts > 0, "replay_gain")]
+
+
+TOPIC = Topic(
+    name="replay",
+    title="Replay",
+    about="replay",
+    tables=(
+        Collected("replay_ablation", cells_table, ("replay_ablation",), CELL_FILES, settings=FIXED),
+        Collected(
+            "replay_gain",
+            lambda run: replay_gain_table(run.cells["replay_ablation"]),
+            ("replay_ablation",),
+            files=("cases.csv",),
+        ),
+    ),
+    figures=(
+        replay_batch_heatmap,
+        replay_gain,
+    ),
+    sheets=(
+        replay_effect_sheet,
+        replay_ablation_sheet,
+    ),
+    reads=("ablation_matrix", "comparisons", "replay_gain"),
+    findings=findings,
+)

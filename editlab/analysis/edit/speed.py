@@ -1,0 +1,175 @@
+"""How fast the library is: the files of ``make bench`` as one tidy table of what was timed.
+
+Rows: benchmark, series, x, x_name, value, low, high, unit, and for a comparison speedup (median of the ratios) with the
+least and largest of what was kept; repetitions; machine. Toy runs (``--quick``) are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from editlab.analysis.draw.plots import apart, panels, sides
+from editlab.analysis.draw.style import COLORS, LINES, MARKERS
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure
+from editlab.analysis.text.findings import Finding
+from editlab.analysis.text.rows import records
+from editlab.analysis.text.wording import counted, level, level_with
+from editlab.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+COLUMNS = [
+    "benchmark", "series", "x", "x_name", "value", "low", "high", "unit",
+    "speedup", "speedup_low", "speedup_high", "against", "repetitions", "machine",
+]  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a measured point.
+
+    Raises:
+        ArtifactError: a file is no benchmark result.
+    """
+    rows: list[Row] = []
+    for path in files:
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            reader = READERS.get(found["benchmark"])
+            if reader is None or found.get("quick"):
+                continue
+            common = {"benchmark": found["benchmark"], "machine": _machine(found["machine"])}
+            rows += [common | {"repetitions": found.get("repetitions", np.nan)} | row for row in reader(found)]
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ArtifactError(f"{path}: not a benchmark result ({reason}); measure again: make bench") from None
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
+
+
+def _spread(ratios: Mapping[str, float]) -> Row:
+    """Median and least ratio of CPU times, as value and interval."""
+    ends = sorted((float(ratios["cpu_min"]), float(ratios["cpu_median"])))
+    return {"speedup": float(ratios["cpu_median"]), "speedup_low": ends[0], "speedup_high": ends[1]}
+
+
+def _targets(found: Mapping[str, Any]) -> Iterator[Row]:
+    place = {"x_name": "facts in a batch", "unit": "CPU ms a fact"}
+    facts = int(found["facts"])
+    for form, name in (("batched", "batched"), ("one_by_one", "one by one")):
+        clock = found["seconds"][form]
+        ends = {"low": 1000 * clock["cpu_min"] / facts, "high": 1000 * clock["cpu_median"] / facts}
+        value = found["cpu_ms_per_fact"][form]
+        ends = {"low": min(ends["low"], value), "high": max(ends["high"], value)}
+        row = {"series": name, "x": facts, "value": value, **ends, **place}
+        yield row | (_spread(found["speedup"]) | {"against": "one by one"} if form == "batched" else {})
+    for point in found["batched_by_n"]:
+        if int(point["facts"]) != facts:
+            yield {"series": "batched", "x": int(point["facts"]), "value": point["cpu_ms_per_fact"], **place}
+
+
+def _solve(found: Mapping[str, Any]) -> Iterator[Row]:
+    for layer in found["layers"]:
+        for point in layer["rows"]:
+            for form, name in (("woodbury", "n x n"), ("direct", "d x d")):
+                clock = point["seconds"][form]
+                row = {"series": f"{name}, d = {layer['d_in']}", "x": int(point["facts"]), "x_name": "facts"}
+                row |= {
+                    "value": clock["cpu_min"],
+                    "low": clock["cpu_min"],
+                    "high": clock["cpu_median"],
+                    "unit": "CPU s",
+                }
+                yield row | (_spread(point["speedup"]) | {"against": "d x d"} if form == "woodbury" else {})
+
+
+def _evaluation(found: Mapping[str, Any]) -> Iterator[Row]:
+    for threads, measured in found["by_threads"].items():
+        clock = measured["seconds"]
+        low = found["prompts"] / clock["wall_median"]
+        row = {"series": f"{threads} threads" if threads != "1" else "1 thread", "x": int(threads), "x_name": "threads"}
+        rate = float(measured["prompts_per_second"])
+        yield row | {"value": rate, "low": min(low, rate), "high": rate, "unit": "prompts/s"}
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
+    "targets": _targets,
+    "solve": _solve,
+    "evaluation": _evaluation,
+}
+
+
+PANELS = ("targets", "solve", "evaluation")
+
+
+@figure(
+    "Speed benchmarks",
+    "speed",
+    lambda speed: (
+        f"Bars: least and median of the repetitions where they were kept. Measured on {speed['machine'].iloc[0]}, one thread "
+        f"(n = {counted(len(speed), 'measurement')}; at most {level(speed['repetitions'].max(), 0)} repetitions each)."
+    ),
+    rows=lambda speed: speed[speed["benchmark"].isin(PANELS)],
+    empty="No benchmark has been run: make bench.",
+    cites=("speed.*",),
+)
+def speed_benchmark(speed: pd.DataFrame) -> Drawing:
+    """CPU milliseconds a fact of the targets, seconds of a solve, prompts scored a second: whatever was measured."""
+    names = [name for name in PANELS if (speed["benchmark"] == name).any()]
+    figure, axes = panels(len(names), 1, 0.3 + 1.6 * len(names))
+    for axis, name in zip(axes, names, strict=True):
+        part = speed[speed["benchmark"] == name]
+        for i, (series, rows) in enumerate(part.groupby("series", sort=False)):
+            ordered = rows.sort_values("x")
+            look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i % len(LINES)]}
+            if len(ordered) == 1:
+                axis.axhline(ordered["value"].iloc[0], linewidth=0.8, **look)
+            look |= {"marker": MARKERS[i % len(MARKERS)], "capsize": 1.5, "elinewidth": 0.8}
+            axis.errorbar(ordered["x"], ordered["value"], yerr=sides(ordered), label=series, **look)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ticks = apart(sorted(part["x"].unique()))
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
+        axis.set(title=name, xlabel=part["x_name"].iloc[0], ylabel=part["unit"].iloc[0])
+        axis.margins(y=0.15)
+        axis.legend(loc="best", handlelength=2.0)
+    return figure
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """The measured ratios of the benchmarks."""
+    table = tables.get("speed", pd.DataFrame())
+    found = []
+    for row in records(table[table["speedup"].notna()]) if len(table) else ():
+        value, low, high = (float(row[c]) for c in ("speedup", "speedup_low", "speedup_high"))
+        times = f"{'more' if high < 1 else 'no measurably different'} CPU time (ratio {value:.2f})"
+        times = f"{level_with(value, low, high, 1)} times less CPU time" if low > 1 else times
+        place = f"{row['x_name']}: {row['x']:g}; {row['machine']}"
+        sentence = f"Benchmark {row['benchmark']}, {row['series']}: {times} than {row['against']} ({place})."
+        key = f"speed.{row['benchmark']}_{row['series']}_{row['x']:g}".replace(" ", "_")
+        n = int(row["repetitions"]) if row["repetitions"] == row["repetitions"] else 1
+        found.append(Finding(key, sentence, value, low, high, n, low > 1 or high < 1, "speed"))
+    return found
+
+
+TOPIC = Topic(
+    name="speed",
+    title="Costs",
+    tables=(Collected("speed", lambda run: speed_table(run.inputs["benchmarks"]), inputs=("benchmarks",)),),
+    figures=(speed_benchmark,),
+    reads=("speed",),
+    findings=findings,
+)

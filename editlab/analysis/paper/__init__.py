@@ -1,0 +1,1 @@
+"""LaTeX: printed tables, the definitions that the paper fetches, and typesetting."""

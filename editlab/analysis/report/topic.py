@@ -1,0 +1,266 @@
+"""What a study reports, as declarations: a :class:`Report` lists topics, and each topic is one file of its package.
+
+``editlab/analysis/{study}/__init__.py`` exports ``REPORT``. A topic declares the tables that it collects from cells
+(:class:`Collected`), its figures, its printed tables (:class:`Sheet`), the function that makes its findings, and its place
+in the paper. Tables are known by name alone; the rules know where ``NAME.csv`` lies. Names of tables, figures, sheets and
+pages are unique over all studies, because a run has one folder of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from editlab.analysis.draw.plots import says
+from editlab.analysis.draw.style import styled
+from editlab.analysis.paper.tabular import Printed
+from editlab.analysis.report.run import Run
+from editlab.analysis.text.findings import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+Tables = Mapping[str, pd.DataFrame]
+FIRST = "*"  # in place of an experiment: the first that the run declares
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """A table that is collected from finished cells: ``NAME.csv`` in the folder of the run.
+
+    Attributes:
+        collect: from the run, whose ``cells`` hold the experiments named here and whose ``inputs`` the files named here.
+        experiments: that it reads. A run that lacks the first has no such table; the others are read where they are there.
+            :data:`FIRST` stands for the first of the run.
+        files: of every cell that it reads; ``record`` is that of how the cell was made.
+        settings: keys of the study's block that it reads: it is made again when one changes.
+        inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/report.smk``);
+            a run where one is empty has no such table.
+    """
+
+    name: str
+    collect: Callable[[Run], pd.DataFrame]
+    experiments: tuple[str, ...] = ()
+    files: tuple[str, ...] = ("metrics.csv",)
+    inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say, then
+    the legend.
+
+    Attributes:
+        table: that it is drawn from.
+        rows: what of the table is shown; ``draw`` and ``legend`` get it.
+        draw: the drawing; not called where there are no rows.
+        legend: what is shown, with n and intervals, but no verdict.
+        empty: figure and caption where there are no rows.
+        cites: keys of findings of the topic, with ``*``.
+        level: place in the paper: where it is too long, the highest levels give way first (1 stays).
+    """
+
+    name: str
+    title: str
+    table: str
+    rows: Callable[[pd.DataFrame], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Drawing]
+    legend: Callable[[pd.DataFrame], str]
+    empty: str
+    cites: tuple[str, ...] = ()
+    level: int = 9
+
+    def drawn(self, table: pd.DataFrame) -> Drawing:
+        """The figure of a table, in the house style."""
+        rows = self.rows(table) if len(table) else table
+        return styled(self.draw)(rows) if len(rows) else styled(says)(self.empty)
+
+    def told(self, table: pd.DataFrame) -> str:
+        """The legend of a table."""
+        rows = self.rows(table) if len(table) else table
+        return self.legend(rows) if len(rows) else self.empty
+
+
+def figure(
+    title: str,
+    table: str,
+    legend: Callable[[pd.DataFrame], str],
+    *,
+    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+    empty: str = "No finished cell to compare.",
+    cites: tuple[str, ...] = (),
+    level: int = 9,
+) -> Callable[[Callable[[pd.DataFrame], Drawing]], Figure]:
+    """Declare a figure above the function that draws it, by that function's name."""
+
+    def declare(draw: Callable[[pd.DataFrame], Drawing]) -> Figure:
+        return Figure(draw.__name__, title, table, rows, draw, legend, empty, cites, level)
+
+    return declare
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A printed table, declared with :func:`sheet`: ``make`` gets the collected tables named here."""
+
+    name: str
+    title: str
+    tables: tuple[str, ...]
+    make: Callable[[Tables], Printed]
+    level: int = 9
+
+
+def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Callable[[Tables], Printed]], Sheet]:
+    """Declare a printed table above the function that makes it: numbers, columns and legend."""
+
+    def declare(make: Callable[[Tables], Printed]) -> Sheet:
+        return Sheet(name, title, tables, make, level)
+
+    return declare
+
+
+def _nothing(_: Tables) -> list[Finding]:
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    """A part of a study that is reported together.
+
+    Attributes:
+        name: keys of its findings start with it.
+        title: subcategory of the HTML report.
+        about: to follow "an experiment on", such as "the batch size"; empty: its absence is not worth a sentence.
+        reads: tables (its own, or of other topics of the study) that its findings are made of.
+        findings: gets those of ``reads`` that are there; the first findings should be the most telling.
+        sentences: in the paper at most.
+    """
+
+    name: str
+    title: str
+    about: str = ""
+    tables: tuple[Collected, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    reads: tuple[str, ...] = ()
+    findings: Callable[[Tables], list[Finding]] = _nothing
+    sentences: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """An interactive page: ``data`` of the tables that are there, for ``report/pages/{script}.js``."""
+
+    name: str
+    title: str
+    intro: str
+    script: str
+    tables: tuple[str, ...]
+    data: Callable[[Tables], dict[str, Any]]
+    caption: Callable[[Tables], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a run of a study is, in plain sentences, from its configuration and files.
+
+    Attributes:
+        subject: what was studied, in a few words: heading of its part of the front page.
+        setting: model, data, cells.
+        limits: how far the results carry.
+        values: numbers and passages that ``report/sections/{study}.tex`` fetches as ``\\val{study.key}``, in LaTeX.
+        tables: the paper's own small tables, by name: (tabular, caption in LaTeX, level).
+    """
+
+    subject: str
+    setting: Sequence[str] = ()
+    limits: Sequence[str] = ()
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, tuple[str, str, int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that a study reports.
+
+    Its topics are named here and imported when they are asked for, so that a job depends on the code of its own topic alone.
+
+    Attributes:
+        study: name of its package, its block of the configuration and its section of the paper.
+        title: category of the HTML report.
+        question: that the study asks.
+        names: of the topics, in the order in which they are told: the files of the package whose ``TOPIC`` they are.
+        described: collected tables that ``describe`` of the package's file ``description.py`` gets beside the run.
+        headline: the sheet that the front page shows.
+        abstract: topics that the paper's abstract names first, most telling first.
+    """
+
+    study: str
+    title: str
+    question: str
+    names: tuple[str, ...]
+    described: tuple[str, ...] = ()
+    headline: str = ""
+    abstract: tuple[str, ...] = ()
+
+    def module(self, name: str) -> str:
+        """The file of a topic, as a module."""
+        return f"editlab.analysis.{self.study}.{name}"
+
+    def topic(self, name: str) -> Topic:
+        """A topic."""
+        found: Topic = importlib.import_module(self.module(name)).TOPIC
+        if found.name != name:
+            raise ValueError(f"{self.module(name)}: its topic is called {found.name!r}; topic and file have one name")
+        return found
+
+    @functools.cached_property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics."""
+        return tuple(map(self.topic, self.names))
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """The interactive pages: ``PAGES`` of the package's file ``pages.py``."""
+        found: tuple[Page, ...] = importlib.import_module(self.module("pages")).PAGES
+        return found
+
+    def describe(self, run: Run, tables: Tables) -> Description:
+        """The run in sentences."""
+        found: Description = importlib.import_module(self.module("description")).describe(run, tables)
+        return found
+
+    @functools.cached_property
+    def tables(self) -> dict[str, tuple[Topic, Collected]]:
+        """All collected tables by name, with their topic."""
+        return self._by_name("tables")
+
+    @functools.cached_property
+    def figures(self) -> dict[str, tuple[Topic, Figure]]:
+        """All figures by name, with their topic."""
+        return self._by_name("figures")
+
+    @functools.cached_property
+    def sheets(self) -> dict[str, tuple[Topic, Sheet]]:
+        """All printed tables by name, with their topic."""
+        return self._by_name("sheets")
+
+    def _by_name(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for topic in self.topics:
+            for declared in getattr(topic, kind):
+                if declared.name in found:
+                    raise ValueError(f"report of {self.study}: {declared.name} is declared twice among its {kind}")
+                found[declared.name] = (topic, declared)
+        return found
+
+    def experiments(self, topic: Topic) -> list[str]:
+        """The experiments that a topic's findings stand on: any of them gives it something to say."""
+        read = [self.tables[name][1].experiments for name in topic.reads]
+        return list(dict.fromkeys(experiments[0] for experiments in read if experiments))

@@ -1,0 +1,1 @@
+"""The mathematics of the figures and sentences: intervals, paired differences, resampling, curves."""

@@ -1,0 +1,99 @@
+"""Intervals of shares, of means over cells, and of plain means: 95 % unless asked otherwise.
+
+A cell already has an interval over its cases. Over several seeds the mean gets one that honours both sources of
+spread: the cases within a seed, and the seeds where they differ by more than their cases explain (random effects, with
+the variance between seeds cut off at zero as by DerSimonian and Laird, 1986).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Z = 1.959963984540054  # 97.5 % point of the standard normal distribution
+Interval = tuple[float, float, float]  # value, low, high
+UNKNOWN: Interval = (float("nan"), float("nan"), float("nan"))
+
+
+def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's interval of shares of n cases (for means of fractions in [0, 1] it is at least as wide as needed)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    p, count = np.broadcast_arrays(np.asarray(share, dtype=float), np.asarray(n, dtype=float))
+    low, high = proportion_confint(p * count, count, alpha=0.05, method="wilson")
+    return np.clip(np.minimum(low, p), 0, 1), np.clip(np.maximum(high, p), 0, 1)
+
+
+def pooled(
+    values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float, float]:
+    """Mean of independent cells (seeds) with its interval, from the interval of each.
+
+    Args:
+        bounds: that the interval is cut at (shares: 0 and 1).
+
+    Returns:
+        mean, low, high; NaN where no cell has a value. The two sides are kept apart, so a bounded score whose cells lean
+        against the bound keeps a lopsided interval.
+    """
+    v, low, high = (np.asarray(x, dtype=float) for x in (values, lows, highs))
+    known = ~np.isnan(v)
+    v, low, high = v[known], low[known], high[known]
+    if not len(v):
+        return float("nan"), float("nan"), float("nan")
+    between = float(v.var(ddof=1)) if len(v) > 1 else 0.0
+    mean = float(v.mean())
+    sides = [max(between, float((((v - edge) / Z) ** 2).mean())) for edge in (low, high)]
+    below, above = (Z * (side / len(v)) ** 0.5 for side in sides)
+    return mean, max(mean - below, bounds[0]), min(mean + above, bounds[1])
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """Mean of independent values with Student's interval; without width (NaN) for a single value."""
+    from scipy import stats
+
+    v = np.asarray(values, dtype=float)
+    v = v[~np.isnan(v)]
+    if len(v) < 2:
+        return (float(v[0]) if len(v) else float("nan")), float("nan"), float("nan")
+    mean = float(v.mean())
+    half = float(stats.t.ppf(0.975, len(v) - 1)) * float(v.std(ddof=1)) / len(v) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def mean_table(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Means over the rows (seeds) of each group: ``by``, seeds, and for each column its mean, _low and _high."""
+    rows: list[dict[str, Any]] = []
+    for key, part in frame.groupby(list(by), sort=False):
+        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"seeds": len(part)}
+        for column in columns:
+            row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_interval(part[column])
+        rows.append(row)
+    names = [c for column in columns for c in (column, f"{column}_low", f"{column}_high")]
+    return pd.DataFrame(rows, columns=[*by, "seeds", *names])
+
+
+def rank_correlation(x: pd.Series, y: pd.Series) -> Interval:
+    """Spearman's correlation with Fisher's interval; NaN where a side does not vary or there are fewer than 4 pairs."""
+    if len(x) < 4 or x.nunique() < 2 or y.nunique() < 2:
+        return UNKNOWN
+    value = float(x.rank().corr(y.rank()))
+    centre, half = np.arctanh(np.clip(value, -0.999999, 0.999999)), Z * 1.03 / (len(x) - 3) ** 0.5
+    return value, float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def area_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """Interval of an area under the ROC curve: the values that the area does not reject at 5 % (Newcombe 2006, method 5).
+
+    It has a width for a perfect curve too.
+    """
+    theta = np.linspace(0.0, 1.0, 2001)
+    half = (positives + negatives) / 2 - 1
+    spread = 1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)
+    variance = theta * (1 - theta) * spread / (positives * negatives)
+    inside = theta[np.abs(area - theta) <= Z * np.sqrt(np.maximum(0.0, variance)) + 1e-12]
+    return float(min(inside.min(initial=area), area)), float(max(inside.max(initial=area), area))

@@ -1,0 +1,107 @@
+"""A finding: one sentence and the number that it stands on. Verdicts are made here and nowhere else.
+
+Captions, pages, the front page, the card and the paper repeat the sentences of findings; they decide nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from editlab.analysis.text.wording import level_with, signed_with
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A sentence and the number that it stands on.
+
+    Attributes:
+        key: unique in a study; starts with the topic and a dot.
+        sentence: plain text, one or two sentences.
+        value, low, high: the number with its 95 % interval; NaN where there is none.
+        n: cases, batches or cells that it stands on.
+        supported: the interval bears out what the sentence claims; False for "no difference was found".
+        source: name of the table with the numbers.
+    """
+
+    key: str
+    sentence: str
+    value: float
+    low: float
+    high: float
+    n: int
+    supported: bool
+    source: str
+
+    @property
+    def topic(self) -> str:
+        """What the key starts with."""
+        return self.key.split(".")[0]
+
+    def as_json(self, study: str) -> dict[str, Any]:
+        """The fields in order as JSON values (an unknown number is None), with study, topic and the table's file."""
+        numbers = {name: _json(getattr(self, name)) for name in ("value", "low", "high")}
+        place = {"key": self.key, "study": study, "topic": self.topic, "sentence": self.sentence}
+        return {**place, **numbers, "n": self.n, "supported": bool(self.supported), "source": f"{self.source}.csv"}
+
+
+def _json(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.6g}")
+
+
+def cited(findings: Sequence[Finding], patterns: Sequence[str], most: int = 4) -> list[Finding]:
+    """The findings that a caption repeats: pattern by pattern (``trust.auc_*``), supported ones first, ``most`` in all."""
+    found: list[Finding] = []
+    for pattern in patterns:
+        matching = [f for f in findings if fnmatch.fnmatchcase(f.key, pattern) and f not in found]
+        found += sorted(matching, key=lambda f: not f.supported)
+    return found[:most]
+
+
+def direction(low: float, high: float, up: str = "raises", down: str = "lowers") -> str | None:
+    """The verb that an interval of a difference allows; None when it includes zero or is unknown."""
+    return up if low > 0 else down if high < 0 else None
+
+
+def difference_finding(
+    key: str, row: Mapping[str, Any], subject: str, metric: str, source: str, tail: str = "", against: str = ""
+) -> Finding:
+    """``subject raises metric by ...`` or ``makes no measurable difference to metric``, as the interval allows.
+
+    Args:
+        row: with value, ci_low, ci_high and n.
+        subject: what was changed.
+        tail: after the metric, such as " of MEMIT at batch 32".
+        against: what it is compared with, such as "compared with no replay".
+    """
+    value, low, high = float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    verb = direction(low, high)
+    basis = f" {against}" if against else ""
+    if verb is None:
+        number = signed_with(value, low, high)
+        sentence = f"{subject} makes no measurable difference to {metric}{tail}{basis}: {number}, an interval that includes zero."
+    else:
+        sentence = f"{subject} {verb} {metric}{tail}{basis} by {size(value, low, high)}."
+    return Finding(key, sentence, value, low, high, int(row["n"]), verb is not None, source)
+
+
+def against_chance(low: float, high: float, chance: float) -> tuple[str, bool]:
+    """What an interval allows to say of a score beside chance, and whether it says anything."""
+    if low > chance:
+        return "above chance", True
+    return ("below chance", True) if high < chance else ("not distinguishable from chance", False)
+
+
+def size(value: float, low: float, high: float, digits: int = 3) -> str:
+    """The size of a difference whose direction a verb has told: ``0.030 (0.010 to 0.050)``."""
+    ends = sorted((abs(low), abs(high)))
+    return level_with(abs(value), ends[0], ends[1], digits)
+
+
+def size_percent(value: float, low: float, high: float) -> str:
+    """The same in percent: ``37 % (32 to 42 %)``."""
+    ends = sorted((100 * abs(low), 100 * abs(high)))
+    return f"{100 * abs(value):.0f} % ({ends[0]:.0f} to {ends[1]:.0f} %)"

@@ -1,0 +1,135 @@
+"""Numbers and names as text, and text for the places where it is shown: HTML report (reStructuredText) and LaTeX.
+
+Everything that comes from data or configuration goes through :func:`rst` or :func:`editlab.analysis.text.latex.escape` before
+it is shown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+NAMES = {
+    "rome": "ROME",
+    "r": "R",
+    "memit": "MEMIT",
+    "emmet": "EMMET",
+    "alphaedit": "AlphaEdit",
+    "rect": "RECT",
+    "prune": "PRUNE",
+    "nse": "NSE",
+    "encore": "ENCORE",
+    "ft": "FT-L",
+    "none": "unedited",
+    "lora": "LoRA",
+}
+SCORE_NAMES = {
+    "ES": "efficacy (ES)",
+    "PS": "paraphrase (PS)",
+    "NS": "neighbourhood (NS)",
+    "S": "composite (S)",
+}
+MINUS = "−"
+
+
+def label(name: str) -> str:
+    """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
+    return " ".join(NAMES.get(part, part) for part in name.split("_")).replace("R ROME", "R-ROME")
+
+
+def level(value: float, digits: int = 2) -> str:
+    """A score: ``0.94``; an unknown one is a dash."""
+    if math.isnan(value):
+        return "–"
+    return f"{value + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference: ``+0.018`` or ``−0.018``, and ``0.000`` without a sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def interval(low: float, high: float, digits: int = 2, sign: bool = False) -> str:
+    """``0.91 to 0.96``; empty where a side is unknown."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    show = signed if sign else level
+    return f"{show(low, digits)} to {show(high, digits)}"
+
+
+def level_with(value: float, low: float, high: float, digits: int = 2) -> str:
+    """``0.94 (0.91 to 0.96)``."""
+    edges = interval(low, high, digits)
+    return f"{level(value, digits)} ({edges})" if edges else level(value, digits)
+
+
+def signed_with(value: float, low: float, high: float, digits: int = 3) -> str:
+    """``+0.018 (+0.007 to +0.029)``."""
+    edges = interval(low, high, digits, sign=True)
+    return f"{signed(value, digits)} ({edges})" if edges else signed(value, digits)
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return "–" if math.isnan(value) else f"{level(100 * value, digits)} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def few(names: Sequence[str], most: int = 4) -> list[str]:
+    """The first names, and how many more there are."""
+    return [*names[:most], f"{len(names) - most} more"] if len(names) > most + 1 else list(names)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 seed``, ``1,200 cases``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def stands_on(n: int, seeds: int) -> str:
+    """``n = 192 cases, 2 seeds``."""
+    return f"n = {counted(n, 'case')}, {counted(seeds, 'seed')}"
+
+
+def rst(text: str) -> str:
+    """Text without any markup of reStructuredText: every character that could start some is escaped, lines are joined."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_|<>\[\]{}:.#=~^\"'+\-!$&@(),/;?%])", r"\\\1", flat)
+
+
+def leading(rows: Iterable[tuple[str, float, float, float]], what: str, digits: int = 2) -> str:
+    """A sentence on who has the highest value, which never claims more than the intervals allow.
+
+    Args:
+        rows: (name, value, low, high).
+        what: the quantity, to follow "the highest".
+    """
+    known = sorted((r for r in rows if not math.isnan(r[1])), key=lambda r: -r[1])
+    if not known:
+        return f"No value of {what} is known."
+    name, value, low, high = known[0]
+    top = f"{name} has the highest {what}, {level_with(value, low, high, digits)}"
+    if len(known) == 1:
+        return f"{name}: {what} {level_with(value, low, high, digits)}."
+    overlapping = [r[0] for r in known[1:] if not low > r[3]]
+    if overlapping:
+        verb = "overlaps" if len(overlapping) == 1 else "overlap"
+        noun = "interval" if len(overlapping) == 1 else "intervals"
+        return f"{top}; the {noun} of {listed(overlapping)} {verb} with it."
+    after = known[1]
+    return f"{top}; the next is {after[0]} with {level_with(*after[1:], digits)}."
+
+
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def word(count: int) -> str:
+    """A small number in words."""
+    return WORDS[count] if count < len(WORDS) else f"{count:,}"

@@ -1,0 +1,47 @@
+# What the edit study offers to the report: its cells, and what else tables are collected from.
+
+
+def cells_of(experiment):
+    """(folder, coordinates) of every cell of an experiment."""
+    return list(zip(cell_directories(experiment), STUDY.cells(experiment)))
+
+
+def retrained():
+    """What retraining made of the cells of the experiment ``retraining``."""
+    if "retraining" not in STUDY.experiments:
+        return []
+    own = f"{OUT}/edit/retraining/"
+    paths = cell_paths("retraining")
+    return [d.replace(own, f"{OUT}/retrained/") + ".csv" for d in paths]
+
+
+def traced():
+    """The effects of the layers of the model, where a recipe asks for them, where they are there, or where that takes
+    seconds."""
+    path = f"{INPUTS}/layers/{STUDY.model}/{STUDY.dataset}/indirect_effects.csv"
+    asked = any(recipe.layers == "auto" for recipe in used_recipes())
+    return [path] if small_model() or asked or Path(path).exists() else []
+
+
+def benchmarks():
+    """What was timed on this machine, and what the run times for its report."""
+    found = {str(path) for path in Path(OUT, "benchmarks").glob("*.json")}
+    return sorted(found | ({SPEED} if STUDY.measure_speed and small_model() else set()))
+
+
+REPORTED["edit"] = {
+    "experiments": list(STUDY.experiments),
+    "settings": STUDY.model_dump(mode="json"),
+    "cells": cells_of,
+    "files": cell_files,
+    "inputs": {
+        "requests": lambda: [f"{INPUTS}/data/{STUDY.dataset}/requests.json"],
+        "retrained": retrained,
+        "traced": traced,
+        "benchmarks": benchmarks,
+    },
+    "paths": {
+        "known": f"{INPUTS}/known/{STUDY.model}/{STUDY.dataset}.csv",
+        "training_time": f"{INPUTS}/benchmarks/rules/train_substrate/{STUDY.model}.jsonl",
+    },
+}

@@ -1,7 +1,7 @@
 """The linear hyper-network: from a description to coefficients of the training teachers, summed as products.
 
 With supervision on weights this is ridge regression of the products on text features, in closed form. With supervision
-on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the principal coordinates of the kernel, is trained by gradient
+on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the whitened coordinates of the kernel, is trained by gradient
 through the base from the mean adapter (M = 0); with both it starts from the ridge solution and also stays near its
 weights. All three have the same span, so what differs is the supervision alone. Penalties and the stopping step are
 chosen by letters on validation tasks.
@@ -21,6 +21,7 @@ from editlab.adapters.training_set import TrainingSet
 from editlab.config.adapters import Coefficients
 from editlab.networks.hooks import frozen
 from editlab.randomness import python_rng
+from editlab.training.schedule import trapezoid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,10 +49,10 @@ class LinearHyperNetwork:
 
 
 def _coordinates(data: TrainingSet) -> tuple[Tensor, Tensor]:
-    """Axes (n, p) from kernel rows to principal coordinates, and the eigenvalues (p,)."""
+    """Axes (n, p) from kernel rows to principal coordinates of unit variance in training, and the eigenvalues (p,)."""
     values, vectors = torch.linalg.eigh(data.kernel.train @ data.kernel.train.T)
     kept = values > 1e-9 * values[-1]
-    return vectors[:, kept] / values[kept].sqrt(), values[kept]
+    return vectors[:, kept] * (len(vectors) ** 0.5 / values[kept]), values[kept]
 
 
 def ridge_network(
@@ -61,9 +62,8 @@ def ridge_network(
     axes, values = _coordinates(data)
 
     def matrix(penalty: float) -> Tensor:
-        # (K + penalty I)^-1 in principal coordinates: z = sqrt(value) v, so the row of z is sqrt(value) / (value + penalty) v.
-        vectors = axes * values.sqrt()
-        return (values.sqrt() / (values + penalty))[:, None] * vectors.T
+        # (K + penalty I)^-1 in these coordinates: axes = sqrt(n) U / value, so M = value / (value + penalty) U^T / sqrt(n).
+        return (values**2 / (values + penalty) / len(axes))[:, None] * axes.T
 
     def network(penalty: float) -> LinearHyperNetwork:
         return LinearHyperNetwork(data, axes, matrix(penalty), [])
@@ -104,10 +104,11 @@ def delta_network(
         rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
         lesson = rng.randrange(len(data.lessons))
         probes, wanted = data.lessons[lesson]
+        optimizer.param_groups[0]["lr"] = options.lr * trapezoid(step - 1, options.steps, 0.1, 0.5)
         optimizer.zero_grad()
         products = data.weighted(1 / len(data.train) + coordinates[rows] @ matrix)
         with frozen(data.model):
-            loss = delta_loss(probes.deltas(data.model, products, len(rows)), wanted[rows], sizes[lesson])
+            loss = delta_loss(probes.supervise(data.model, products, len(rows)), wanted[rows], sizes[lesson])
         if start is not None:
             loss = loss + product_loss(products, {k: p[rows] for k, p in data.products.items()})
         loss.backward()

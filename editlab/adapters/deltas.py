@@ -57,8 +57,8 @@ class Probes:
         """Some of the probes."""
         return dataclasses.replace(self, batch=self.batch[rows], states=self.states[rows])
 
-    def deltas(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
-        """Deltas (C, d) of C adapters; gradients flow to the adapters."""
+    def each(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
+        """Deltas (C, probes, d) of C adapters, probe by probe; gradients flow to the adapters."""
         prompts = self.batch.prompts.repeat(count, 1)
         real = None if self.batch.real is None else self.batch.real.repeat(count, 1)
         with adapted(model, adapters):
@@ -66,13 +66,23 @@ class Probes:
         change = states.reshape(count, *self.states.shape) - self.states
         if self.options.position != "answer":
             change = change[:, :, :1]
-        change = change.mean(dim=2)
+        return change.mean(dim=2)
+
+    def deltas(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
+        """Deltas (C, d) of C adapters, pooled; gradients flow to the adapters."""
+        change = self.each(model, adapters, count)
         if self.options.pool == "mean":
             return change.mean(dim=1)
         flat = change.flatten(1)
         wanted = min(PROJECTED, flat.shape[1])
         generator = torch_rng("adapters", "projection", flat.shape[1])
         return flat @ (torch.randn(flat.shape[1], wanted, generator=generator) / wanted**0.5).to(flat)
+
+    def supervise(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
+        """What supervision compares (C, numbers): pooled deltas, or those of each probe in a row."""
+        if self.options.supervise == "pooled":
+            return self.deltas(model, adapters, count)
+        return self.each(model, adapters, count).flatten(1)
 
 
 def make_probes(model: nn.Module, tasks: TaskSet, options: Deltas, seed: int) -> Probes:
@@ -93,12 +103,21 @@ def make_probes(model: nn.Module, tasks: TaskSet, options: Deltas, seed: int) ->
 
 
 @torch.no_grad()
-def deltas_of(model: nn.Module, probes: Probes, names: Sequence[str], changes: Changes, rows: int = 1600) -> Tensor:
-    """Deltas (len(names), d), some adapters at a time."""
+def deltas_of(
+    model: nn.Module,
+    probes: Probes,
+    names: Sequence[str],
+    changes: Changes,
+    *,
+    supervise: bool = False,
+    rows: int = 1600,
+) -> Tensor:
+    """Deltas (len(names), d), or what supervision compares, some adapters at a time."""
     together = max(1, rows // len(probes.batch))
+    measure = probes.supervise if supervise else probes.deltas
     with frozen(model):
         parts = [
-            probes.deltas(model, changes(names[i : i + together]), len(names[i : i + together]))
+            measure(model, changes(names[i : i + together]), len(names[i : i + together]))
             for i in range(0, len(names), together)
         ]
     return torch.cat(parts)

@@ -182,7 +182,7 @@ class _Loss:
             factors = self.layout.decode(found)
             probes, wanted = self.data.lessons[lesson]
             with frozen(self.data.model):
-                deltas = probes.deltas(self.data.model, factors, len(rows))
+                deltas = probes.supervise(self.data.model, factors, len(rows))
             loss = loss + delta_loss(deltas, wanted[rows], self.sizes[lesson])
             loss = loss + self.options.norm_band * norm_band(product_norms(factors), self.norm)
             loss = loss + self.options.diversity * diversity(deltas, wanted[rows])

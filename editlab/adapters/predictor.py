@@ -98,17 +98,20 @@ def searched(index: DeltaIndex, queries: Tensor, k: int) -> list[Found]:
     return [index.search(np.asarray(query), k) for query in queries.double()]
 
 
-def hits(found: Found, task: str, parts: Sequence[str], parts_of: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """How well a ranked list answers: reciprocal rank and hits at 1 and 3 of the task itself, and hits at k of each part.
+def hits(found: Found, task: str, parts: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    """How well a ranked list answers a task.
 
-    ``hit_part_i`` is the share of the retrieved adapters that have the task's i-th part.
+    Returns:
+        ``cosine`` of the nearest; ``reciprocal_rank``, ``hit_1`` and ``hit_3`` of the task's own adapter (0 where it is not
+        among them); ``hit_part_i``: 1 where the nearest adapter shares the task's i-th part.
     """
-    place = ranks(found, [task])
+    place, nearest = ranks(found, [task]), found[0][0]
     row = {
+        "cosine": found[0][1],
         "reciprocal_rank": 1 / place if place else 0.0,
         "hit_1": float(place == 1),
         "hit_3": float(place is not None and place <= 3),
     }
-    for i, part in enumerate(parts):
-        row[f"hit_part_{i + 1}"] = sum(parts_of[name][i] == part for name, _ in found) / len(found)
+    for i, part in enumerate(parts[task]):
+        row[f"hit_part_{i + 1}"] = float(len(parts[nearest]) > i and parts[nearest][i] == part)
     return row

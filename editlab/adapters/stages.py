@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from editlab.adapters.bench import Bench, Split, load_base, task_set
-from editlab.adapters.deltas import Changes, DeltaCache, make_probes, reliability, seed_noise
+from editlab.adapters.deltas import Changes, DeltaCache, deltas_of, make_probes, reliability, seed_noise
 from editlab.adapters.pool import Pool, train_joint, train_own_pool, train_pool
 from editlab.adapters.predictor import (
     DeltaPredictor,
@@ -98,8 +98,6 @@ def _pooling(bench: Bench, split: Split) -> pd.DataFrame:
 def _quality(bench: Bench, split: Split, options: Deltas) -> dict[str, float]:
     probes = make_probes(bench.model, bench.tasks, options, bench.seed)
     data = TrainingSet(bench.model, bench.tasks, split.train, bench.pool, probes, bench.study.features)
-    from editlab.adapters.deltas import deltas_of
-
     everything = deltas_of(bench.model, probes, bench.pool.names, bench.pool.at)
     found = reliability(bench.model, probes, bench.pool, split.train)
     found |= seed_noise(bench.pool, everything, split.train)
@@ -114,8 +112,6 @@ def _quality(bench: Bench, split: Split, options: Deltas) -> dict[str, float]:
 
 
 def _r2(predictor: DeltaPredictor, bench: Bench, names: Sequence[str]) -> float:
-    from editlab.adapters.deltas import deltas_of
-
     data = predictor.data
     truth = deltas_of(data.model, data.probes, names, data.pool.at).double()
     error = (predictor.predict(names) - truth).square().sum()
@@ -194,23 +190,23 @@ def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
             "text": (text_index(data, options.index), data.text(names)),
             "teacher's delta (oracle)": (by_delta[0], teachers.double()),
         }
-        common = {"split": split.name, "group": "retrieval"}
+        where = {"split": split.name, "group": "retrieval"}
         for query, (index, asked) in queries.items():
             for k in options.k:
                 results = searched(index, asked, k)
-                for name, found in zip(names, results, strict=True):
-                    found_rows.append(
-                        {"seed": bench.seed, "split": split.name, "index": "training", "query": query, "k": k,
-                         "task": name, **hits(found, name, parts[name], parts)}
-                    )  # fmt: skip
+                common = {"seed": bench.seed, "split": split.name, "index": "training", "query": query, "k": k}
+                found_rows += [
+                    {**common, "task": name, **hits(found, name, parts)}
+                    for name, found in zip(names, results, strict=True)
+                ]
                 for weighing, temperature in (("uniform", None), ("softmax", options.temperature)):
-                    if k == 1 and temperature:
+                    if temperature and (k == 1 or query != "delta"):
                         continue
                     changes = data.changes(names, retrieved(data, results, temperature))
                     method = f"B2b {query}, k = {k}, {weighing}"
-                    scores.append(bench.row(data, names, changes, teachers=teachers, **common, method=method))
+                    scores.append(bench.row(data, names, changes, teachers=teachers, **where, method=method))
         changes = data.changes(names, predictor.coefficients(names))
-        scores.append(bench.row(data, names, changes, teachers=teachers, **common, method="B2w"))
+        scores.append(bench.row(data, names, changes, teachers=teachers, **where, method="B2w"))
         rows, table = _unlabelled(bench, split, data, predictor)
         found_rows += rows
         scores.append(table)
@@ -225,13 +221,11 @@ def _unlabelled(
     everyone = sorted({*data.train, *names})
     index = delta_index(data, everyone, bench.teacher_deltas(everyone), bench.study.retrieval.index)
     results = searched(index, predictor.predict(names), len(everyone))
+    common = {"seed": bench.seed, "split": split.name, "index": "training and test", "query": "delta"}
     rows = [
-        {"seed": bench.seed, "split": split.name, "index": "training and test", "query": "delta", "k": 1,
-         "task": name, **hits(found, name, parts[name], parts) | hits(found[:1], name, parts[name], parts)
-         | {"reciprocal_rank": hits(found, name, parts[name], parts)["reciprocal_rank"],
-            "hit_3": hits(found[:3], name, parts[name], parts)["hit_3"]}}
+        {**common, "k": len(everyone), "task": name, **hits(found, name, parts)}
         for name, found in zip(names, results, strict=True)
-    ]  # fmt: skip
+    ]
     first = {name: found[0][0] for name, found in zip(names, results, strict=True)}
     table = bench.row(
         data, names, lambda part: bench.pool.at([first[n] for n in part]), teachers=bench.teacher_deltas(names),

@@ -56,10 +56,10 @@ class TrainingSet:
 
     @functools.cached_property
     def lessons(self) -> list[tuple[Probes, Tensor]]:
-        """The supervising probes some at a time, each with the teachers' deltas (n, d) on them."""
+        """The supervising probes some at a time, each with what the teachers do on them (n, numbers)."""
         size, count = self.probes.options.step, len(self.seen.batch)
         parts = [self.seen.part(slice(first, min(first + size, count))) for first in range(0, count, size)]
-        return [(part, deltas_of(self.model, part, self.train, self.pool.at)) for part in parts]
+        return [(part, deltas_of(self.model, part, self.train, self.pool.at, supervise=True)) for part in parts]
 
     @functools.cached_property
     def deltas(self) -> Tensor:

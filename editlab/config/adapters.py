@@ -58,26 +58,29 @@ class Teachers(Section):
 
     rank: Count = 4
     alpha: Positive = 8.0
-    steps: Count = 100
+    steps: Count = 80
     batch: Count = Field(16, description="examples a step and teacher")
     lr: Positive = Field(4e-3, description="peak rate of AdamW")
     warmup: Share = Field(0.1, description="share of the steps in which the rate rises")
     decay: Share = Field(0.4, description="share of the steps at the end in which it falls to 0")
     together: Count = Field(8, description="teachers trained side by side")
-    again: Annotated[int, Field(ge=0)] = Field(16, description="training tasks trained a second time, for seed noise")
+    again: Annotated[int, Field(ge=0)] = Field(8, description="training tasks trained a second time, for seed noise")
     own: Annotated[int, Field(ge=0)] = Field(
         48, description="training tasks trained from an A_0 of their own, for the merge table"
     )
-    joint_steps: Count = Field(600, description="steps of the one adapter that is trained on all training tasks")
+    joint_steps: Count = Field(200, description="steps of the one adapter that is trained on all training tasks")
 
 
 class Deltas(Section):
     """What an adapter does: the change of last hidden states on probes."""
 
-    probes: Annotated[int, Field(ge=4)] = Field(64, description="half of them supervise, all of them judge")
+    probes: Annotated[int, Field(ge=4)] = Field(96, description="half of them supervise, all of them judge")
     step: Count = Field(16, description="probes in a step of training on deltas")
     position: Literal["answer", "prompt_end", "neutral"] = Field(
         "answer", description="answer: at the letters of a continuation that the base wrote; else one position a probe"
+    )
+    supervise: Literal["probes", "pooled"] = Field(
+        "probes", description="what training compares: the deltas of each probe, or their mean"
     )
     pool: Literal["mean", "concat"] = Field("mean", description="over probes; concat is projected to 256 dimensions")
 
@@ -106,9 +109,9 @@ class Coefficients(Section):
     penalties: list[Positive] = Field(
         [0.003, 0.03, 0.1, 0.3, 1.0], min_length=1, description="ridge; chosen on validation letters"
     )
-    steps: Count = Field(200, description="steps of training on deltas")
-    every: Count = Field(25, description="steps between looks at the validation letters; the best look is kept")
-    lr: Positive = 3e-3
+    steps: Count = Field(120, description="steps of training on deltas")
+    every: Count = Field(20, description="steps between looks at the validation letters; the best look is kept")
+    lr: Positive = 2e-3
     batch: Count = Field(8, description="tasks a step")
 
 
@@ -132,13 +135,13 @@ class Merging(Section):
 
     k: Count = Field(10, description="adapters merged")
     density: PositiveShare = Field(0.5, description="share kept by TIES, DARE and pruning")
-    draws: Count = Field(3, description="random masks averaged in the table")
+    draws: Count = Field(2, description="random masks averaged in the table")
 
 
 class AdapterScores(Section):
     """How adapters are scored."""
 
-    strings: Count = Field(200, description="test examples a task")
+    strings: Count = Field(100, description="test examples a task")
     validation: Count = Field(50, description="examples a validation task")
     rows: Count = Field(1600, description="sequences that run through the model at once")
     resamples: Count = Field(2000, description="bootstrap resamples over tasks and seeds")

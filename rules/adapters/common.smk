@@ -51,14 +51,3 @@ def adapters_study(*sections):
     """The block as a job depends on it: the sections named, the others at their defaults."""
     values = ADAPTERS.model_dump(mode="json")
     return {name: values[name] for name in sections}
-
-
-def adapters_results():
-    """Everything that the stages make, for every seed."""
-    stages = ("gates.json", "references.csv", "retrieval_scores.csv", "merge.csv")
-    return [f for name in stages for f in adapters_files(name)] + generator_files(
-        "scores.csv"
-    )
-
-
-TARGETS.append(adapters_results)

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup matrix test test-fast lint bench soak fuzz report paper readme verify archive clean help
+.PHONY: setup matrix test test-slow test-fast lint bench soak fuzz report paper readme verify archive clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,10 +19,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-matrix: setup  ## results/ablation_matrix.csv of the default study
+matrix: setup  ## results/ablation_matrix.csv of the default run
 	$(BIN)/snakemake --cores $(CORES) results/ablation_matrix.csv
 
-report: setup  ## report.html: figures, tables and findings of the study (runs what is missing)
+report: setup  ## report.html: figures, tables and findings of the run (runs what is missing)
 	$(BIN)/snakemake --cores $(CORES) --report-after-run --report report.html
 
 paper: setup  ## report/final_report.pdf (needs LaTeX or tectonic)
@@ -30,6 +30,9 @@ paper: setup  ## report/final_report.pdf (needs LaTeX or tectonic)
 
 test: setup  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-slow: setup  ## only the slow tests
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 test-fast: setup  ## tests without the slow ones
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
@@ -54,7 +57,7 @@ verify: setup  ## compare all results with their provenance (SET_ASIDE=1: have t
 archive: setup  ## editlab-results.tar.gz: results, provenance and configuration, to be shared (CONFIGFILE=runs/..)
 	@$(BIN)/python -m editlab.files.bundle create editlab-results.tar.gz $(if $(CONFIGFILE),--configfile $(CONFIGFILE))
 
-soak: setup  ## kill the default study 20 times at random moments; it must end as if undisturbed
+soak: setup  ## kill the default run 20 times at random moments; it must end as if undisturbed
 	$(BIN)/python -m benchmarks.soak --kills 20
 
 fuzz: setup  ## 100,000 broken inputs for every reader of files -> results/benchmarks/fuzz.json

@@ -25,10 +25,3 @@ rule all:
         [files() for files in TARGETS],
     message:
         "All results of the run {RUN.run}"
-
-
-rule matrix:
-    input:
-        OUT + "/ablation_matrix.csv",
-    message:
-        "The ablation matrix"

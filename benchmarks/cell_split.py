@@ -68,6 +68,7 @@ def _split(cpu: dict[str, float], wall: dict[str, float], cells: int, edits: int
 def _measure(quick: bool) -> dict[str, Any]:
     from benchmarks.common import CONTEXTS, second_moment, subject, threads
     from editlab.config.base import validated
+    from editlab.config.edit import Evaluation
     from editlab.config.recipe import Recipe
     from editlab.data.corpus import held_out_sentences
     from editlab.editing.session import EditSession
@@ -82,14 +83,10 @@ def _measure(quick: bool) -> dict[str, Any]:
         moment = second_moment(found.model, 0, 500 if quick else 5000)
         values = {"solver": "memit", "layers": [0], "clamp": 2.0, "second_moment_weight": 20, "steps": steps}
         recipe = validated(Recipe, values, "recipe")
-        plan = StreamPlan(
-            batch=batch,
-            snapshot_every=batch,
-            texts=held_out_sentences(10 if quick else 200),
-            generation_cases=1 if quick else 10,
-            generation_tokens=4 if quick else 30,
-            resamples=20 if quick else 1000,
-        )
+        few = {"generation_cases": 1, "generation_tokens": 4, "resamples": 20}
+        measured = Evaluation(**(few if quick else {"generation_cases": 10}))
+        plan = StreamPlan(batch=batch, snapshot_every=batch, evaluation=measured)
+        texts = held_out_sentences(10 if quick else 200)
         with EditSession(found.model, recipe, statistics={0: moment}, contexts=CONTEXTS, stopwatch=watch) as session:
-            run_stream(session, found.requests, plan)
+            run_stream(session, found.requests, plan, texts)
     return {"model": found.description, **_split(watch.cpu, watch.wall, 1, edits)}

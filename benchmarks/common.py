@@ -25,6 +25,7 @@ from editlab.data import load_requests, make_facts, neutral_sentences, true_stat
 from editlab.data.requests import EditRequest
 from editlab.files.artifacts import record_of, versions, write_json
 from editlab.networks.loading import load_model
+from editlab.training.substrate import train_tokenizer
 
 RESULTS = Path("results/benchmarks")
 MODEL = Path("results/models/substrate")
@@ -77,7 +78,8 @@ def random_model(requests: list[EditRequest], seed: int = 0) -> Any:
     """A GPT-2 of the substrate's shape with random weights and a BPE of the facts' statements."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tokenizer = _tokenizer(requests)
+    statements = [f"{prompt} {target}" for prompt, target in true_statements(requests)]
+    tokenizer = train_tokenizer(statements + neutral_sentences(500, seed=1), VOCABULARY)
     end = tokenizer.eos_token_id
     config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.08, bos_token_id=end, eos_token_id=end, **SHAPE)
     with torch.random.fork_rng(devices=[]):
@@ -85,25 +87,6 @@ def random_model(requests: list[EditRequest], seed: int = 0) -> Any:
         model = GPT2LMHeadModel(config)
     model.tokenizer = tokenizer
     return model.eval()
-
-
-def _tokenizer(requests: list[EditRequest]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    statements = [f"{prompt} {target}" for prompt, target in true_statements(requests)]
-    core.train_from_iterator(statements + neutral_sentences(500, seed=1), trainer)
-    end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end, unk_token=end, pad_token=end)
 
 
 def second_moment(model: Any, layer: int, tokens: int = 5000) -> SecondMoment:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
-from editlab.editing.targets import KL_PROMPT, TargetOptions
+from editlab.editing.targets import KL_PROMPT
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen, replace_outputs
 from editlab.networks.tokenization import Encoder, pad

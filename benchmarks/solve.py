@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from benchmarks.common import alternate, random_moment, ratio, threads
 from editlab.algebra.linalg import SecondMoment
-from editlab.algebra.solvers import Problem, Solution, SolverOptions, solve
+from editlab.algebra.problem import Form, Problem, Solution
+from editlab.algebra.solvers import solve
+from editlab.config.solvers import Emmet
 
 SIZES = {512: 5, 2048: 3, 4096: 2}  # repetitions by d_in
 FACTS = (8, 16, 32, 64, 128, 256, 512)
@@ -40,7 +43,7 @@ def _layer(d_in: int, facts: Sequence[int], repetitions: int) -> dict[str, Any]:
     }
 
 
-FORMS = ("woodbury", "direct")
+FORMS: tuple[Form, Form] = ("woodbury", "direct")
 
 
 def _row(moment: SecondMoment, n: int, repetitions: int) -> dict[str, Any]:
@@ -51,9 +54,9 @@ def _row(moment: SecondMoment, n: int, repetitions: int) -> dict[str, Any]:
     problem = Problem(keys=keys, residual=residual, moment=moment)
     solutions: dict[str, Solution] = {}
 
-    def candidate(form: str) -> Callable[[], None]:
+    def candidate(form: Form) -> Callable[[], None]:
         def call() -> None:
-            solutions[form] = solve("emmet", problem, SolverOptions(form=form))
+            solutions[form] = solve(replace(problem, form=form), Emmet())
 
         return call
 

@@ -52,8 +52,8 @@ def _stream(
         seen = 0
         for chunk in batches(requests, batch):
             event = session.step(chunk)
-            if event["decision"] == "rejected":
-                raise AssertionError(f"batch {event['batch']} was rejected: {event['reason']}")
+            if event.decision == "rejected":
+                raise AssertionError(f"batch {event.batch} was rejected: {event.reason}")
             seen += len(chunk)
             samples.append((seen, resident_mib()))
     return samples

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from editlab.config.base import sections_in
+from editlab.config.recipe import Recipe
 from editlab.config.run import Run, study_class
+from editlab.config.solvers import SOLVERS, TargetOptions
 from editlab.config.studies import STUDIES
 
 HEAD = """# Configuration
@@ -39,8 +41,8 @@ def section(model: type[BaseModel]) -> str:
 
 
 def reached(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The section and all below it, in the order in which they are met."""
-    found = [model]
+    """The section and all below it, in the order in which they are met; a recipe has those of its targets and its solver too."""
+    found = [model, TargetOptions, *SOLVERS.values()] if model is Recipe else [model]
     for field in model.model_fields.values():
         for section in sections_in(field.annotation):
             found += [m for m in reached(section) if m not in found]

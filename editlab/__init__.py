@@ -15,7 +15,7 @@ __all__ = ["Edit", "EditRequest", "edit", "evaluate", "load_model", "load_reques
 _HOMES = {
     "Edit": "editlab.edits.edit",
     "EditRequest": "editlab.data.requests",
-    "edit": "editlab.editing.session",
+    "edit": "editlab.editing.api",
     "evaluate": "editlab.evaluation",
     "load_model": "editlab.networks.loading",
     "load_requests": "editlab.data",

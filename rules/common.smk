@@ -14,7 +14,7 @@ from editlab.config.run import (
 )
 from editlab.errors import ConfigError
 from editlab.files.code import code_digest
-from editlab.files.holes import missing
+from editlab.files.holes import Missing
 from editlab.files.worker import OWNER
 
 try:
@@ -78,9 +78,19 @@ HERE = (
 )
 
 
-def holes(files):
+@functools.cache
+def notice(line):
+    """Tell something once, by the process that plans."""
+    if workflow.is_main_process:
+        print(line, file=sys.stderr)
+
+
+def holes(table, files):
     """The parameter that makes a table again when a file behind it is gone (editlab/files/holes.py)."""
-    return missing([] if HERE or RUN.allow_missing else files)
+    found = Missing([] if HERE or RUN.allow_missing else files)
+    if found.gone and Path(table).exists():
+        notice(f"{table}: {found.gone[0]} is missing; both will be made again")
+    return found
 
 
 def rule_files():

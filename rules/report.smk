@@ -2,6 +2,8 @@
 # Snakemake's report, the card of the run, and the paper. The same rules for every study: what there is to make is declared
 # by its REPORT (editlab/analysis/{study}). Nothing here imports torch.
 
+from itertools import chain
+
 from editlab.analysis.report.making import report_of
 from editlab.analysis.report.topic import FIRST
 
@@ -87,7 +89,8 @@ def run_of(study, experiments=None, keys=None, inputs=None):
         "settings": settings if keys is None else {k: settings[k] for k in keys},
         "cells": {e: found["cells"](e) for e in chosen},
         "inputs": {
-            n: offered(study, n) for n in (found["inputs"] if inputs is None else inputs)
+            n: offered(study, n)
+            for n in (found["inputs"] if inputs is None else inputs)
         },
         "paths": found["paths"] if keys is None else {},
         "logs": LOGS,
@@ -213,7 +216,9 @@ rule collect_table:
         mem_mb=resource("collect_table", "mem_mb"),
         runtime=resource("collect_table", "runtime"),
     params:
-        missing=lambda w: holes(cells_behind(w.table)),
+        missing=lambda w: holes(
+            f"{OUT}/{w.table}.csv", chain.from_iterable(table_inputs(w).values())
+        ),
         study=lambda w: COLLECTED[w.table][0],
         topic=lambda w: COLLECTED[w.table][1].name,
         run=run_of_table,
@@ -317,7 +322,11 @@ rule make_findings:
         studies=list(REPORTED),
         code=code_digest(
             "make_findings",
-            *(found.module(name) for found in REPORTS.values() for name in found.names),
+            *(
+                found.module(name)
+                for found in REPORTS.values()
+                for name in found.names
+            ),
         ),
     message:
         "Write down what was found"

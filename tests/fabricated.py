@@ -57,12 +57,11 @@ def _fabricate(study: EditStudy, facts: int) -> None:
     record_outputs([*made_of, results / "training" / f"{study.model}.csv", *layers.iterdir()], {"code": CODE})
     for experiment in study.experiments:
         for cell in study.cells(experiment):
-            directory = (
-                results / experiment / study.model / study.dataset / "/".join(f"{k}~{v}" for k, v in cell.items())
-            )
+            place = "/".join(f"{k}~{v}" for k, v in cell.items())
+            directory = results / "edit" / experiment / study.model / study.dataset / place
             write_cell(directory, study, experiment, cell, [str(c) for c in known["case_id"]], origins(made_of))
             if experiment == "retraining":
-                write_retrained(Path(str(directory).replace("/retraining/", "/retrained/") + ".csv"))
+                write_retrained(Path(str(directory).replace("/edit/retraining/", "/retrained/") + ".csv"))
     _age(results)
 
 
@@ -72,6 +71,8 @@ def _age(results: Path) -> None:
     for rank, folder in enumerate([*first, *sorted(p.name for p in results.iterdir() if p.name not in first)]):
         for path in [results / folder, *(results / folder).rglob("*")]:
             os.utime(path, (1_700_000_000 + 60 * min(rank, len(first)),) * 2)
+    for path in (results / ".provenance" / "edit").rglob("*"):
+        os.utime(path, (1_700_000_000 + 60 * len(first),) * 2)
 
 
 def effects() -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.decisions import decisions
+from editlab.analysis.edit.decisions import decisions
 from editlab.evaluation.summary import summarize
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 

@@ -14,7 +14,8 @@ from benchmarks.names import NAMES
 from benchmarks.published import one_by_one
 from benchmarks.run import main, measure
 from benchmarks.solve import slope
-from editlab.editing.targets import TargetOptions, optimize_targets
+from editlab.config.solvers import TargetOptions
+from editlab.editing.targets import optimize_targets
 from editlab.errors import DataError
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # all share one toy run

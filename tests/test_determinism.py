@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from editlab.files.code import ROOT
+from editlab.files.code import HOME
 from editlab.randomness import derive_seed, python_rng, torch_rng
 
-OWN_PROCESSES = {"warm.py", "provenance.py"}  # the worker knows its owner, provenance compares dates
+OWN_PROCESSES = {"worker.py", "provenance.py"}  # the worker knows its owner, provenance compares dates
 FORBIDDEN = {
     "time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today", "datetime.datetime.now",
     "os.getpid", "os.urandom", "uuid.uuid1", "uuid.uuid4", "hash", "torch.seed", "torch.initial_seed", "secrets.token_hex",
     "random.random", "random.seed", "random.shuffle", "random.choice", "random.sample", "random.randint", "random.randrange",
     "np.random.seed", "np.random.rand", "np.random.randn", "np.random.choice", "np.random.permutation", "np.random.shuffle",
 }  # fmt: skip
+ROOT = HOME / "editlab"
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.name not in OWN_PROCESSES)
 
 

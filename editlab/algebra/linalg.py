@@ -17,8 +17,6 @@ from torch import Tensor
 
 from editlab.algebra.spd import (
     CONDITION_LIMIT,
-    EXACT_CONDITION_SIZE,
-    cholesky,
     estimated_condition,
     factor_spd,
     raise_ridge,
@@ -257,16 +255,6 @@ class SecondMoment:
             return eigenvectors[:, eigenvalues < threshold]
         order = torch.argsort(eigenvalues, stable=True)
         return eigenvectors[:, order[: round(share * self.size)]]
-
-    def condition_number(self) -> float:
-        """Largest over smallest eigenvalue of ``C``, infinite if singular; estimated for a large ``C`` without them."""
-        self.validate()
-        if self.eigenvalues is None and self.size > EXACT_CONDITION_SIZE and not self.ridge:
-            lower, info = (self.cholesky, 0) if self.cholesky is not None else cholesky(self.matrix)
-            return math.inf if info else estimated_condition(self.matrix, lower)
-        eigenvalues = self.eigenvalues if self.eigenvalues is not None else torch.linalg.eigvalsh(self.matrix)
-        low, high = float(eigenvalues.min()), float(eigenvalues.max())
-        return high / low if low > 0 else math.inf
 
     def shifted(self, ridge: float) -> SecondMoment:
         """``C + ridge I`` as a new object; it inherits the eigenvectors, if any, and then needs no new factor."""

@@ -13,7 +13,7 @@ The row space stays that of dW: an AlphaEdit update remains in the null space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,9 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors, SecondMoment, compact
-from editlab.algebra.problem import Problem, SolverOptions
+from editlab.algebra.problem import Problem
+from editlab.config.recipe import LowRankStorage
 from editlab.errors import ConfigError, NumericalError
-
-METRICS = ("edit", "frobenius")
-ACCUMULATIONS = ("recompress", "append")
-
-# What each solver adds to K K^T in its objective: (weight of C, weight of I). Solvers not named here do as MEMIT does.
-_PENALTIES: dict[str, Callable[[SolverOptions], tuple[float, float]]] = {
-    "memit": lambda o: (o.second_moment_weight, o.moment_ridge + (o.ridge or 0.0)),
-    "emmet": lambda o: ((o.ridge or 0.1) * o.second_moment_weight, (o.ridge or 0.1) * o.moment_ridge),
-    "encore": lambda o: (o.second_moment_weight, o.moment_ridge + (o.ridge or 0.0) + o.update_norm_weight),
-    "alphaedit": lambda o: (0.0, o.l2 + (o.ridge or 0.0)),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +60,16 @@ class EditMetric:
 FROBENIUS = EditMetric(ridge=1.0)
 
 
-def metric_of(solver: str, problem: Problem, options: SolverOptions, history: Tensor | None = None) -> EditMetric:
-    """The metric of a solver's objective on a batch (for emmet its penalised form, gamma = 0.1 where it is exact)."""
-    weight, ridge = _PENALTIES.get(solver, _PENALTIES["memit"])(options)
+def metric_of(problem: Problem, penalty: tuple[float, float], history: Tensor | None = None) -> EditMetric:
+    """The metric of a solver's objective on a batch (EMMET: of its penalised form, gamma = 0.1 where it is exact).
+
+    Args:
+        penalty: (weight of C, weight of I), see :meth:`editlab.config.solvers.Solver.penalty`.
+    """
+    weight, ridge = penalty
     if problem.moment is None:
         weight, ridge = 0.0, ridge or 1.0
     return EditMetric(problem.moment, weight, ridge, problem.checked().weighted().keys, history)
-
-
-def norm_in(update: Factors, metric: EditMetric) -> float:
-    """``|dW|_M`` of an update."""
-    return float(_spectrum(update, metric)[1].norm()) if update.rank else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +99,6 @@ def best_rank(update: Factors, rank: int, metric: EditMetric = FROBENIUS) -> Low
         return LowRank(update, 1.0)
     directions, values = _spectrum(update, metric)
     return _cut(update, directions, values, rank)
-
-
-def rank_for(update: Factors, energy: float, metric: EditMetric = FROBENIUS) -> int:
-    """The smallest rank whose best form keeps at least this share of ``|dW|_M^2``."""
-    if update.rank == 0:
-        return 0
-    return _needed(_spectrum(update, metric)[1], energy)
 
 
 def _spectrum(update: Factors, metric: EditMetric) -> tuple[Tensor, Tensor]:
@@ -156,12 +138,11 @@ class LoraStore:
 
     Args:
         rank: r of an adapter.
-        solver, options: give the edit metric.
-        metric: one of :data:`METRICS`.
-        accumulate: ``recompress`` cuts old + new to rank r; ``append`` cuts the new update to r and puts it beside the
-            old ones, until the adapter has ``max_rank`` and is cut to that.
-        min_energy: residual guard. Where the cut keeps less, the rank is raised up to ``max_rank``; where that is not
-            enough the update is kept whole beside the adapter (raw fallback).
+        options: ``lora_metric``, the metric of the cuts; ``accumulate``: ``recompress`` cuts old + new to rank r,
+            ``append`` cuts the new update to r and puts it beside the old ones, until the adapter has ``max_rank`` and is
+            cut to that; ``min_energy``: where the cut keeps less, the rank is raised up to ``max_rank``, and where that
+            is not enough the update is kept whole beside the adapter (raw fallback).
+        penalty: of the solver's objective (:meth:`editlab.config.solvers.Solver.penalty`), for the edit metric.
 
     Attributes:
         ranks: by layer, ranks that were raised for good.
@@ -170,23 +151,12 @@ class LoraStore:
         history: by layer, (d_in, d_in) sum of K K^T of the batches kept so far (edit metric only).
     """
 
-    def __init__(
-        self,
-        rank: int,
-        solver: str,
-        options: SolverOptions,
-        *,
-        metric: str = "edit",
-        accumulate: str = "recompress",
-        min_energy: float = 0.0,
-        max_rank: int = 64,
-    ) -> None:
+    def __init__(self, rank: int, options: LowRankStorage, penalty: tuple[float, float]) -> None:
         if rank < 1:
             raise ConfigError(f"rank: {rank} is not allowed with backend lora; 1 or more")
-        if max_rank < rank:
-            raise ConfigError(f"max_rank: {max_rank} is not allowed; at least rank ({rank})")
-        self.rank, self.max_rank, self.min_energy = rank, max_rank, min_energy
-        self.solver, self.options, self.metric, self.accumulate = solver, options, metric, accumulate
+        if options.max_rank < rank:
+            raise ConfigError(f"max_rank: {options.max_rank} is not allowed; at least rank ({rank})")
+        self.rank, self.options, self.penalty = rank, options, penalty
         self.ranks: dict[int, int] = {}
         self.adapters: dict[int, Factors] = {}
         self.raw: dict[int, Factors] = {}
@@ -203,17 +173,17 @@ class LoraStore:
 
         Returns:
             the effective change of the map, new adapter minus old, and what the cut did: ``lora_rank``, ``energy``,
-            ``edit_residual`` (|change K - R| / |R|), ``guard`` (``none``, ``rank_raised``, ``raw_fallback``).
+            ``edit_residual`` (|change K - R| / |R|), ``cut`` (``none``, ``rank_raised``, ``raw_fallback``).
         """
         update = update.to(device="cpu")
         metric = self._metric(layer, problem)
         old = self.adapters.get(layer, Factors.zeros(*update.shape))
         if whole:
-            new, found = None, {"energy": 1.0, "guard": "raw_fallback"}
-        elif self.accumulate == "append":
+            new, found = None, {"energy": 1.0, "cut": "raw_fallback"}
+        elif self.options.accumulate == "append":
             new, found = self._appended(layer, old, update, metric)
         else:
-            new, found = self._guarded(old + update, self.rank_of(layer), metric)
+            new, found = self._cut_to(old + update, self.rank_of(layer), metric)
         if new is None:
             self.raw[layer] = compact(self.raw.get(layer, Factors.zeros(*update.shape)) + update)
             change = update
@@ -231,40 +201,40 @@ class LoraStore:
 
     def raise_rank(self, layer: int) -> bool:
         """Double the rank of a layer for good, up to ``max_rank``; False when it is there already."""
-        if self.rank_of(layer) >= self.max_rank:
+        if self.rank_of(layer) >= self.options.max_rank:
             return False
-        self.ranks[layer] = min(2 * self.rank_of(layer), self.max_rank)
+        self.ranks[layer] = min(2 * self.rank_of(layer), self.options.max_rank)
         return True
 
     def _metric(self, layer: int, problem: Problem | None) -> EditMetric:
-        if self.metric == "frobenius" or problem is None:
+        if self.options.lora_metric == "frobenius" or problem is None:
             return FROBENIUS
-        return metric_of(self.solver, problem, self.options, self.history.get(layer))
+        return metric_of(problem, self.penalty, self.history.get(layer))
 
     def _appended(
         self, layer: int, old: Factors, update: Factors, metric: EditMetric
     ) -> tuple[Factors | None, dict[str, Any]]:
-        new, found = self._guarded(update, self.rank_of(layer), metric)
-        if new is None or old.rank + new.rank <= self.max_rank:
+        new, found = self._cut_to(update, self.rank_of(layer), metric)
+        if new is None or old.rank + new.rank <= self.options.max_rank:
             return (None if new is None else old + new), found
-        cut = best_rank(old + new, self.max_rank, metric)
+        cut = best_rank(old + new, self.options.max_rank, metric)
         return cut.factors, found | {"energy": found["energy"] * cut.energy, "capped": True}
 
-    def _guarded(self, update: Factors, rank: int, metric: EditMetric) -> tuple[Factors | None, dict[str, Any]]:
-        """Cut to ``rank``; with the residual guard, to the smallest rank that keeps ``min_energy``, or not at all."""
+    def _cut_to(self, update: Factors, rank: int, metric: EditMetric) -> tuple[Factors | None, dict[str, Any]]:
+        """Cut to ``rank``; where that keeps too little, to the smallest rank that keeps ``min_energy``, or not at all."""
         if update.rank <= rank:
-            return update, {"energy": 1.0, "guard": "none"}
+            return update, {"energy": 1.0, "cut": "none"}
         directions, values = _spectrum(update, metric)
-        needed = _needed(values, self.min_energy)
-        if needed > self.max_rank:
+        needed = _needed(values, self.options.min_energy)
+        if needed > self.options.max_rank:
             energy = float(_kept(values)[min(rank, len(values))])
-            return None, {"energy": energy, "guard": "raw_fallback", "rank_needed": needed}
+            return None, {"energy": energy, "cut": "raw_fallback", "rank_needed": needed}
         cut = _cut(update, directions, values, max(rank, needed))
-        return cut.factors, {"energy": cut.energy, "guard": "rank_raised" if needed > rank else "none"}
+        return cut.factors, {"energy": cut.energy, "cut": "rank_raised" if needed > rank else "none"}
 
     def remember(self, layer: int, keys: Tensor) -> None:
         """The batch is kept: its keys (d_in, n) weigh in the edit metric of later cuts."""
-        if self.metric == "edit":
+        if self.options.lora_metric == "edit":
             keys = keys.double().cpu()
             self.history[layer] = self.history.get(layer, torch.zeros(())) + keys @ keys.T
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors
-from editlab.algebra.problem import Problem, Result, SolverOptions
+from editlab.algebra.problem import Problem, Result
 from editlab.errors import NumericalError
 
 
-def keep_largest_relative(update: Tensor, weight: Tensor, share: float) -> Tensor:
+def largest_relative(update: Tensor, weight: Tensor, share: float) -> Tensor:
     """(d_out, d_in): the update with only the ``share`` of entries of largest ``|dW / (W + 1e-8)|``.
 
     The threshold is the k-th smallest ratio with k = floor(numel (1 - share)), itself kept, as in the published code.
@@ -31,14 +31,14 @@ def restrained(values: Tensor, limit: Tensor) -> Tensor:
     return torch.where(values > limit, values.clamp(min=1e-300).log() - limit.log() + limit, values)
 
 
-def rect(update: Factors, problem: Problem, options: SolverOptions) -> Result:
-    """RECT: the update, sparsified against the current weight (the result is of full rank)."""
+def keep_largest_relative(update: Factors, problem: Problem, share: float) -> Result:
+    """RECT: the ``share`` of the update's entries that is largest against the current weight (the result is of full rank)."""
     assert problem.weight is not None
-    kept = keep_largest_relative(update.dense(), problem.weight, options.keep_share)
+    kept = largest_relative(update.dense(), problem.weight, share)
     return Factors.from_dense(kept), {"kept_share": float((kept != 0).double().mean())}
 
 
-def prune(update: Factors, problem: Problem, options: SolverOptions) -> Result:
+def restrain_total(update: Factors, problem: Problem) -> Result:
     """PRUNE: factors F with ``W + F = W0 + restrained(W - W0 + dW)``.
 
     Only the singular values above the limit change, so F is ``dW`` plus one correction of rank their number.
@@ -51,7 +51,7 @@ def prune(update: Factors, problem: Problem, options: SolverOptions) -> Result:
     return restrained_update, {"restrained": correction.rank, "largest": float(s[0]), "limit": float(limit)}
 
 
-def prune_published(update: Factors, problem: Problem, options: SolverOptions) -> Result:
+def restrain_total_on_top(update: Factors, problem: Problem) -> Result:
     """The published script: the restrained total comes on top of the edited weight, ``W + dW + restrained(total)``.
 
     It is meant for one use after the last batch; applied to every batch the change would double each time.

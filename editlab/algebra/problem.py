@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor, float64
 
 from editlab.algebra.linalg import Factors, SecondMoment
-from editlab.algebra.spd import CONDITION_LIMIT
-from editlab.errors import ConfigError, NumericalError
+from editlab.errors import NumericalError
 
-FORMS = ("auto", "direct", "woodbury")
+Form = Literal["auto", "direct", "woodbury"]
 Diagnostics = dict[str, float | int | str | list[float]]
 Result = tuple[Factors, Diagnostics]
 
@@ -30,6 +30,8 @@ class Problem:
         history: (d_in, d_in) sum of K K^T of the earlier batches of the session, or None.
         clean_keys: (d_in, n) keys on the clean prompts, for ROME's denominator, or None (the same as ``keys``).
         seed: seed of the random control.
+        form: of the linear system: ``woodbury`` (n x n), ``direct`` (d x d), or ``auto``: the smaller one, where nothing
+            forces d x d.
     """
 
     keys: Tensor
@@ -41,6 +43,7 @@ class Problem:
     history: Tensor | None = None
     clean_keys: Tensor | None = None
     seed: int = 0
+    form: Form = "auto"
 
     @property
     def facts(self) -> int:
@@ -106,59 +109,6 @@ class Problem:
                 raise ValueError(f"{name}: shape {tuple(value.shape)} does not fit the keys; allowed is {shape}")
         if self.moment is not None and tuple(self.moment.matrix.shape) != (d_in, d_in):
             raise ValueError(f"moment: shape {tuple(self.moment.matrix.shape)}; allowed is {(d_in, d_in)}")
-
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """Hyper-parameters of the solvers; each solver reads its own. Defaults suit small models unless said otherwise.
-
-    Attributes:
-        second_moment_weight: lambda of C (MEMIT 15,000 for GPT-2 XL and GPT-J; EMMET and ENCORE scale C too).
-        ridge: gamma on K^T C^-1 K for emmet (None: 0.1 for n > 1 and 0 for n = 1, as published); an extra multiple of I
-            in the d x d system for the others (None: 0).
-        moment_ridge: mu, added to lambda C (EMMET's update_norm_lambda).
-        null_space_threshold: AlphaEdit: eigenvalues of C below it span the space that may be edited.
-        null_space_share: AlphaEdit, instead of the threshold: share of the directions with the smallest eigenvalues.
-        l2: AlphaEdit's L2 (published: 10, for Llama 3 1).
-        update_norm_weight: ENCORE's lambda on the norm of the update.
-        keep_share: RECT: share of the entries kept.
-        neuron_share: NSE: share of the summed |key| that the edited neurons hold.
-        condition_limit: condition number above which the ridge of a system is raised.
-        form: ``woodbury`` (n x n system), ``direct`` (d x d), or ``auto``: n x n if n < d and nothing forces d x d.
-    """
-
-    second_moment_weight: float = 1.0
-    ridge: float | None = None
-    moment_ridge: float = 0.0
-    null_space_threshold: float = 0.02
-    null_space_share: float | None = None
-    l2: float = 1.0
-    update_norm_weight: float = 0.0
-    keep_share: float = 0.4
-    neuron_share: float = 0.8
-    condition_limit: float = CONDITION_LIMIT
-    form: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("ridge", "moment_ridge", "l2", "update_norm_weight"):
-            self._require(name, 0.0, float("inf"), "a finite number >= 0")
-        for name in ("second_moment_weight", "null_space_threshold"):
-            self._require(name, 0.0, float("inf"), "a finite number > 0", open_below=True)
-        for name in ("null_space_share", "keep_share", "neuron_share"):
-            self._require(name, 0.0, 1.0, "a share in (0, 1]", open_below=True, open_above=False)
-        self._require("condition_limit", 1.0, float("inf"), "a finite number > 1", open_below=True)
-        if self.form not in FORMS:
-            raise ConfigError(f"form: {self.form!r} is not allowed; allowed are {', '.join(FORMS)}")
-
-    def _require(
-        self, name: str, low: float, high: float, allowed: str, *, open_below: bool = False, open_above: bool = True
-    ) -> None:
-        value = getattr(self, name)
-        if value is None and name in ("ridge", "null_space_share"):
-            return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not low <= value <= high or (open_below and value == low) or (open_above and value == high):
-            raise ConfigError(f"{name}: {value!r} is not allowed; allowed is {allowed}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors, SecondMoment
-from editlab.algebra.problem import Diagnostics, Problem, Result, SolverOptions
+from editlab.algebra.problem import Diagnostics, Problem, Result
 from editlab.algebra.spd import factor_spd
 
 
@@ -56,7 +56,7 @@ def identity_moment(basis: Tensor) -> SecondMoment:
     return SecondMoment(unit, 1, cholesky=unit)
 
 
-def solve_penalised(problem: Problem, penalty: Penalty, p: float, options: SolverOptions, what: str) -> Result:
+def solve_penalised(problem: Problem, penalty: Penalty, p: float, what: str) -> Result:
     """``R K^T (p A + K K^T)^-1`` in the asked or the cheaper form.
 
     Raises:
@@ -64,7 +64,7 @@ def solve_penalised(problem: Problem, penalty: Penalty, p: float, options: Solve
     """
     keys, moment_ridge = problem.keys, 0.0
     cheaper = problem.facts < keys.shape[0] and penalty.history is None
-    if options.form == "woodbury" or (options.form == "auto" and cheaper):
+    if problem.form == "woodbury" or (problem.form == "auto" and cheaper):
         inverse_keys, moment_ridge = penalty.solve(keys)
         gram = _symmetric(keys.T @ inverse_keys)
         gram.diagonal().add_(p)

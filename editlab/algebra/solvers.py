@@ -8,9 +8,9 @@ problem: make ``dW K`` close to ``R`` while the outputs on ordinary inputs move 
 
 a d x d system on the left, an n x n one on the right (Woodbury; O(d^2 n) with the Cholesky factor of C at hand).
 MEMIT is p = 1; EMMET, the equality-constrained optimum, is p = gamma, in the limit 0; ROME is its single column;
-AlphaEdit is the same in coordinates of the null space of C, with A = L2 I + H. A solver is one function
-here and one line of :data:`editlab.config.solvers.SOLVERS`; :func:`solve` finds it by name, checks the input, measures the
-result and refuses non-finite numbers.
+AlphaEdit is the same in coordinates of the null space of C, with A = L2 I + H. A solver is one
+function here, registered for its options class (:mod:`editlab.config.solvers`); :func:`solve` checks the input, finds the
+function by the class of the options, measures the result and refuses non-finite numbers.
 
 Sources: ROME arXiv 2202.05262, R-ROME 2403.07175, MEMIT 2210.07229, EMMET 2403.14236, AlphaEdit 2410.02355,
 NSE 2410.04045, ENCORE 2502.01636, RECT 2401.04700, PRUNE 2405.16821.
@@ -18,85 +18,87 @@ NSE 2410.04045, ENCORE 2502.01636, RECT 2401.04700, PRUNE 2405.16821.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from editlab.algebra import postprocess
 from editlab.algebra.linalg import Factors, SecondMoment
-from editlab.algebra.problem import Diagnostics, Problem, Result, Solution, SolverOptions
+from editlab.algebra.postprocess import keep_largest_relative, restrain_total
+from editlab.algebra.problem import Diagnostics, Problem, Result, Solution
 from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, thin
-from editlab.config.solvers import Traits, traits_of
+from editlab.config.solvers import (
+    AlphaEdit,
+    Emmet,
+    Encore,
+    Memit,
+    Moment,
+    NoUpdate,
+    Nse,
+    Prune,
+    RandomUpdate,
+    Rect,
+    Rome,
+    RRome,
+    Solver,
+)
 from editlab.errors import ConfigError, NumericalError
 from editlab.randomness import torch_rng
 
-__all__ = ["Problem", "Solution", "SolverOptions", "select_neurons", "solve"]
 
-
-def solve(name: str, problem: Problem, options: SolverOptions | None = None, *, postprocessed: bool = True) -> Solution:
-    """The update of one batch by the solver called ``name``.
+def solve(problem: Problem, options: Solver) -> Solution:
+    """The update of one batch by the solver that the options belong to.
 
     Raises:
-        ConfigError: unknown solver, more facts than it takes, or an input that it needs is missing.
+        ConfigError: more facts than the solver takes, or an input that it needs is missing.
         NumericalError: non-finite input or output, or a system ill-conditioned with every ridge.
         ValueError: shapes that do not fit.
     """
-    options = options or SolverOptions()
-    traits = traits_of(name)
-    if traits.gradient:
-        raise ConfigError(f"solver: {name!r} has no closed form; it fine-tunes (editlab.editing.finetune)")
     facts = problem.checked()
-    _require_inputs(name, traits, facts)
-    change = globals()[traits.function or name] if facts.facts else none
-    update, found = change(facts.weighted(), options)
-    if traits.restraint is not None and postprocessed and facts.facts:
-        update, more = getattr(postprocess, traits.restraint)(update, facts, options)
-        found |= more
-    if not (update.left.isfinite().all() and update.right.isfinite().all()):
-        raise NumericalError(f"{name}: the update holds NaN or Inf")
-    return Solution(update, found | _measured(update, facts))
+    _require_inputs(facts, options)
+    change, found = update(options, facts.weighted()) if facts.facts else _nothing(facts)
+    if not (change.left.isfinite().all() and change.right.isfinite().all()):
+        raise NumericalError(f"{options.name}: the update holds NaN or Inf")
+    return Solution(change, found | _measured(change, facts))
 
 
-def _require_inputs(name: str, traits: Traits, problem: Problem) -> None:
-    if traits.max_batch is not None and problem.facts > traits.max_batch:
-        allowed = f"allowed is batch {traits.max_batch}, one edit after another"
-        raise ConfigError(f"solver {name}: batch of {problem.facts} facts; {allowed}")
-    for field, needed in (
-        ("moment", traits.moment),
-        ("weight", traits.weight),
-        ("original", traits.original),
-    ):
-        if needed and getattr(problem, field) is None:
-            raise ConfigError(f"solver {name}: {field} is missing; the method cannot do without it")
+def _require_inputs(problem: Problem, options: Solver) -> None:
+    if options.max_batch is not None and problem.facts > options.max_batch:
+        allowed = f"allowed is batch {options.max_batch}, one edit after another"
+        raise ConfigError(f"solver {options.name}: batch of {problem.facts} facts; {allowed}")
+    needed = {"moment": options.moment, "weight": options.weight, "original": options.original}
+    for field, value in (("moment", problem.moment), ("weight", problem.weight), ("original", problem.original)):
+        if needed[field] and value is None:
+            raise ConfigError(f"solver {options.name}: {field} is missing; the method cannot do without it")
 
 
-def _measured(update: Factors, problem: Problem) -> Diagnostics:
+def _measured(change: Factors, problem: Problem) -> Diagnostics:
     """Residual, norm and rank of a finished update, on the facts as given (not scaled by their weights)."""
     target = float(problem.residual.norm())
-    gap = float((update.apply(problem.keys) - problem.residual).norm())
+    gap = float((change.apply(problem.keys) - problem.residual).norm())
     return {
         "facts": problem.facts,
-        "rank": update.rank,
+        "rank": change.rank,
         "residual": gap / target if target > 0 else gap,
-        "update_norm": update.norm(),
+        "update_norm": change.norm(),
     }
 
 
-def _moment(problem: Problem) -> SecondMoment:
-    assert problem.moment is not None
-    return problem.moment
+@functools.singledispatch
+def update(options: Solver, problem: Problem) -> Result:
+    """The update of a checked problem of unit weights: the function that is registered for the class of the options."""
+    raise ConfigError(f"solver: {options.name!r} has no closed form; it fine-tunes (editlab.editing.finetune)")
 
 
-def rome(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def rome(options: Rome, problem: Problem) -> Result:
     """``r u^T / (u^T k)`` with ``u = C^-1 k`` normalised (ROME, eq. 2); k below the line is the clean key if given."""
     key, clean = problem.keys, problem.keys if problem.clean_keys is None else problem.clean_keys
     direction, ridge = key, 0.0
     if problem.moment is not None:
-        shift = options.moment_ridge + (options.ridge or 0.0)
-        penalty = Penalty(problem.moment, options.second_moment_weight, shift, None, options.condition_limit)
-        direction, ridge = penalty.solve(key)
+        direction, ridge = _penalty(options, problem).solve(key)
     length = torch.linalg.vector_norm(direction)
     if not float(length) > 0:
         raise NumericalError("rome: the key is zero")
@@ -109,35 +111,34 @@ def rome(problem: Problem, options: SolverOptions) -> Result:
     return Factors(problem.residual / gain, direction.T), describe("rank one", condition, raised, ridge)
 
 
-def r_rome(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def r_rome(options: RRome, problem: Problem) -> Result:
     """ROME with one and the same key throughout (R-ROME: the mixed denominator is what made ROME collapse)."""
-    return rome(replace(problem, clean_keys=None), options)
+    return rome(options, replace(problem, clean_keys=None))
 
 
-def memit(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def memit(options: Memit, problem: Problem) -> Result:
     """``R K^T (lambda C + K K^T)^-1`` (MEMIT, eq. 14)."""
-    shift = options.moment_ridge + (options.ridge or 0.0)
-    penalty = Penalty(_moment(problem), options.second_moment_weight, shift, None, options.condition_limit)
-    return solve_penalised(problem, penalty, 1.0, options, "memit system")
+    return solve_penalised(problem, _penalty(options, problem), 1.0, "memit system")
 
 
-def emmet(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def emmet(options: Emmet, problem: Problem) -> Result:
     """``R (K^T A^-1 K + gamma I)^-1 K^T A^-1`` with ``A = lambda C + mu I`` (EMMET)."""
     gamma = options.ridge if options.ridge is not None else (0.1 if problem.facts > 1 else 0.0)
-    weight, mu = options.second_moment_weight, options.moment_ridge
-    penalty = Penalty(_moment(problem), weight, mu, None, options.condition_limit)
-    return solve_penalised(problem, penalty, gamma, options, "emmet system")
+    return solve_penalised(problem, _penalty(options, problem), gamma, "emmet system")
 
 
-def encore(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def encore(options: Encore, problem: Problem) -> Result:
     """``R K^T (lambda C + H + K K^T + update_norm_weight I)^-1`` (ENCORE)."""
-    shift = options.moment_ridge + (options.ridge or 0.0) + options.update_norm_weight
-    weight = options.second_moment_weight
-    penalty = Penalty(_moment(problem), weight, shift, problem.history, options.condition_limit)
-    return solve_penalised(problem, penalty, 1.0, options, "encore system")
+    penalty = _penalty(options, problem, options.update_norm_weight, problem.history)
+    return solve_penalised(problem, penalty, 1.0, "encore system")
 
 
-def alphaedit(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
     """``R K^T P (K K^T P + H P + L2 I)^-1``, P = Q Q^T (AlphaEdit), solved inside the null space:
 
     ``R J^T (J J^T + Q^T H Q + L2 I)^-1 Q^T`` with ``J = Q^T K`` (q, n): symmetric, and q x q instead of d x d.
@@ -147,13 +148,12 @@ def alphaedit(problem: Problem, options: SolverOptions) -> Result:
         least = float(_moment(problem).eigh()[0].min())
         allowed = f"allowed is more than the least eigenvalue of C, {least:.3g}; or set null_space_share"
         raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
-    inner = replace(problem, keys=basis.T @ problem.keys)
-    l2, limit = options.l2 + (options.ridge or 0.0), options.condition_limit
-    penalty, p = Penalty(identity_moment(basis), 1.0, 0.0, None, limit), l2
+    inner, limit = replace(problem, keys=basis.T @ problem.keys), options.condition_limit
+    penalty, p = Penalty(identity_moment(basis), 1.0, 0.0, None, limit), options.l2
     if problem.history is not None:
         history = basis.T @ problem.history @ basis
-        penalty, p = Penalty(identity_moment(basis), l2, 0.0, history, limit), 1.0
-    factors, found = solve_penalised(inner, penalty, p, options, "alphaedit system")
+        penalty, p = Penalty(identity_moment(basis), options.l2, 0.0, history, limit), 1.0
+    factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
     found["null_space_dimension"] = basis.shape[1]
     return thin(factors.left, factors.right @ basis.T), found
 
@@ -168,30 +168,63 @@ def select_neurons(keys: Tensor, share: float) -> Tensor:
     return order[: max(1, count)].sort().values
 
 
-def nse(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def nse(options: Nse, problem: Problem) -> Result:
     """MEMIT with history on the selected neurons alone: one pass of NSE; the other columns of W stay as they are."""
     neurons = select_neurons(problem.keys, options.neuron_share)
     history = None if problem.history is None else problem.history[neurons][:, neurons]
-    moment = _moment(problem).restricted(neurons)
-    inner = replace(problem, keys=problem.keys[neurons], moment=moment, history=history, clean_keys=None)
-    factors, found = encore(inner, replace(options, update_norm_weight=0.0))
+    inner = replace(problem, keys=problem.keys[neurons], moment=_moment(problem).restricted(neurons), clean_keys=None)
+    factors, found = solve_penalised(inner, _penalty(options, inner, 0.0, history), 1.0, "nse system")
     right = torch.zeros(factors.rank, problem.keys.shape[0], dtype=factors.right.dtype, device=factors.right.device)
     right[:, neurons] = factors.right
     found["neurons"] = len(neurons)
     return Factors(factors.left, right), found
 
 
-def random(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def rect(options: Rect, problem: Problem) -> Result:
+    """MEMIT's update, sparsified against the current weight."""
+    change, found = memit(options, problem)
+    change, more = keep_largest_relative(change, problem, options.keep_share)
+    return change, found | more
+
+
+@update.register
+def prune(options: Prune, problem: Problem) -> Result:
+    """MEMIT's update, the total change since the original weight restrained."""
+    change, found = memit(options, problem)
+    change, more = restrain_total(change, problem)
+    return change, found | more
+
+
+@update.register
+def random_update(options: RandomUpdate, problem: Problem) -> Result:
     """Control: Gaussian factors of rank n, seeded, with the Frobenius norm of MEMIT's update of the same batch."""
-    update, found = memit(problem, options)
+    change, found = memit(options, problem)
     d_out, d_in = problem.shape
     generator, rank = torch_rng("random update", problem.seed), min(problem.facts, d_out, d_in)
-    left = torch.randn(d_out, rank, dtype=torch.float64, generator=generator).to(update.left)
-    right = torch.randn(rank, d_in, dtype=torch.float64, generator=generator).to(update.right)
+    left = torch.randn(d_out, rank, dtype=torch.float64, generator=generator).to(change.left)
+    right = torch.randn(rank, d_in, dtype=torch.float64, generator=generator).to(change.right)
     noise = Factors(left, right)
-    return noise.scaled(update.norm() / noise.norm()), found
+    return noise.scaled(change.norm() / noise.norm()), found
 
 
-def none(problem: Problem, options: SolverOptions) -> Result:
+@update.register
+def no_update(options: NoUpdate, problem: Problem) -> Result:
     """Control: no update."""
+    return _nothing(problem)
+
+
+def _nothing(problem: Problem) -> Result:
     return Factors.zeros(*problem.shape).to(device=problem.keys.device), describe("none")
+
+
+def _moment(problem: Problem) -> SecondMoment:
+    assert problem.moment is not None
+    return problem.moment
+
+
+def _penalty(options: Moment, problem: Problem, ridge: float = 0.0, history: Tensor | None = None) -> Penalty:
+    """``lambda C + (mu + ridge) I + history``."""
+    shift = options.moment_ridge + ridge
+    return Penalty(_moment(problem), options.second_moment_weight, shift, history, options.condition_limit)

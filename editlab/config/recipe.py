@@ -1,17 +1,19 @@
-"""A method as data: a solver with its hyper-parameters, how its update is stored, and what guards it.
+"""A method as data: a solver with its hyper-parameters, how its update is stored, and what judges it.
 
-``Recipe`` = solver x backend x optional trust x optional greedy. Every field carries its help, and all validation is
-here; :mod:`editlab.config.edit` builds experiments out of recipes.
+``Recipe`` = solver x backend x optional trust x optional greedy, one flat section. It takes the fields of its own solver
+(:mod:`editlab.config.solvers`) beside those that all recipes share, and no others.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
-from editlab.config.solvers import SOLVERS
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
+from editlab.config.solvers import SOLVERS, Passes, Solver
 
 
 class TrustWeights(Section):
@@ -90,8 +92,33 @@ class Posthoc(Section):
     anchor_texts: Count = Field(64, description="held-out sentences of the KL term")
 
 
-class Recipe(Section):
-    """A method: a solver and its hyper-parameters. Defaults are those of the published MEMIT code unless noted."""
+class LowRankStorage(Section):
+    """How low-rank storage keeps an update; the rank itself is an axis of experiments."""
+
+    lora_metric: Literal["edit", "frobenius"] = Field("edit", description="in which the best low-rank form is taken")
+    accumulate: Literal["recompress", "append"] = Field("recompress", description="how batches share one adapter")
+    min_energy: Share = Field(0.0, description="where a cut keeps less than this share, the rank is raised")
+    max_rank: Count = Field(64, description="largest rank, raised or appended")
+
+
+class Replay(Section):
+    """The memory of edited facts; how many are replayed a batch is an axis of experiments."""
+
+    replay_capacity: Count = Field(200, description="facts kept for replay")
+    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
+    replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
+    replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
+    replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
+
+
+class Recipe(Replay, LowRankStorage, Solver):
+    """A method: the hyper-parameters of its solver and of its targets, and what is below.
+
+    ``validated(Recipe, values, where)`` gives an object of the class in :data:`RECIPES` that ``values["solver"]`` names; it has
+    the fields of that solver alone, and refuses others.
+    """
+
+    model_config = ConfigDict(polymorphic_serialization=True)
 
     solver: str = Field(description="one of the registered solvers")
     backend: Literal["raw", "lora", "posthoc"] = Field(
@@ -100,76 +127,60 @@ class Recipe(Section):
     layers: list[Annotated[int, Field(ge=0)]] | Literal["auto"] = Field(
         "auto", description="edited layers, or auto: chosen by causal tracing"
     )
-    # Targets
-    steps: Count = Field(25, description="evaluations of a target's loss at most (ft: gradient steps)")
-    lr: Positive = Field(0.5, description="learning rate of Adam (ft: of the weights, published 5e-4)")
-    clamp: Positive = Field(0.75, description="largest |delta| / |h| of a target")
-    weight_decay: NonNegative = Field(0.5, description="factor of |delta| / |h|^2")
-    kl_factor: NonNegative = Field(0.0625, description="factor of the KL term on '{subject} is a'")
-    stop_loss: NonNegative = Field(0.05, description="a fact's optimisation stops below this loss")
-    stop: Literal["loss", "most_probable"] = Field("loss", description="most_probable: or at the argmax (ENCORE)")
-    norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
-    rewind: bool = Field(False, description="optimise targets on the original weights")
-    # Solve
-    second_moment_weight: Positive = Field(15000.0, description="lambda on the second moment C")
-    ridge: NonNegative | None = Field(None, description="emmet: gamma on K'C^-1 K (default 0.1, 0 for one fact)")
-    moment_ridge: NonNegative = Field(0.0, description="mu added to the diagonal of C")
-    null_space_threshold: Positive = Field(0.02, description="alphaedit: eigenvalues of C below it are null space")
-    null_space_share: PositiveShare | None = Field(None, description="alphaedit: take this share of directions instead")
-    l2: NonNegative = Field(10.0, description="alphaedit: L2 term")
-    update_norm_weight: NonNegative = Field(1.0, description="encore: weight of the update's norm")
-    keep_share: PositiveShare = Field(0.4, description="rect: share of entries kept")
-    neuron_share: PositiveShare = Field(0.8, description="nse: share of the summed |key| covered by the edited neurons")
-    max_iterations: Count = Field(3, description="nse: passes over the facts that are still off")
-    alpha: NonNegative = Field(0.1, description="nse: a fact is off while |residual| is above this")
-    norm_constraint: Positive | None = Field(None, description="ft: largest change of an entry (FT-L)")
-    condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="above it the ridge is raised")
-    # LoRA: the rank itself is an axis of experiments
-    lora_metric: Literal["edit", "frobenius"] = Field("edit", description="in which the best low-rank form is taken")
-    accumulate: Literal["recompress", "append"] = Field("recompress", description="how batches share one adapter")
-    min_energy: Share = Field(0.0, description="residual guard: below this share kept the rank is raised")
-    max_rank: Count = Field(64, description="largest rank of the guard and of append")
     posthoc: Posthoc = Posthoc()
-    # Guards
     trust: Trust | None = Field(None, description="score each batch; scale or roll back harmful ones")
     greedy: Greedy | None = Field(None, description="several small steps in place of one (backend lora)")
-    # Replay
-    replay_capacity: Count = Field(200, description="facts kept for replay")
-    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
-    replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
-    replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
-    replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
 
     @property
     def has_rank(self) -> bool:
         """Whether the rank axis applies."""
         return self.backend != "raw"
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        solver = values.get("solver") if isinstance(values, dict) else None
-        return {**SOLVERS[solver].defaults, **values} if isinstance(solver, str) and solver in SOLVERS else values
+    def _of_its_solver(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Any:
+        if not isinstance(values, dict):
+            return handler(values)
+        if cls is Recipe and isinstance(name := values.get("solver"), str):
+            if name not in RECIPES:
+                raise ValueError(f"solver: {short(name)} is not allowed; one of {', '.join(RECIPES)}")
+            return RECIPES[name].model_validate(values)
+        if cls is not Recipe:
+            cls._refuse_unknown(values)
+        return handler(values)
+
+    @classmethod
+    def _refuse_unknown(cls, values: Mapping[Any, Any]) -> None:
+        allowed = sorted(cls.model_fields)
+        for key in values:
+            if key not in allowed:
+                close = difflib.get_close_matches(str(key), allowed, 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(f"{str(key)[:60]}: unknown key for {cls.name}; {hint}allowed: {', '.join(allowed)}")
 
     @model_validator(mode="after")
-    def _check(self) -> Recipe:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver: {self.solver!r} is not allowed; one of {', '.join(SOLVERS)}")
-        if SOLVERS[self.solver].site == "mlp" and self.layers != "auto" and len(self.layers) > 1:
+    def _check(self) -> Self:
+        if self.site == "mlp" and self.layers != "auto" and len(self.layers) > 1:
             raise ValueError(f"layers: {self.layers} is not allowed; {self.solver} edits exactly one layer")
         if self.layers != "auto" and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layers: give distinct layers, at least one, or auto")
-        self._check_combination()
-        return self
-
-    def _check_combination(self) -> None:
-        """Solver x backend x trust x greedy: which go together."""
-        traits = SOLVERS[self.solver]
-        if self.has_rank and (traits.gradient or not traits.edits or traits.once_at_end):
+        if self.has_rank and (self.gradient or not self.edits or self.restrained_at_end):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
         if self.greedy is not None and self.backend != "lora":
             raise ValueError(f"greedy: not allowed with backend {self.backend}; it divides low-rank steps: use lora")
-        if self.greedy is not None and traits.passes:
+        if self.greedy is not None and isinstance(self, Passes):
             raise ValueError(f"greedy: not allowed with {self.solver}, which makes passes of its own")
-        if self.trust is not None and (traits.gradient or not traits.edits):
-            raise ValueError(f"trust: not allowed with {self.solver}; it guards closed-form updates")
+        if self.trust is not None and (self.gradient or not self.edits):
+            raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
+        return self
+
+
+def _recipe_of(solver: type[Solver]) -> type[Recipe]:
+    """A solver's own fields, those of its targets, and those that every recipe has, in one flat section."""
+    bases: Any = (solver, *([solver.targets] if solver.targets else []), Recipe)
+    tag: Any = (Literal[solver.name], solver.name)
+    return create_model(f"{solver.__name__}Recipe", __base__=bases, __module__=__name__, solver=tag)
+
+
+RECIPES: dict[str, type[Recipe]] = {name: _recipe_of(solver) for name, solver in SOLVERS.items()}
+"""The recipe class of every solver: made from the registry, so that a new solver needs no line here."""

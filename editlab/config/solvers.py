@@ -1,80 +1,259 @@
-"""Which solvers there are and what they can take: one line a solver, without importing torch.
+"""The solvers: one small options class each, and the registry that lists them. Nothing here imports torch.
 
-The algebra of a closed-form solver is the function of the same name in :mod:`editlab.algebra.solvers`. The traits are read
-by the configuration (axes that do not apply to a method collapse) and by the editing session.
+A class holds a solver's hyper-parameters (help, range and default stand nowhere else) and, as class-level facts, what it
+can take and what it needs. The configuration reads the facts (axes that do not apply to a method collapse), and so does
+the editing session. The algebra of a solver is the function that :data:`editlab.algebra.solvers.update` has for its class.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, ClassVar, Literal
 
-from editlab.errors import ConfigError
+from pydantic import Field
+
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
 
 
-@dataclasses.dataclass(frozen=True)
-class Traits:
-    """What a solver can take and needs.
+class TargetOptions(Section):
+    """How the target vector of a fact is optimised; defaults are those of the published MEMIT code."""
+
+    steps: Count = Field(
+        25, description="evaluations of a target's loss at most; the last is not followed by an update"
+    )
+    lr: Positive = Field(0.5, description="learning rate of Adam")
+    clamp: Positive = Field(0.75, description="largest |delta| / |h| of a target")
+    weight_decay: NonNegative = Field(0.5, description="factor of |delta| / |h|^2")
+    kl_factor: NonNegative = Field(0.0625, description="factor of the KL term on '{subject} is a'")
+    stop_loss: NonNegative = Field(0.05, description="a fact's optimisation stops below this loss")
+    stop: Literal["loss", "most_probable"] = Field(
+        "loss", description="most_probable: also stop at the argmax in all contexts (ENCORE)"
+    )
+    norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
+    rewind: bool = Field(False, description="optimise targets on the original weights")
+
+
+class EncoreTargets(TargetOptions):
+    """ENCORE stops a fact at the argmax (MPES)."""
+
+    stop: Literal["loss", "most_probable"] = Field(
+        "most_probable", description="most_probable: also stop at the argmax in all contexts"
+    )
+
+
+class NseTargets(TargetOptions):
+    """NSE optimises its targets on the original weights."""
+
+    rewind: bool = Field(True, description="optimise targets on the original weights")
+
+
+class Solver(Section):
+    """What every solver has: facts about the method, overridden where it differs.
 
     Attributes:
+        name: what a recipe calls it.
         max_batch: most facts a solve can hold; None: any number.
-        function: name of its function in :mod:`editlab.algebra.solvers`, where it is not its own.
-        restraint: function of :mod:`editlab.algebra.postprocess` that its update goes through.
-        once_at_end: the restraint is applied once, after the last batch, as published.
-        weight: it reads the current weight.
-        original: it reads the weight before the stream.
         replay: replayed facts can join a batch.
         history: it uses the sum of K K^T of earlier batches.
         moment: it cannot do without the second moment of the keys (ROME can: C = I).
+        weight: it reads the current weight.
+        original: it reads the weight before the stream.
         site: whose output the target is optimised at, ``"block"`` or ``"mlp"``.
-        gradient: it fine-tunes the weight by gradient and has no target vectors.
+        clean_key: it reads the key of the clean prompt beside the one over contexts.
+        mean_value: the current value is the mean over contexts, as the key is.
+        gradient: it fine-tunes the weight by gradient.
         edits: False for the control that leaves the model alone.
-        passes: solves repeatedly over the facts whose residual is still large (NSE).
-        defaults: hyper-parameters whose default differs from the general one.
+        control: it is no contestant.
+        restrained_at_end: the total change is restrained once, after the last batch, as PRUNE's script does.
+        targets: how its target vectors are optimised; None: it has none.
     """
 
-    max_batch: int | None = None
-    function: str | None = None
-    restraint: str | None = None
-    once_at_end: bool = False
-    weight: bool = False
-    original: bool = False
-    replay: bool = True
-    history: bool = False
-    moment: bool = True
-    site: str = "block"
-    gradient: bool = False
-    edits: bool = True
-    passes: bool = False
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    name: ClassVar[str]
+    max_batch: ClassVar[int | None] = None
+    replay: ClassVar[bool] = True
+    history: ClassVar[bool] = False
+    moment: ClassVar[bool] = True
+    weight: ClassVar[bool] = False
+    original: ClassVar[bool] = False
+    site: ClassVar[Literal["block", "mlp"]] = "block"
+    clean_key: ClassVar[bool] = False
+    mean_value: ClassVar[bool] = False
+    gradient: ClassVar[bool] = False
+    edits: ClassVar[bool] = True
+    control: ClassVar[bool] = False
+    restrained_at_end: ClassVar[bool] = False
+    targets: ClassVar[type[TargetOptions] | None] = TargetOptions
+
+    def penalty(self) -> tuple[float, float]:
+        """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
+        return 0.0, 1.0
+
+    def shown(self) -> dict[str, float | str]:
+        """The hyper-parameters that a table of methods shows, by symbol."""
+        return {}
 
 
-SOLVERS: dict[str, Traits] = {
-    "rome": Traits(max_batch=1, replay=False, moment=False, site="mlp"),
-    "r_rome": Traits(max_batch=1, replay=False, moment=False, site="mlp"),
-    "memit": Traits(),
-    "emmet": Traits(defaults={"second_moment_weight": 1.0}),
-    "alphaedit": Traits(history=True),
-    "rect": Traits(function="memit", restraint="rect", weight=True),
-    "prune": Traits(function="memit", restraint="prune", weight=True, original=True),
-    "prune_published": Traits(
-        function="memit", restraint="prune_published", once_at_end=True, weight=True, original=True
-    ),
-    "nse": Traits(history=True, passes=True),
-    "encore": Traits(history=True, defaults={"stop": "most_probable"}),
-    "ft": Traits(moment=False, gradient=True, defaults={"lr": 5e-4, "stop_loss": 0.01}),
-    "random": Traits(replay=False),
-    "none": Traits(replay=False, moment=False, edits=False),
+class ClosedForm(Solver):
+    """A solve of one linear system."""
+
+    condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="above it the ridge is raised")
+
+
+class Moment(ClosedForm):
+    """A solve that weighs the second moment C of the keys."""
+
+    second_moment_weight: Positive = Field(15000.0, description="lambda on the second moment C")
+    moment_ridge: NonNegative = Field(0.0, description="mu added to the diagonal of lambda C")
+
+    def penalty(self) -> tuple[float, float]:
+        return self.second_moment_weight, self.moment_ridge
+
+    def shown(self) -> dict[str, float | str]:
+        return {"λ": self.second_moment_weight}
+
+
+class Passes(Solver):
+    """A solver that goes over its batch several times, for the facts whose residual is still large."""
+
+    max_iterations: Count = Field(3, description="passes over the facts that are still off")
+    alpha: NonNegative = Field(0.1, description="a fact is off while |residual| is above this")
+
+
+class Rome(Moment):
+    """ROME (arXiv 2202.05262): a rank-one update, one fact after another."""
+
+    name, max_batch, replay, moment, site, clean_key = "rome", 1, False, False, "mlp", True
+
+    def shown(self) -> dict[str, float | str]:
+        return {}
+
+
+class RRome(Rome):
+    """R-ROME (arXiv 2403.07175): ROME with one and the same key throughout."""
+
+    name, clean_key, mean_value = "r_rome", False, True
+
+
+class Memit(Moment):
+    """MEMIT (arXiv 2210.07229): least squares on a batch, regularised by the second moment."""
+
+    name = "memit"
+
+
+class Emmet(Moment):
+    """EMMET (arXiv 2403.14236): equality constraints on a batch."""
+
+    name = "emmet"
+    second_moment_weight: Positive = Field(1.0, description="lambda on the second moment C")
+    ridge: NonNegative | None = Field(None, description="gamma on K'C^-1 K; default 0.1, and 0 for a batch of one fact")
+
+    def penalty(self) -> tuple[float, float]:
+        gamma = self.ridge or 0.1
+        return gamma * self.second_moment_weight, gamma * self.moment_ridge
+
+    def shown(self) -> dict[str, float | str]:
+        return {"λ": self.second_moment_weight, "γ": "default" if self.ridge is None else self.ridge}
+
+
+class AlphaEdit(ClosedForm):
+    """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment."""
+
+    name, history = "alphaedit", True
+    null_space_threshold: Positive = Field(0.02, description="eigenvalues of C below it are null space")
+    null_space_share: PositiveShare | None = Field(None, description="take this share of directions instead")
+    l2: NonNegative = Field(10.0, description="L2 term")
+
+    def penalty(self) -> tuple[float, float]:
+        return 0.0, self.l2
+
+    def shown(self) -> dict[str, float | str]:
+        share = self.null_space_share
+        space = {"threshold": self.null_space_threshold} if share is None else {"share": share}
+        return {**space, "L2": self.l2}
+
+
+class Rect(Memit):
+    """RECT (arXiv 2401.04700): MEMIT's update, only the entries of largest relative change."""
+
+    name, weight = "rect", True
+    keep_share: PositiveShare = Field(0.4, description="share of entries kept")
+
+    def shown(self) -> dict[str, float | str]:
+        return {**super().shown(), "keep share": self.keep_share}
+
+
+class Prune(Memit):
+    """PRUNE (arXiv 2405.16821): MEMIT, the singular values of the total change restrained after each batch."""
+
+    name, weight, original = "prune", True, True
+
+
+class PrunePublished(Memit):
+    """PRUNE as its script has it: restrained once, after the last batch, on top of the edited weight."""
+
+    name, original, restrained_at_end = "prune_published", True, True
+
+
+class Encore(Moment):
+    """ENCORE (arXiv 2502.01636): MEMIT with the keys of earlier batches and a term on the update's norm."""
+
+    name, history, targets = "encore", True, EncoreTargets
+    update_norm_weight: NonNegative = Field(1.0, description="weight of the update's norm")
+
+    def penalty(self) -> tuple[float, float]:
+        return self.second_moment_weight, self.moment_ridge + self.update_norm_weight
+
+    def shown(self) -> dict[str, float | str]:
+        return {**super().shown(), "update norm weight": self.update_norm_weight}
+
+
+class Nse(Passes, Moment):
+    """NSE (arXiv 2410.04045): MEMIT with history on the neurons that hold most of the keys."""
+
+    name, history, targets = "nse", True, NseTargets
+    neuron_share: PositiveShare = Field(0.8, description="share of the summed |key| covered by the edited neurons")
+
+    def shown(self) -> dict[str, float | str]:
+        return {**super().shown(), "neuron share": self.neuron_share}
+
+
+class FineTuning(Solver):
+    """FT and FT-L (arXiv 2012.00363): Adam on the same weight, within a bound on every entry's change."""
+
+    name, moment, gradient, targets = "ft", False, True, None
+    steps: Count = Field(25, description="gradient steps at most")
+    lr: Positive = Field(5e-4, description="learning rate of Adam on the weights")
+    stop_loss: NonNegative = Field(0.01, description="the fine-tuning stops below this loss")
+    norm_constraint: Positive | None = Field(None, description="largest change of an entry (FT-L)")
+
+    def shown(self) -> dict[str, float | str]:
+        return {} if self.norm_constraint is None else {"bound": self.norm_constraint}
+
+
+class RandomUpdate(Memit):
+    """Control: a random update as large as MEMIT's."""
+
+    name, replay, control = "random", False, True
+
+
+class NoUpdate(Solver):
+    """Control: the unedited model."""
+
+    name, replay, moment, edits, control, targets = "none", False, False, False, True, None
+
+
+SOLVERS: dict[str, type[Solver]] = {
+    Rome.name: Rome,
+    RRome.name: RRome,
+    Memit.name: Memit,
+    Emmet.name: Emmet,
+    AlphaEdit.name: AlphaEdit,
+    Rect.name: Rect,
+    Prune.name: Prune,
+    PrunePublished.name: PrunePublished,
+    Nse.name: Nse,
+    Encore.name: Encore,
+    FineTuning.name: FineTuning,
+    RandomUpdate.name: RandomUpdate,
+    NoUpdate.name: NoUpdate,
 }
-
-
-def traits_of(name: str) -> Traits:
-    """The traits of a registered solver.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    if name not in SOLVERS:
-        raise ConfigError(f"solver: {name!r} is not allowed; one of {', '.join(SOLVERS)}")
-    return SOLVERS[name]
+"""The registry: one line a solver."""

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from editlab.data.requests import EditRequest
+from editlab.editing.events import Event
 from editlab.editing.probes import Damage
-from editlab.editing.proposal import put_back
+from editlab.editing.proposer import put_back
 from editlab.editing.replay import ReplayItem
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import load_tensors, save_tensors
@@ -32,8 +33,8 @@ _FORMAT = "editlab-session-1"
 
 
 @dataclasses.dataclass(frozen=True)
-class SessionState:
-    """A session's state, detached from it.
+class Checkpoint:
+    """A session in the middle of a stream, detached from it.
 
     Attributes:
         tensors: by name.
@@ -44,7 +45,7 @@ class SessionState:
     facts: Mapping[str, Any]
 
     @classmethod
-    def capture(cls, session: EditSession, extra: Mapping[str, Any] | None = None) -> SessionState:
+    def capture(cls, session: EditSession, extra: Mapping[str, Any] | None = None) -> Checkpoint:
         """The state now, with ``extra`` (JSON-serialisable) kept for the caller."""
         tensors = {f"weight.{k}": w.clone() for k, w in session.weights.items()}
         tensors |= {f"history.{k}": h for k, h in session.proposer.history.items()}
@@ -58,7 +59,7 @@ class SessionState:
         facts = {
             "format": _FORMAT,
             "identity": identity(session),
-            "events": session.events,
+            "events": [event.record() for event in session.events],
             "edited": [r.to_record() for r in session.edited],
             "replay": [_item(item) for item in items],
             "scores": [] if monitor is None else monitor.scores,
@@ -82,7 +83,7 @@ class SessionState:
         session.proposer.store.load(self._part("store"))
         session.buffer.items = {item.request.key: item for item in self._replay()}
         session.edited[:] = [EditRequest.from_record(r, "checkpoint") for r in self.facts["edited"]]
-        session.events[:] = self.facts["events"]
+        session.events[:] = [Event.model_validate(event) for event in self.facts["events"]]
         session.stopwatch.wall.update(self.facts["seconds"]["wall"])
         session.stopwatch.cpu.update(self.facts["seconds"]["cpu"])
         monitor, damage = session.guard.monitor, self._part("damage")
@@ -96,7 +97,7 @@ class SessionState:
         save_tensors(path, self.tensors, self.facts)
 
     @classmethod
-    def load(cls, path: str | Path) -> SessionState:
+    def load(cls, path: str | Path) -> Checkpoint:
         """Read what :meth:`save` wrote.
 
         Raises:

@@ -7,7 +7,6 @@ from typing import Any
 
 from editlab.algebra.linalg import SecondMoment
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
 from editlab.networks.architectures import Architecture
 
@@ -19,15 +18,14 @@ def check_arguments(recipe: Recipe, architecture: Architecture, replay: float, r
         ConfigError: layers, replay or rank do not fit it.
         ModelError: the model has no such layer.
     """
-    traits = SOLVERS[recipe.solver]
     if recipe.layers == "auto":
         raise ConfigError("layers: 'auto' must be resolved by the layer-choice rule; give a list here")
     layers = architecture.check_layers(recipe.layers)
-    if traits.site == "mlp" and len(layers) > 1:
+    if recipe.site == "mlp" and len(layers) > 1:
         raise ConfigError(f"layers: {recipe.solver} edits exactly one layer, got {layers}")
     if isinstance(replay, bool) or not 0 <= replay < float("inf"):
         raise ConfigError(f"replay: {replay} is not allowed; a finite number >= 0: replayed facts per new fact")
-    if replay and not traits.replay:
+    if replay and not recipe.replay:
         raise ConfigError(f"replay: {recipe.solver} cannot take replayed facts; use 0")
     if rank < 0 or (rank == 0) == recipe.has_rank:
         allowed = "1 or more" if recipe.has_rank else "leave it out, or use backend lora"
@@ -48,9 +46,8 @@ def required_moments(
     """
     from editlab.moments import resolve_statistics
 
-    traits = SOLVERS[recipe.solver]
-    rank_one = traits.site == "mlp"  # ROME uses C where it is given
-    if (statistics is None and not traits.moment) or not (traits.moment or rank_one):
+    rank_one = recipe.site == "mlp"  # ROME uses C where it is given
+    if (statistics is None and not recipe.moment) or not (recipe.moment or rank_one):
         return {}
     moments = resolve_statistics(statistics, list(layers))
     for layer in layers:

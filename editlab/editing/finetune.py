@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editlab.config.solvers import FineTuning
 from editlab.data.requests import EditRequest
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen
@@ -25,11 +26,7 @@ def finetune(
     model: torch.nn.Module,
     requests: Sequence[EditRequest],
     layers: Sequence[int],
-    *,
-    steps: int = 25,
-    lr: float = 5e-4,
-    norm_constraint: float | None = None,
-    stop_loss: float = 1e-2,
+    options: FineTuning,
     column_weights: Tensor | None = None,
 ) -> tuple[dict[int, Tensor], float]:
     """Fine-tune the edited maps on the requests.
@@ -48,18 +45,18 @@ def finetune(
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
-            optimizer = torch.optim.Adam(list(parameters.values()), lr=lr)  # type: ignore[arg-type]
+            optimizer = torch.optim.Adam(list(parameters.values()), lr=options.lr)  # type: ignore[arg-type]
             value = float("nan")
-            for _ in range(steps):
+            for _ in range(options.steps):
                 loss = batch.loss()
                 value = float(loss.detach())
-                if value < stop_loss:
+                if value < options.stop_loss:
                     break
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if norm_constraint is not None:
-                    _project(architecture, originals, norm_constraint)
+                if options.norm_constraint is not None:
+                    _project(architecture, originals, options.norm_constraint)
             deltas = {k: architecture.weight(k).double() - w.double() for k, w in originals.items()}
         finally:
             with torch.no_grad():

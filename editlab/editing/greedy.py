@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any, Protocol
 
 from editlab.config.recipe import Greedy
+from editlab.editing.events import GreedyStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +62,15 @@ def judge_step(options: Greedy, gain: float, now: Score) -> tuple[bool, str]:
     return True, "improved"
 
 
-def run_steps(options: Greedy, moves: Moves) -> list[dict[str, Any]]:
-    """Put the update of a layer on in steps.
-
-    Returns:
-        one dictionary a step: greedy_step (from 1), greedy_scale, greedy_accept, greedy_reason, gain, trust, and what
-        the store said.
-    """
-    events: list[dict[str, Any]] = []
+def run_steps(options: Greedy, moves: Moves) -> list[GreedyStep]:
+    """Put the update of a layer on in steps; every step that was judged, from 1 on, with what the store said."""
+    events: list[GreedyStep] = []
     best, rejected, given = moves.score().goodness, 0, 0.0
     for scale in scales(options):
         best, event = _step(options, moves, scale, best, len(events) + 1)
         events.append(event)
-        given += scale if event["greedy_accept"] else 0.0
-        rejected = 0 if event["greedy_accept"] else rejected + 1
+        given += scale if event.greedy_accept else 0.0
+        rejected = 0 if event.greedy_accept else rejected + 1
         if rejected >= options.patience:
             break
     if rejected and options.when_stuck != "stop":
@@ -85,29 +81,30 @@ def run_steps(options: Greedy, moves: Moves) -> list[dict[str, Any]]:
 
 def _step(
     options: Greedy, moves: Moves, scale: float, best: float, number: int, whole: bool = False
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[float, GreedyStep]:
     found = moves.apply(scale, whole)
     now = moves.score()
     gain = now.goodness - best
     accept, reason = judge_step(options, gain, now)
     if not accept:
         moves.undo()
-    event = {
-        "greedy_step": number,
-        "greedy_scale": scale,
-        "greedy_accept": accept,
-        "greedy_reason": reason,
-        "gain": gain,
-        "trust": now.trust,
+    event = GreedyStep(
+        greedy_step=number,
+        greedy_scale=scale,
+        greedy_accept=accept,
+        greedy_reason=reason,
+        gain=gain,
+        trust=now.trust,
         **found,
-    }
+    )
     return (now.goodness if accept else best), event
 
 
-def _unstick(options: Greedy, moves: Moves, missing: float, best: float, number: int) -> list[dict[str, Any]]:
+def _unstick(options: Greedy, moves: Moves, missing: float, best: float, number: int) -> list[GreedyStep]:
     """One last step with a higher rank, or uncut."""
     whole = options.when_stuck == "raw"
     if missing <= 0 or (not whole and not moves.raise_rank()):
         return []
     _, event = _step(options, moves, missing, best, number, whole)
-    return [event | {"greedy_reason": f"{options.when_stuck}: {event['greedy_reason']}"}]
+    event.greedy_reason = f"{options.when_stuck}: {event.greedy_reason}"
+    return [event]

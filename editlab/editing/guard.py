@@ -1,6 +1,6 @@
-"""Trust and greedy steps on the session's model: what :mod:`trust` and :mod:`greedy` decide, carried out.
+"""The trust guard: what :mod:`trust` and :mod:`greedy` decide, carried out on the session's model.
 
-The guard looks at the model before a batch, puts a layer's update on in steps where the recipe is greedy, judges the
+It looks at the model before a batch, puts a layer's update on in steps where the recipe is greedy, judges the
 candidate, and says what to do. It never raises: an error of its own keeps the edit and is written into the event.
 """
 
@@ -16,17 +16,19 @@ from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
 from editlab.config.recipe import Greedy, Trust
 from editlab.data.requests import EditRequest
+from editlab.editing.events import Event, GreedyStep
 from editlab.editing.greedy import Score, run_steps
-from editlab.editing.proposal import Proposal, Proposer, Solve, put_back
+from editlab.editing.proposal import Proposal
+from editlab.editing.proposer import Installer, Proposer, Solve, install_at_once, put_back
 from editlab.editing.trust import Before, Judgement, TrustMonitor, distance_trust
 from editlab.errors import NumericalError
 
 
-class Guard:
+class TrustGuard:
     """What a recipe asks for beside the solve; does nothing where it asks for nothing.
 
     Args:
-        proposer: the session's, unedited at this moment; a greedy recipe sets its ``install``.
+        proposer: the session's, unedited at this moment.
         probes: held-out records.
 
     Raises:
@@ -43,30 +45,35 @@ class Guard:
             p = proposer
             with p.stopwatch.stage("trust"):
                 self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes)
-        if self.greedy is not None:
-            proposer.install = self._install if self.greedy.steps > 1 else _in_one_step
         self.base: Before | None = None
+
+    @property
+    def install(self) -> Installer:
+        """How the recipe wants an update put on the model."""
+        if self.greedy is None:
+            return install_at_once
+        return self._in_steps if self.greedy.steps > 1 else _in_one_step
 
     def check(self, requests: Iterable[EditRequest]) -> None:
         """Raise :class:`ConfigError` when a probe is also evaluated on these requests."""
         if self.monitor is not None:
             self.monitor.check(requests)
 
-    def before(self, requests: Sequence[EditRequest], event: dict[str, Any]) -> None:
+    def before(self, requests: Sequence[EditRequest], event: Event) -> None:
         """Measure the side before a batch."""
         self.base = None
         if self.monitor is not None:
             with self._protected(event), self.proposer.stopwatch.stage("trust"):
                 self.base = self.monitor.before(requests)
 
-    def judge(self, proposal: Proposal, event: dict[str, Any]) -> Judgement | None:
+    def judge(self, proposal: Proposal, event: Event) -> Judgement | None:
         """Judge the candidate on the model; None: there is no trust, or it failed, and the batch stays."""
         if self.trust is None or self.monitor is None or self.base is None:
             return None
         new = proposal.columns.requests[: proposal.columns.new]
         with self._protected(event), self.proposer.stopwatch.stage("trust"):
             judgement = self.monitor.judge(new, self.base, proposal.change, proposal.problems)
-            event |= judgement.event()
+            judgement.write(event)
             return judgement
         return None
 
@@ -93,15 +100,15 @@ class Guard:
             self.monitor.settle(judgement, self.base)
 
     @contextlib.contextmanager
-    def _protected(self, event: dict[str, Any]) -> Iterator[None]:
+    def _protected(self, event: Event) -> Iterator[None]:
         """Whatever goes wrong inside is an entry of the event, never the end of the stream."""
         try:
             yield
         except Exception as error:
             self.base = None
-            event["trust_error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            event.trust_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
-    def _install(self, proposer: Proposer, proposal: Proposal, layer: int, solve: Solve) -> dict[str, Any]:
+    def _in_steps(self, proposer: Proposer, proposal: Proposal, layer: int, solve: Solve) -> dict[str, Any]:
         assert self.greedy is not None
         steps = run_steps(self.greedy, _LayerSteps(self, self.greedy, proposal, layer, solve))
         return {"greedy": steps}
@@ -109,17 +116,15 @@ class Guard:
 
 def _in_one_step(proposer: Proposer, proposal: Proposal, layer: int, solve: Solve) -> dict[str, Any]:
     """The plain edit, with the fields that greedy events have."""
-    update, problem = solve()
-    with proposer.stopwatch.stage("solve"):
-        found = proposer.put(proposal, layer, update, problem)
+    found = install_at_once(proposer, proposal, layer, solve)
     step = {"greedy_step": 1, "greedy_scale": 1.0, "greedy_accept": True, "greedy_reason": "single_step"}
-    return {"greedy": [step | found]} | found
+    return {"greedy": [GreedyStep(**step, **found)]} | found
 
 
 class _LayerSteps:
     """The moves of one layer's greedy steps (:class:`editlab.editing.greedy.Moves`)."""
 
-    def __init__(self, guard: Guard, options: Greedy, proposal: Proposal, layer: int, solve: Solve) -> None:
+    def __init__(self, guard: TrustGuard, options: Greedy, proposal: Proposal, layer: int, solve: Solve) -> None:
         self.guard, self.options, self.proposal, self.layer, self.solve = guard, options, proposal, layer, solve
         self.proposer = guard.proposer
         self.solved: tuple[Factors, Problem] = solve()

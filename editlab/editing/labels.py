@@ -8,7 +8,7 @@ of the three shares; a harmonic mean would be near 0 whenever a batch is left ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from editlab.data.requests import EditRequest
@@ -45,8 +45,3 @@ class CompositeObserver:
         if len(requests) <= self.cases:
             return list(requests)
         return python_rng("label", what, self.seed, len(requests)).sample(list(requests), self.cases)
-
-
-def should_roll_back(event: Mapping[str, Any]) -> bool:
-    """The label of an event that was observed."""
-    return bool(event["with"]["composite"] < event["without"]["composite"])

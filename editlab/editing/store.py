@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.algebra.low_rank import LoraStore, factors_in
-from editlab.algebra.problem import Problem, SolverOptions
+from editlab.algebra.problem import Problem
 from editlab.config.recipe import Recipe
 
 
@@ -82,16 +82,6 @@ class RawStore:
         self.totals = factors_in(tensors, "raw")
 
 
-def make_store(recipe: Recipe, rank: int, options: SolverOptions) -> Store:
+def make_store(recipe: Recipe, rank: int) -> Store:
     """The store of a recipe."""
-    if recipe.backend != "lora":
-        return RawStore()
-    return LoraStore(
-        rank,
-        recipe.solver,
-        options,
-        metric=recipe.lora_metric,
-        accumulate=recipe.accumulate,
-        min_energy=recipe.min_energy,
-        max_rank=recipe.max_rank,
-    )
+    return LoraStore(rank, recipe, recipe.penalty()) if recipe.backend == "lora" else RawStore()

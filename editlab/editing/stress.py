@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
-from editlab.editing.targets import TargetOptions, Targets
+from editlab.editing.targets import Targets
 from editlab.randomness import python_rng, torch_rng
 
 KINDS = ("contradiction", "clamp", "corruption")
@@ -45,7 +46,7 @@ class Stress:
         """Target options with an oversized clamp and no decay."""
         if self.kind != "clamp":
             return options
-        return dataclasses.replace(options, clamp=CLAMP * options.clamp, weight_decay=0.0, stop_loss=0.0)
+        return options.model_copy(update={"clamp": CLAMP * options.clamp, "weight_decay": 0.0, "stop_loss": 0.0})
 
     def targets(self, targets: Targets) -> Targets:
         """Targets replaced by seeded noise."""

@@ -84,7 +84,7 @@ def run_sweep(
                 "seed": seed,
                 **{k: str(v) for k, v in point.items()},
                 **{name: success[name] for name in ("ES", "PS", "NS", "S")},
-                "decision": event["decision"],
+                "decision": event.decision,
                 "delta_norm": session.edit().norm(),
             }
         )

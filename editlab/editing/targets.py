@@ -14,12 +14,13 @@ and reruns the whole model at every step. Here all facts of a batch are optimise
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.networks.architectures import Architecture
@@ -29,32 +30,7 @@ from editlab.networks.suffix import Suffixes, prepare_suffixes
 from editlab.networks.tokenization import Encoder, check_lengths
 
 KL_PROMPT = "{} is a"
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetOptions:
-    """Hyper-parameters of the optimisation, named as in the published code.
-
-    Attributes:
-        steps: evaluations at most; the last one is not followed by an update.
-        lr: Adam's learning rate.
-        clamp: largest allowed ``|delta| / |h|``.
-        weight_decay: factor of ``|delta| / |h|^2``.
-        kl_factor: factor of KL(now || before) at the subject's end of ``"{subject} is a"``.
-        stop_loss: a fact stops when its loss is below this.
-        stop: ``"loss"``, or ``"most_probable"``: also stop when the new object is the argmax in all contexts
-            (ENCORE's MPES, arXiv 2502.01636).
-        max_tokens: suffix tokens optimised at once; facts beyond it form further chunks.
-    """
-
-    steps: int = 25
-    lr: float = 0.5
-    clamp: float = 0.75
-    weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    stop_loss: float = 0.05
-    stop: str = "loss"
-    max_tokens: int = 8192
+TOKENS_AT_ONCE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,26 +62,24 @@ def optimize_targets(
     options: TargetOptions,
     *,
     site: str = "block",
-    progress: Callable[[int], None] | None = None,
+    max_tokens: int = TOKENS_AT_ONCE,
 ) -> Targets:
     """Targets of all requests at ``layer``, batched (see the module's docstring).
 
     Args:
         site: ``"block"`` (MEMIT) or ``"mlp"`` (ROME): whose output ``h`` is.
-        progress: called with the number of facts finished.
+        max_tokens: suffix tokens optimised at once; facts beyond it form further chunks.
     """
     encoder = Encoder(tokenizer_of(model))
     texts = _encode(encoder, requests, contexts, with_kl=options.kl_factor != 0)
     check_lengths([row.ids for row in texts], model)
     parts: list[Targets] = []
     with frozen(model):
-        for facts in _chunk_facts(texts, len(requests), options.max_tokens):
+        for facts in _chunk_facts(texts, len(requests), max_tokens):
             chosen = [dataclasses.replace(r, fact=r.fact - facts.start) for r in texts if r.fact in facts]
             problem = _Problem.prepare(Architecture(model), chosen, len(facts), layer, site, encoder.pad_id)
             with problem.suffixes.architecture.handing_over():
                 parts.append(_optimize(problem, options))
-            if progress is not None:
-                progress(len(facts))
     return Targets(
         z=torch.cat([p.z for p in parts], 1),
         base=torch.cat([p.base for p in parts], 1),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +25,13 @@ from editlab.algebra.linalg import Factors, SecondMoment
 from editlab.algebra.problem import Problem
 from editlab.config.recipe import Trust
 from editlab.data.requests import EditRequest
+from editlab.editing.events import Decision, Event
 from editlab.editing.keys import compute_keys
 from editlab.editing.probes import Damage, DamageProbe, GainProbe, check_disjoint
 from editlab.errors import ConfigError
 
 GAIN = "edit_success_gain"
+REASONS: dict[Decision, str] = {"accepted": "trust_high", "scaled": "trust_between", "rolled_back": "trust_low"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,29 +47,19 @@ class Judgement:
         per_fact: score of each new fact, or None.
     """
 
-    decision: str
+    decision: Decision
     scale: float
     trust: float
     threshold: float
     terms: dict[str, float]
     per_fact: list[float] | None = None
 
-    def event(self) -> dict[str, Any]:
-        """The fields of an event; NaN and infinity become strings, so that the line stays JSON."""
-        reason = {
-            "accepted": "trust_high",
-            "scaled": "trust_between",
-            "rolled_back": "trust_low",
-        }[self.decision]
-        return {
-            "decision": self.decision,
-            "scale": self.scale,
-            "rollback": self.decision == "rolled_back",
-            "reason": reason,
-            "trust": self.trust,
-            "threshold": self.threshold,
-            "terms": {k: v if math.isfinite(v) else str(v) for k, v in self.terms.items()},
-        }
+    def write(self, event: Event) -> None:
+        """Into the event; NaN and infinity become strings, so that the line stays JSON."""
+        event.decision, event.reason = self.decision, REASONS[self.decision]
+        event.scale, event.rollback = self.scale, self.decision == "rolled_back"
+        event.trust, event.threshold = self.trust, self.threshold
+        event.terms = {k: v if math.isfinite(v) else str(v) for k, v in self.terms.items()}
 
 
 def squash(value: float, tau: float) -> float:
@@ -100,7 +91,7 @@ def distance_trust(terms: Mapping[str, float], options: Trust) -> float:
     return options.distance_weight * fit + (1.0 - options.distance_weight) * kept
 
 
-def decide(trust: float, threshold: float, options: Trust) -> tuple[str, float]:
+def decide(trust: float, threshold: float, options: Trust) -> tuple[Decision, float]:
     """(decision, scale): 1 from the threshold up, 0 below ``low``, linear in between (or 0 where not soft)."""
     if trust >= threshold:
         return "accepted", 1.0

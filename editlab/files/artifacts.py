@@ -167,13 +167,16 @@ def record_of(result: str | Path) -> Path:
     folder around the result that has a folder of records, so a run's folder can be moved with them.
     """
     result = Path(result)
-    home = next((folder for folder in result.parents if (folder / RECORDS).is_dir()), None) or _new_home(result)
+    home = home_of(result)
     name = result.relative_to(home)
     return home / RECORDS / name.with_name(f"{name.name}.json")
 
 
-def _new_home(result: Path) -> Path:
-    """Where the first record of a folder of results goes."""
+def home_of(result: Path) -> Path:
+    """The folder that holds the records of a result, or will."""
+    for folder in result.parents:
+        if (folder / RECORDS).is_dir():
+            return folder
     parts = result.parts
     return Path(*parts[: parts.index(_RESULTS) + 1]) if _RESULTS in parts[:-1] else result.parent
 
@@ -191,7 +194,7 @@ def provenance_file(path: str | Path) -> Path:
     own = record_of(path)
     if path.is_dir() or own.exists():
         return own
-    joint = record_of(path.parent)
+    joint = own if path.parent == home_of(path) else record_of(path.parent)
     return joint if joint.exists() else own
 
 

@@ -190,8 +190,8 @@ def result_of(path: Path) -> Path:
     """The result that a file belongs to: itself, the one that a record is about, or a folder that one job made."""
     if RECORDS in path.parts:
         return result_of_record(path)
-    own = path.is_dir() or record_of(path).exists()
-    return path if own or not record_of(path.parent).exists() else path.parent
+    record = provenance_file(path)
+    return result_of_record(record) if record.exists() else path
 
 
 def records(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -87,3 +87,10 @@ use rule edit_cell as replay_cell with:
         f"{OUT}/benchmarks/rules/replay_cell/{{experiment}}-{{model}}-{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.jsonl"
     group:
         small_jobs("edit_cell", "cells", STUDY, REPLAY_LOG, REPLAY_RESULT)
+
+
+rule matrix:
+    input:
+        OUT + "/ablation_matrix.csv",
+    message:
+        "The ablation matrix"

@@ -210,5 +210,4 @@ def cell_parameters(wildcards):
         "known_only": plan.known_only,
         "evaluation": plain("evaluation"),
         "loading": loading(wildcards.model),
-        "perplexity_text": STUDY.evaluation.perplexity_text,
     }

@@ -130,10 +130,8 @@ def test_null_space_by_threshold_and_by_share():
     torch.testing.assert_close(basis @ basis.T, published @ published.T)
 
 
-def test_condition_number_exact_and_estimated():
+def test_the_estimated_condition_number_is_close_to_the_exact_one():
     values = torch.logspace(-3, 0, 20, dtype=F64)
-    assert SecondMoment(with_spectrum(values), 1).condition_number() == pytest.approx(1e3, rel=1e-8)
-    assert SecondMoment(torch.diag(torch.tensor([1.0, 0.0])), 1).condition_number() == math.inf
     matrix = with_spectrum(values)
     estimate = estimated_condition(matrix, torch.linalg.cholesky(matrix))
     exact = float(torch.linalg.cond(matrix, p=1))

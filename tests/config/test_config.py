@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from editlab.config.base import validated
 from editlab.config.edit import EditStudy
-from editlab.config.recipe import Recipe
+from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.run import Run, check_files, laid_over, load_run, read_layer, read_layers, source_of_inputs
 from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
@@ -117,7 +117,13 @@ BAD = [
     ("edit/methods/memit/steps", True, "methods.memit.steps", "True", "switch"),
     ("edit/methods/memit/norm_anchor", "perhaps", "methods.memit.norm_anchor", "'perhaps'", "boolean"),
     ("edit/methods/memit/kl_factor", -1, "methods.memit.kl_factor", "-1", "0"),
-    ("edit/methods/memit/null_space_share", 1.1, "methods.memit.null_space_share", "1.1", "1"),
+    (
+        "edit/methods/memit/null_space_share",
+        0.5,
+        "methods.memit.null_space_share",
+        "unknown key for memit",
+        "second_moment",
+    ),
     ("edit/methods/memit/condition_limit", 1, "methods.memit.condition_limit", "1", "greater than 1"),
     ("edit/methods/memit/layers", [], "methods.memit.layers", "", "at least one"),
     ("edit/methods/memit/layers", [0, 0], "methods.memit.layers", "", "distinct"),
@@ -214,7 +220,10 @@ def test_any_value_gives_a_run_or_a_config_error(values):
     run_or_line(values)
 
 
-@given(st.sampled_from(sorted([*places(BASE), *(f"edit/methods/memit/{name}" for name in Recipe.model_fields)])), JSON)
+@given(
+    st.sampled_from(sorted([*places(BASE), *(f"edit/methods/memit/{name}" for name in RECIPES["memit"].model_fields)])),
+    JSON,
+)
 @settings(deadline=None, max_examples=400)
 def test_any_value_in_any_place_gives_a_run_or_a_config_error(place, value):
     run_or_line(changed(place, value))
@@ -361,12 +370,35 @@ def test_every_run_of_the_repository_is_valid_and_called_like_its_file(path):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_has_a_recipe_with_its_defaults(solver):
     recipe = validated(Recipe, {"solver": solver, "layers": [0]}, "recipe")
-    for name, value in SOLVERS[solver].defaults.items():
-        assert getattr(recipe, name) == value
-    given_value = validated(Recipe, {"solver": solver, "layers": [0], "lr": 0.123}, "recipe")
-    assert given_value.lr == 0.123
+    assert isinstance(recipe, SOLVERS[solver])
+    assert recipe.model_dump().items() >= SOLVERS[solver]().model_dump().items()  # the library's defaults
+    inside = load_run(changed("edit/methods/memit", {"solver": solver, "layers": [0]})).model_dump()
+    assert inside["edit"]["methods"]["memit"] == recipe.model_dump()
     with pytest.raises(ValueError, match="frozen"):
-        recipe.lr = 1.0
+        recipe.backend = "lora"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_recipe_has_the_keys_of_its_solver_alone(solver):
+    own = set(RECIPES[solver].model_fields)
+    others = {name for other in RECIPES.values() for name in other.model_fields} - own
+    for name in others:
+        with pytest.raises(ConfigError) as caught:
+            validated(Recipe, {"solver": solver, name: 1}, "recipe")
+        assert str(caught.value).startswith(f"recipe: {name}: unknown key for {solver}; ")
+        assert str(caught.value).endswith(f"allowed: {', '.join(sorted(own))}")
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_defaults_that_the_papers_set_apart():
+    def default(solver: str, field: str) -> Any:
+        return getattr(validated(Recipe, {"solver": solver}, "recipe"), field)
+
+    assert (default("memit", "second_moment_weight"), default("emmet", "second_moment_weight")) == (15000.0, 1.0)
+    assert (default("ft", "lr"), default("ft", "stop_loss"), default("memit", "stop_loss")) == (5e-4, 0.01, 0.05)
+    assert (default("encore", "stop"), default("memit", "stop")) == ("most_probable", "loss")
+    assert (default("nse", "rewind"), default("memit", "rewind")) == (True, False)
+    assert not validated(Recipe, {"solver": "nse", "rewind": False}, "recipe").rewind
 
 
 def cells(**experiment: Any) -> list[dict[str, str]]:

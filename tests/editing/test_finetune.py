@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
+from editlab.config.solvers import FineTuning
 from editlab.editing.finetune import finetune
 from editlab.evaluation.scoring import score_requests
 from editlab.networks.architectures import Architecture
@@ -21,7 +22,7 @@ def test_it_learns_the_new_objects_and_the_model_comes_back(family):
     model.train()
     model.get_input_embeddings().weight.requires_grad_(False)
     before = state(model)
-    deltas, loss = finetune(model, requests, [0, 1], steps=30, lr=0.02)
+    deltas, loss = finetune(model, requests, [0, 1], FineTuning(steps=30, lr=0.02))
     assert set(deltas) == {0, 1}
     assert all(d.shape == (32, 64) and d.dtype == torch.float64 for d in deltas.values())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -42,19 +43,21 @@ def test_it_learns_the_new_objects_and_the_model_comes_back(family):
 
 @pytest.mark.parametrize("radius", [0.001, 0.05])
 def test_no_entry_leaves_the_bound(radius):
-    deltas, _ = finetune(tiny_model("gpt2"), tiny_requests(3), [1], steps=12, lr=0.02, norm_constraint=radius)
+    deltas, _ = finetune(
+        tiny_model("gpt2"), tiny_requests(3), [1], FineTuning(steps=12, lr=0.02, norm_constraint=radius)
+    )
     assert float(deltas[1].abs().max()) <= radius * (1 + 1e-4)
     assert float(deltas[1].abs().max()) > 0.9 * radius
 
 
 def test_it_stops_at_the_loss_and_at_the_steps():
     model, requests = tiny_model("gpt2"), tiny_requests(2)
-    deltas, loss = finetune(model, requests, [1], steps=50, lr=0.02, stop_loss=1e9)
+    deltas, loss = finetune(model, requests, [1], FineTuning(steps=50, lr=0.02, stop_loss=1e9))
     assert float(deltas[1].norm()) == 0.0
     assert loss > 1.0
-    _, early = finetune(model, requests, [1], steps=40, lr=0.02, stop_loss=4.0)
+    _, early = finetune(model, requests, [1], FineTuning(steps=40, lr=0.02, stop_loss=4.0))
     assert 3.0 < early < 4.0
-    _, late = finetune(model, requests, [1], steps=40, lr=0.02, stop_loss=0.0)
+    _, late = finetune(model, requests, [1], FineTuning(steps=40, lr=0.02, stop_loss=0.0))
     assert late < 3.0
 
 
@@ -62,11 +65,11 @@ def test_weights_of_the_facts():
     """A fact of weight 0 is as if it were not there; equal weights are the plain mean."""
     model, requests = tiny_model("gpt2").double(), tiny_requests(4)
     options = {"steps": 5, "lr": 0.02}
-    alone, _ = finetune(model, requests[:2], [1], **options)
-    weighted, _ = finetune(model, requests, [1], column_weights=torch.tensor([2.0, 2.0, 0.0, 0.0]), **options)
+    alone, _ = finetune(model, requests[:2], [1], FineTuning(**options))
+    weighted, _ = finetune(model, requests, [1], FineTuning(**options), torch.tensor([2.0, 2.0, 0.0, 0.0]))
     assert torch.allclose(weighted[1], alone[1], rtol=1e-5, atol=1e-9)
-    plain, loss = finetune(model, requests, [1], **options)
-    scaled, same = finetune(model, requests, [1], column_weights=torch.full((4,), 0.3), **options)
+    plain, loss = finetune(model, requests, [1], FineTuning(**options))
+    scaled, same = finetune(model, requests, [1], FineTuning(**options), torch.full((4,), 0.3))
     assert torch.allclose(scaled[1], plain[1], rtol=1e-5, atol=1e-8)
     assert same == pytest.approx(loss, rel=1e-5)
 
@@ -84,6 +87,6 @@ def test_an_error_inside_gives_the_model_back(monkeypatch):
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     with pytest.raises(KeyboardInterrupt):
-        finetune(model, tiny_requests(2), [1], steps=5, lr=0.02)
+        finetune(model, tiny_requests(2), [1], FineTuning(steps=5, lr=0.02))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())

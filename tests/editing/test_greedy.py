@@ -13,6 +13,7 @@ from tiny import tiny_model
 
 from editlab.config.base import validated
 from editlab.config.recipe import Greedy
+from editlab.editing.events import GreedyStep
 from editlab.editing.greedy import Score, judge_step, run_steps, scales
 from editlab.networks.architectures import Architecture
 
@@ -30,7 +31,7 @@ class Toy:
 
     def apply(self, scale: float, whole: bool) -> dict[str, Any]:
         self.before, self.x = self.x, self.x + scale * (1.0 if whole else self.gain)
-        return {"whole": whole}
+        return {"cut": "raw_fallback" if whole else "none"}
 
     def undo(self) -> None:
         self.x = self.before
@@ -45,8 +46,8 @@ class Toy:
         return self.ranks >= 0
 
 
-def reasons(events: list[dict[str, Any]]) -> list[str]:
-    return [e["greedy_reason"] for e in events]
+def reasons(events: list[GreedyStep]) -> list[str]:
+    return [e.greedy_reason for e in events]
 
 
 @given(st.integers(1, 6), st.floats(0.1, 1), st.floats(0.1, 1))
@@ -67,10 +68,10 @@ def test_a_step_is_judged_by_trust_first_then_by_gain():
 def test_steps_that_overshoot_are_taken_back():
     toy = Toy()
     events = run_steps(options(steps=4, base_scale=0.8, decay=0.5, patience=9), toy)
-    assert [e["greedy_accept"] for e in events] == [True, False, True, False]
+    assert [e.greedy_accept for e in events] == [True, False, True, False]
     assert toy.x == pytest.approx(0.8 + 0.2)
-    assert [e["greedy_step"] for e in events] == [1, 2, 3, 4]
-    assert events[0]["gain"] == pytest.approx(0.8)
+    assert [e.greedy_step for e in events] == [1, 2, 3, 4]
+    assert events[0].gain == pytest.approx(0.8)
 
 
 def test_patience_counts_rejections_in_a_row():
@@ -90,7 +91,7 @@ def test_a_stuck_layer_may_raise_its_rank_or_fall_back_to_raw():
     assert len(run_steps(options(**common, when_stuck="raise_rank"), none_left)) == 1
     raw = Toy(gain=0.0)
     events = run_steps(options(**common, when_stuck="raw"), raw)
-    assert events[-1]["whole"]
+    assert events[-1].cut == "raw_fallback"
     assert raw.x == 1.0
 
 
@@ -106,8 +107,8 @@ def test_one_step_is_the_plain_lora_edit_bit_for_bit(metric, extra):
     for layer in (0, 1):
         assert torch.equal(plain.final[layer], greedy.final[layer])
         assert torch.equal(plain.result.delta(layer), greedy.result.delta(layer))
-    steps = greedy.events[0]["layers"]["1"]["greedy"]
-    assert [(s["greedy_step"], s["greedy_scale"], s["greedy_accept"]) for s in steps] == [(1, 1.0, True)]
+    steps = greedy.events[0].layers["1"].greedy
+    assert [(s.greedy_step, s.greedy_scale, s.greedy_accept) for s in steps] == [(1, 1.0, True)]
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -124,11 +125,13 @@ def test_steps_are_events_and_what_is_accepted_is_what_the_model_gains(recompute
         gained = found.final[layer] - Architecture(found.model).weight(layer)
         torch.testing.assert_close(gained.double(), found.result.delta(layer), atol=1e-5, rtol=1e-4)
         assert found.result.factors[layer].rank <= 3
-    steps = [s for e in found.events for layer in e["layers"].values() for s in layer["greedy"]]
+    steps = [s for e in found.events for layer in e.layers.values() for s in layer.greedy]
     assert len(steps) >= 6
-    assert {"greedy_step", "greedy_scale", "greedy_accept", "greedy_reason", "gain", "trust"} <= steps[0].keys()
-    assert any(s["greedy_accept"] for s in steps)
-    assert all(s["gain"] >= 0 for s in steps if s["greedy_accept"])
+    assert {"greedy_step", "greedy_scale", "greedy_accept", "greedy_reason", "gain", "trust"} <= steps[
+        0
+    ].model_fields_set
+    assert any(s.greedy_accept for s in steps)
+    assert all(s.gain >= 0 for s in steps if s.greedy_accept)
 
 
 def test_steps_without_trust_in_them_leave_the_model_bit_for_bit():
@@ -138,8 +141,8 @@ def test_steps_without_trust_in_them_leave_the_model_bit_for_bit():
     found = run(given, model, rank=3)
     assert torch.equal(found.final[0], before)
     for event in found.events:
-        steps = event["layers"]["0"]["greedy"]
-        assert {s["greedy_reason"] for s in steps} == {"trust_low"}
+        steps = event.layers["0"].greedy
+        assert {s.greedy_reason for s in steps} == {"trust_low"}
         assert len(steps) == 2  # patience
 
 
@@ -147,24 +150,24 @@ def test_recompute_gets_closer_than_one_step_when_ranks_are_appended():
     common = {"backend": "lora", "accumulate": "append", "max_rank": 32, "trust": {"threshold": 0.0, "low": 0.0}}
     given = {"steps": 3, "recompute": True, "base_scale": 1.0, "decay": 1.0, "min_improvement": 0.0}
     one, three = run(recipe(**common), rank=2), run(recipe(**common, greedy=given), rank=2)
-    left = three.events[0]["layers"]["0"]["greedy"]
-    alone = one.events[0]["terms"]["new_edit_distance"] / one.events[0]["terms"]["old_edit_distance"]
-    assert sum(s["gain"] for s in left if s["greedy_accept"]) > 1 - alone
-    assert three.events[0]["layers"]["0"]["greedy"][-1]["lora_rank"] > 2
+    left = three.events[0].layers["0"].greedy
+    alone = one.events[0].terms["new_edit_distance"] / one.events[0].terms["old_edit_distance"]
+    assert sum(s.gain for s in left if s.greedy_accept) > 1 - alone
+    assert three.events[0].layers["0"].greedy[-1].lora_rank > 2
 
 
 def test_greedy_by_distance_needs_no_probes():
     given = {"distance_only": True, "threshold": 0.0, "low": 0.0}
     events = run(recipe(backend="lora", trust=given, greedy={"steps": 2}), rank=3, probes=[]).events
-    assert all("trust_error" not in e for e in events)
-    assert any(s["greedy_accept"] for e in events for s in e["layers"]["0"]["greedy"])
+    assert all(e.trust_error is None for e in events)
+    assert any(s.greedy_accept for e in events for s in e.layers["0"].greedy)
     alone = run(recipe(backend="lora", greedy={"steps": 2}), rank=3, probes=[]).events
-    assert all("trust_error" not in e for e in alone)
+    assert all(e.trust_error is None for e in alone)
 
 
 def test_a_stuck_layer_raises_the_rank_of_the_session():
     given = {"steps": 2, "patience": 1, "min_improvement": 0.9, "base_scale": 0.1, "when_stuck": "raise_rank"}
     found = run(recipe(backend="lora", max_rank=6, greedy=given), rank=3)
-    ranks = [e["layers"]["0"]["greedy"][-1]["lora_rank"] for e in found.events]
+    ranks = [e.layers["0"].greedy[-1].lora_rank for e in found.events]
     assert found.proposer.store.rank_of(0) in (3, 6)
     assert max(ranks) <= 6

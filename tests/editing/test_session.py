@@ -13,10 +13,13 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
 import editlab
-from editlab.algebra import solvers
 from editlab.algebra.linalg import Factors
+from editlab.algebra.problem import Solution
+from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.editing import proposer
+from editlab.editing.events import Event
 from editlab.editing.keys import compute_keys, compute_values
 from editlab.editing.session import EditSession, batches
 from editlab.edits.edit import Edit
@@ -55,7 +58,7 @@ SMALL = {
     "encore": {"second_moment_weight": 5.0},
     "nse": {"second_moment_weight": 5.0},
     "alphaedit": {"null_space_threshold": 0.12, "l2": 2.0},
-    "ft": {"lr": 0.02},
+    "ft": {"steps": 4, "lr": 0.02},
 }
 
 
@@ -66,7 +69,7 @@ def shared_model(family: str, dtype: torch.dtype = torch.float64):
 
 
 def hyper(method: str) -> dict:
-    targets = {**TARGETS, **({"lr": 0.02} if method == "ft" else {})}
+    targets = TARGETS if SOLVERS[method].targets else {}
     return {**targets, **SMALL.get(method, {})}
 
 
@@ -76,7 +79,7 @@ def edit(model, requests, method: str = "memit", layers=(1,), **given) -> Edit:
 
 
 def session(model, method: str = "memit", layers=(1,), *, replay: float = 0.0, seed: int = 0, **given) -> EditSession:
-    recipe = Recipe(solver=method, layers=list(layers), **{**hyper(method), **given})
+    recipe = validated(Recipe, {"solver": method, "layers": list(layers), **hyper(method), **given}, "recipe")
     return EditSession(model, recipe, statistics=MOMENTS, contexts=CONTEXTS, replay=replay, seed=seed)
 
 
@@ -188,7 +191,7 @@ def test_replayed_facts_are_further_columns(weight):
     with session(model, replay=2.0, replay_weight=weight, second_moment_weight=5.0) as live:
         for batch in batches(requests, 2):
             live.step(batch)
-        assert [e["replayed"] for e in live.events] == [0, 2, 4]
+        assert [e.replayed for e in live.events] == [0, 2, 4]
         found = live.edit()
     solver, own = PUBLISHED["memit"][1:]
     expected = reference.edit_sequence(
@@ -415,7 +418,7 @@ def test_a_session_is_the_one_call_form_and_its_sum_is_on_the_model():
     with session(model) as live:
         for batch in batches(requests, 2):
             event = live.step(batch)
-            assert event["decision"] == "accepted"
+            assert event.decision == "accepted"
         now = Architecture(model).weight(1).clone()
         found = live.edit()
     assert unchanged(model, before)
@@ -428,17 +431,17 @@ def test_events_are_json_and_tell_what_happened():
     model, requests = shared_model("gpt2"), tiny_requests(5)
     for method in SOLVERS:
         live, _ = run(model, requests[:2], 1, method=method)
-        text = json.dumps(live.events, allow_nan=False)
+        text = json.dumps([e.record() for e in live.events], allow_nan=False)
         assert "\n" not in text
         for i, event in enumerate(live.events):
-            assert event["batch"] == i
-            assert event["cases"] == [requests[i].case_id]
-            assert set(event["weight_norm"]) == {"1"}
+            assert event.batch == i
+            assert event.cases == [requests[i].case_id]
+            assert set(event.weight_norm) == {"1"}
             if SOLVERS[method].edits:
-                assert event["layers"]["1"]["update_norm"] > 0
+                assert event.layers["1"].update_norm > 0
             if SOLVERS[method].edits and not SOLVERS[method].gradient:
-                assert event["targets"]["steps_mean"] <= TARGETS["steps"] - 1
-                assert {"residual", "condition", "rank", "form", "ridge_raised"} <= set(event["layers"]["1"])
+                assert event.targets.steps_mean <= TARGETS["steps"] - 1
+                assert {"residual", "condition", "rank", "form", "ridge_raised"} <= event.layers["1"].model_fields_set
 
 
 def test_a_session_must_be_entered():
@@ -471,15 +474,15 @@ def test_an_exception_inside_a_session_restores_the_model():
 def failing(monkeypatch, when, error: BaseException | None = None) -> list[int]:
     """Let MEMIT's algebra fail when ``when(problem, number of the call)``."""
     calls: list[int] = []
-    plain = solvers.memit
+    plain = proposer.solve
 
-    def memit(problem, options):
+    def solve(problem, options):
         calls.append(problem.facts)
         if when(problem, len(calls)):
             raise error or NumericalError("memit system: condition number 1e99 above 1e12")
         return plain(problem, options)
 
-    monkeypatch.setattr(solvers, "memit", memit)
+    monkeypatch.setattr(proposer, "solve", solve)
     return calls
 
 
@@ -491,19 +494,19 @@ def test_a_rejected_batch_leaves_no_trace(monkeypatch):
         live.step(requests[:2])
         before, edit_before, memory = bits(model), live.edit(), set(live.buffer.items)
         event = live.step(requests[2:4])
-        assert event["decision"] == "rejected"
-        assert "condition number" in event["reason"]
+        assert event.decision == "rejected"
+        assert "condition number" in event.reason
         assert unchanged(model, before)
         assert torch.equal(live.edit().delta(0), edit_before.delta(0))
         assert set(live.buffer.items) == memory
         assert live.edit().info["cases"] == ["0", "1"]
-        assert live.step(requests[4:])["decision"] == "accepted"  # the stream goes on
-        json.dumps(live.events, allow_nan=False)
+        assert live.step(requests[4:]).decision == "accepted"  # the stream goes on
+        json.dumps([e.record() for e in live.events], allow_nan=False)
         found = live.edit()
     monkeypatch.undo()
     with session(model, layers=[0, 1], replay=1.0) as live:  # as if the batch had never been there
         live.step(requests[:2])
-        live.events.append({"decision": "rejected", "cases": []})
+        live.events.append(Event(batch=0, decision="rejected"))
         live.step(requests[4:])
         close(found.delta(0), live.edit().delta(0), 1e-12)
 
@@ -533,12 +536,12 @@ def test_an_error_that_is_no_numerical_one_takes_the_batch_back_and_goes_on_up(m
 def test_an_update_that_overflows_the_type_of_the_model_is_rejected(monkeypatch):
     model = tiny_model("gpt2")
     before = bits(model)
-    plain = solvers.memit
-    monkeypatch.setattr(solvers, "memit", lambda p, o: (plain(p, o)[0].scaled(1e60), {}))
+    plain = proposer.solve
+    monkeypatch.setattr(proposer, "solve", lambda p, o: Solution(plain(p, o).factors.scaled(1e60)))
     with session(model) as live:
         event = live.step(tiny_requests(2))
-        assert event["decision"] == "rejected"
-        assert "infinite values in torch.float32" in event["reason"]
+        assert event.decision == "rejected"
+        assert "infinite values in torch.float32" in event.reason
         assert unchanged(model, before)
         assert live.edit().norm() == 0.0
 
@@ -551,9 +554,9 @@ def test_a_solve_that_fails_with_replay_is_done_without(monkeypatch):
         live.step(requests[:2])
         event = live.step(requests[2:])
         assert calls == [2, 2, 4, 4, 2, 2]
-        assert event["decision"] == "accepted"
-        assert event["replayed"] == 0
-        assert "condition number" in event["replay_dropped"]
+        assert event.decision == "accepted"
+        assert event.replayed == 0
+        assert "condition number" in event.replay_dropped
         found = live.edit()
     monkeypatch.undo()
     expected = edit(model, requests, layers=[0, 1], batch=2)
@@ -564,18 +567,18 @@ def test_a_solve_that_fails_with_replay_is_done_without(monkeypatch):
 def test_an_ill_conditioned_solve_raises_the_ridge_and_says_so():
     model, requests = shared_model("gpt2"), [*tiny_requests(2), *tiny_requests(2)]  # every key twice
     live, _ = run(model, requests, 4, method="emmet", ridge=0.0, condition_limit=1e6)
-    assert live.events[0]["decision"] == "accepted"
-    assert len(live.events[0]["layers"]["1"]["ridge_raised"]) > 0
+    assert live.events[0].decision == "accepted"
+    assert len(live.events[0].layers["1"].ridge_raised) > 0
 
 
 def test_replay_takes_ceil_of_the_rate_and_never_facts_of_the_batch():
     model, requests = shared_model("gpt2"), tiny_requests(8)
     live, _ = run(model, requests, 2, replay=0.3, steps=1)
-    assert [e["replayed"] for e in live.events] == [0, 1, 1, 1]
+    assert [e.replayed for e in live.events] == [0, 1, 1, 1]
     with session(model, replay=5.0, steps=1) as live:
         live.step(requests[:2])
-        assert live.step(requests[:2])["replayed"] == 0  # the same facts again
-        assert live.step(requests[1:3])["replayed"] == 1
+        assert live.step(requests[:2]).replayed == 0  # the same facts again
+        assert live.step(requests[1:3]).replayed == 1
         assert len(live.buffer) == 3
     with session(model, replay=0.0, steps=1) as live:
         live.step(requests[:2])

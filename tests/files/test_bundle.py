@@ -56,9 +56,9 @@ def test_there_and_back(study):
         "configuration/config.yaml",
         "results/benchmarks/x.json",
         "results/known/a.csv",
-        "results/known/a.csv.provenance.json",
+        "results/.provenance/known/a.csv.json",
         "results/models/hub/model.safetensors",
-        "results/models/hub/provenance.json",
+        "results/.provenance/models/hub.json",
     }
     assert all(found[n] == (study / n).read_bytes() for n in found if not n.startswith("configuration"))
     assert not Path("new/results/models/hub/model.safetensors").is_symlink()

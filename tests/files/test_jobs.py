@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from editlab.files.artifacts import load_provenance, write_json, write_text
+from editlab.files.artifacts import load_provenance, record_of, write_json, write_text
 from editlab.files.provenance import record_outputs
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,8 @@ class Names(list):  # like Snakemake's lists with names
     def items(self): return self.named.items()
     def get(self, name, default=None): return self.named.get(name, default)
 snakemake = N(rule="edit_cell", wildcards=Names(method="memit", seed="1"), threads=1, log=Names(["logs/a.log"]),
-    input=Names(INPUT), output=Names(["results/out.json"]), params=Names(code="errors:0", x=1), resources=Names(runtime=RUNTIME))
+    input=Names(INPUT), output=Names(["results/out.json"]),
+    params=Names(code="watchdog:0", x=1), resources=Names(runtime=RUNTIME))
 """
 
 
@@ -56,11 +57,11 @@ def test_an_output_gets_its_provenance(tmp_path):
     write_text(tmp_path / "data.json", "[]")
     process = job(tmp_path, WRITES, inputs=("data.json",))
     assert process.communicate(timeout=60) == (None, "")
-    record = load_provenance(tmp_path / "results/out.json.provenance.json")
+    record = load_provenance(record_of(tmp_path / "results/out.json"))
     assert record["rule"] == "edit_cell"
     assert record["wildcards"] == {"method": "memit", "seed": "1"}
     assert record["params"] == {"x": 1}
-    assert record["code"] == "errors:0"
+    assert record["code"] == "watchdog:0"
     assert set(record["inputs"]) == {"data.json"}
 
 
@@ -80,7 +81,7 @@ def test_a_bad_input_ends_the_job_and_a_rerun_will_make_it_again(tmp_path, monke
     assert "a plain rerun makes it again" in text
     assert "Traceback" not in text
     log = Path("logs/a.log").read_text()
-    assert 'failed: edit_cell method=memit seed=1; parameters: {"code": "errors:0", "x": 1}' in log
+    assert 'failed: edit_cell method=memit seed=1; parameters: {"code": "watchdog:0", "x": 1}' in log
     assert not Path("results/out.json").exists()
     if damage == "altered":
         assert Path("results/in.json.altered").read_text() == "2\n"

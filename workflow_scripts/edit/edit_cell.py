@@ -10,7 +10,7 @@ with job(snakemake) as log:
     inputs, layers = snakemake.input, snakemake.input.get("layers")
     files = {name: inputs.get(name) for name in ("model", "requests", "known", "contexts")}
     call(
-        "editlab.editing.cell:run_planned_cell",
+        "editlab.editing.cell:run_cell",
         {
             "plan": {**snakemake.params.cell, "code": snakemake.params.code},
             "threads": snakemake.threads,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.report.run import Cells, Run
+from editlab.analysis.report.run import EVENTS, Cells, Run
+from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
@@ -131,3 +132,10 @@ def curves_table(cells: Cells) -> pd.DataFrame:
     """The curves of all cells, long: coordinates, edits_seen, metric, value, n."""
     parts = [pd.read_csv(read_verified(Path(d) / "curve.csv")).assign(**cell) for d, cell in cells]
     return pd.concat(parts, ignore_index=True)[[*cells[0][1], "edits_seen", "metric", "value", "n"]]
+
+
+def read_events(directory: str | Path) -> list[dict[str, Any]]:
+    """What each batch of a cell left behind (:class:`editlab.editing.events.Event`)."""
+    path = read_verified(Path(directory) / EVENTS)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [event.record() for event in events.read_events(lines, str(path))]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.edit.cells import EDITING, final_scores
+from editlab.analysis.edit.cells import EDITING, final_scores, read_events
 from editlab.analysis.edit.scores import RETENTION
-from editlab.analysis.report.run import Cells, read_events
+from editlab.analysis.report.run import Cells
 from editlab.analysis.statistics import classification
 from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, wilson
 from editlab.files.artifacts import read_provenance

@@ -18,6 +18,7 @@ from editlab.analysis.report.texts import batch_sentence, cell_sentences
 from editlab.analysis.report.topic import Description, Tables
 from editlab.analysis.text.latex import escape
 from editlab.analysis.text.wording import counted, label, listed, percent, word
+from editlab.config.solvers import SOLVERS
 from editlab.data import load_requests
 from editlab.data.requests import EditRequest
 from editlab.files.artifacts import read_verified
@@ -139,7 +140,7 @@ def shared_parameters(settings: Settings) -> str:
     statistics, contexts, evaluation = (settings[name] for name in ("statistics", "contexts", "evaluation"))
     lengths = listed([str(length) for length in contexts["lengths"]])
     recipes = [settings["methods"][m] for m in methods_of(settings)]
-    targets = sorted({f"{r['steps']} steps of size {r['lr']:g}" for r in recipes if r["solver"] != "ft"})
+    targets = sorted({f"{r['steps']} steps of size {r['lr']:g}" for r in recipes if "clamp" in r})
     shared = f" Targets take {' or '.join(targets)}." if targets else ""
     return (
         f"Shared by all methods: second moments over {statistics['tokens_per_dimension']:g} tokens per input dimension; the "
@@ -209,12 +210,11 @@ def experiment_tabular(run: Run) -> str:
 
 def recipe_tabular(settings: Settings) -> str:
     """Hyper-parameters of every method that runs; what a method shares with an earlier one is not said again."""
-    controls = without_effect(settings)
     first: dict[tuple[str, ...], str] = {}
     rows = []
     for method in methods_of(settings):
         recipe = settings["methods"][method]
-        if method in controls and recipe["solver"] != "random":
+        if not SOLVERS[recipe["solver"]].edits:
             continue
         layers = recipe["layers"] if recipe["layers"] == "auto" else ", ".join(map(str, recipe["layers"]))
         core = (recipe["solver"], layers, _targets(recipe), _solve(recipe))
@@ -227,30 +227,16 @@ def recipe_tabular(settings: Settings) -> str:
 
 
 def _targets(recipe: Mapping[str, Any]) -> str:
-    if recipe["solver"] == "ft":
+    if "clamp" not in recipe:
         return f"lr {recipe['lr']:g}, {recipe['steps']} steps"
     text = f"clamp {recipe['clamp']:g}"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 
 def _solve(recipe: Mapping[str, Any]) -> str:
-    solver = recipe["solver"]
-    if solver == "ft":
-        bound = recipe["norm_constraint"]
-        return "" if bound is None else f"bound {bound:g}"
-    parts = []
-    if solver == "alphaedit":
-        share = recipe["null_space_share"]
-        space = f"share {share:g}" if share is not None else f"threshold {recipe['null_space_threshold']:g}"
-        parts += [space, f"L2 {recipe['l2']:g}"]
-    elif solver not in ("rome", "r_rome", "emmet"):
-        parts.append(f"λ {recipe['second_moment_weight']:g}")
-    if solver == "emmet":
-        ridge = recipe["ridge"]
-        parts.append(f"λ {recipe['second_moment_weight']:g}")
-        parts.append(f"γ {ridge:g}" if ridge is not None else "γ default")
-    extra = {"encore": "update_norm_weight", "rect": "keep_share", "nse": "neuron_share"}.get(solver)
-    return ", ".join([*parts, *([f"{extra.replace('_', ' ')} {recipe[extra]:g}"] if extra else [])])
+    solver = SOLVERS[recipe["solver"]]
+    own = solver(**{name: recipe[name] for name in solver.model_fields if name in recipe})
+    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in own.shown().items())
 
 
 def _storage(recipe: Mapping[str, Any]) -> str:

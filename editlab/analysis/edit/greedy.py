@@ -10,12 +10,12 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import beside_each_other, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, Mark, marks
-from editlab.analysis.edit.cells import final_scores
+from editlab.analysis.edit.cells import final_scores, read_events
 from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells, Run, read_events
+from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import Z, rank_correlation, wilson
 from editlab.analysis.text.findings import Finding, difference_finding, direction

@@ -9,12 +9,12 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import marks
-from editlab.analysis.edit.cells import cell_costs, final_scores, stored
+from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored
 from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells, read_events
+from editlab.analysis.report.run import Cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.text.findings import Finding, difference_finding
 from editlab.analysis.text.rows import largest, records

@@ -167,5 +167,4 @@ def without_effect(settings: Mapping[str, Any]) -> list[str]:
     """Methods of a study's block that are no contestants: they edit nothing, or at random."""
     from editlab.config.solvers import SOLVERS
 
-    recipes = settings["methods"].items()
-    return [m for m, recipe in recipes if recipe["solver"] == "random" or not SOLVERS[recipe["solver"]].edits]
+    return [m for m, recipe in settings["methods"].items() if SOLVERS[recipe["solver"]].control]

@@ -78,7 +78,7 @@ def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str, rows: i
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def parts(record: Mapping[Any, Any], column: Column) -> tuple[str, str, bool]:
+def parts(record: Mapping[Any, Any], column: Column, short: bool = True) -> tuple[str, str, bool]:
     """One entry as plain text: the value, its interval (``.91, .96``; empty where unknown), and whether it is bold."""
     value = record[column.name]
     if column.kind == "method":
@@ -92,7 +92,7 @@ def parts(record: Mapping[Any, Any], column: Column) -> tuple[str, str, bool]:
     best = record.get(f"{column.name}_best")
     low, high = (float(record.get(f"{column.name}_{side}", math.nan)) * column.scale for side in ("low", "high"))
     unknown = math.isnan(low) or math.isnan(high)
-    interval = "" if unknown else f"{number_text(low, column, True)}, {number_text(high, column, True)}"
+    interval = "" if unknown else f"{number_text(low, column, short)}, {number_text(high, column, short)}"
     return number_text(float(value) * column.scale, column), interval, isinstance(best, (bool, int)) and bool(best)
 
 
@@ -110,7 +110,7 @@ def list_of(printed: Printed, form: Callable[[str], str]) -> tuple[list[str], li
     columns = [c for c in printed.columns if c.name in printed.frame]
     rows = []
     for record in printed.frame.to_dict("records"):
-        entries = [parts(record, column) for column in columns]
+        entries = [parts(record, column, short=False) for column in columns]
         shown = [f"**{form(value)}**" if best else form(value) for value, _, best in entries]
         rows.append([f"{s} {form(f'[{i}]')}" if i else s for s, (_, i, _) in zip(shown, entries, strict=True)])
     return [form(c.title) for c in columns], rows

@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_requests
 from editlab.analysis import guarded
 from editlab.analysis.paired import NAMES, paired_differences
 from editlab.data.requests import write_requests
-from editlab.editing.cell import CellPlan, run_cell
+from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
 from editlab.moments import save_statistics
 
@@ -67,9 +67,9 @@ def make_inputs(home: Path) -> dict[str, Any]:
     return {k: str(home / v) for k, v in names.items()} | {"known": None, "statistics": [str(statistics)]}
 
 
-def plan_of(cell: dict[str, str], **values: Any) -> CellPlan:
+def plan_of(cell: dict[str, str], **values: Any) -> dict[str, Any]:
     evaluation = {"snapshot_every": 4, "perplexity_sentences": 4, "generation_cases": 0, "resamples": 10}
-    return CellPlan(
+    return dict(
         recipe=METHODS[cell["method"]],
         batch=int(cell["batch"]),
         replay=float(cell["replay"]),
@@ -90,6 +90,7 @@ def run(inputs: dict[str, Any], directory: Path, cell: dict[str, str], **values:
     outputs = {k: str(directory / f"{k}.{v}") for k, v in names.items()}
     run_cell(
         plan_of(cell, **values),
+        threads=1,
         **inputs,
         layers=None,
         outputs=outputs | {"provenance": str(directory / "provenance.json")},

@@ -1,0 +1,81 @@
+"""``editlab.edit``: a session in one call, for use without a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from editlab.config.base import validated
+from editlab.config.recipe import Recipe
+from editlab.config.solvers import SOLVERS
+from editlab.data.requests import EditRequest
+from editlab.editing.keys import CLEAN, Contexts
+from editlab.editing.session import EditSession, batches
+from editlab.edits.edit import Edit
+from editlab.errors import ConfigError, NumericalError
+from editlab.networks.architectures import Architecture
+
+
+def edit(
+    model: torch.nn.Module,
+    requests: Sequence[EditRequest],
+    *,
+    method: str = "memit",
+    layers: Sequence[int] | None = None,
+    statistics: Any = None,
+    contexts: Contexts = CLEAN,
+    batch: int | None = None,
+    replay: float = 0.0,
+    rank: int = 0,
+    probes: Sequence[EditRequest] = (),
+    seed: int = 0,
+    progress: bool = False,
+    **hyperparameters: Any,
+) -> Edit:
+    """Edit facts and return the change; the model itself is given back unchanged.
+
+    Args:
+        model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
+        requests: the facts (:func:`editlab.load_requests`).
+        method: a solver: rome, r_rome, memit, emmet, alphaedit, rect, prune, prune_published, nse, encore, ft,
+            random or none.
+        layers: edited layers.
+        statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``.
+        contexts: grouped templates such as ``[["{}"], ["Yes. {}", "I think. {}"]]``.
+        batch: facts solved together; default all (ROME: one).
+        replay: replayed facts per new fact.
+        rank: of the adapter, with ``backend="lora"``.
+        probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
+        progress: show a bar of the facts edited so far.
+        hyperparameters: of the solver and its targets (:mod:`editlab.config.solvers`), and what every recipe has
+            (:class:`editlab.config.recipe.Recipe`): ``backend, trust, greedy, replay_capacity`` and so on.
+
+    Returns:
+        the edit; ``with edit.applied(model): ...`` uses it, ``edit.to_peft(directory)`` exports it.
+
+    Raises:
+        ConfigError: unknown method or hyper-parameter, a value that is not allowed, missing statistics.
+        NumericalError: a batch was rejected.
+    """
+    if method not in SOLVERS:
+        raise ConfigError(f"method: {method!r} is not allowed; one of {', '.join(SOLVERS)}")
+    if layers is None:
+        raise ConfigError(f"layers: required; give one or more of 0..{Architecture(model).num_layers - 1}")
+    if not requests:
+        raise ConfigError("requests: none given; at least one is needed")
+    given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
+    recipe = validated(Recipe, {"solver": method, "layers": given, **hyperparameters}, "edit")
+    session = EditSession(
+        model, recipe, statistics=statistics, contexts=contexts, replay=replay, rank=rank, probes=probes, seed=seed
+    )
+    with session, tqdm(total=len(requests), unit="fact", desc=method, disable=not progress) as bar:
+        for chunk in batches(requests, (SOLVERS[method].max_batch or len(requests)) if batch is None else batch):
+            event = session.step(chunk)
+            if event.decision == "rejected":
+                raise NumericalError(f"edit rejected in batch {event.batch}: {event.reason}")
+            bar.update(len(chunk))
+        session.finish()
+        return session.edit()

@@ -1,0 +1,254 @@
+"""From a batch of facts to an update on the model: targets, keys, residuals, solve, store.
+
+One closed-form batch: targets ``Z`` at the last edited layer; then, lowest layer first, keys ``K`` and the current
+values ``H`` on the model as edited so far, residual ``R = (Z - H) / layers left`` (MEMIT, arXiv 2210.07229, section
+4.3.2), and the solver's update. Replayed facts are further columns. The update goes through the store (raw or LoRA) and
+the *effective change* that comes out is added to the weight before the next layer's keys are computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.postprocess import restrain_total_on_top
+from editlab.algebra.problem import Problem
+from editlab.algebra.solvers import solve
+from editlab.config.recipe import Recipe
+from editlab.config.solvers import FineTuning, Passes, TargetOptions
+from editlab.data.requests import EditRequest
+from editlab.editing.events import Event, LayerEvent
+from editlab.editing.finetune import finetune
+from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
+from editlab.editing.proposal import Columns, Proposal
+from editlab.editing.replay import ReplayItem, stack_targets
+from editlab.editing.store import Store
+from editlab.editing.stress import Stress
+from editlab.editing.targets import Targets, optimize_targets
+from editlab.edits.edit import commit
+from editlab.errors import NumericalError
+from editlab.files.timing import Stopwatch
+from editlab.networks.hooks import restored
+from editlab.networks.loading import tokenizer_of
+from editlab.networks.tokenization import Encoder
+from editlab.randomness import derive_seed
+
+Solve = Callable[[], tuple[Factors, Problem]]
+Installer = Callable[["Proposer", Proposal, int, Solve], dict[str, Any]]
+"""Gets the update of a layer onto its map: (proposer, proposal, layer, solve from where the model stands) -> diagnostics."""
+
+
+def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: Solve) -> dict[str, Any]:
+    """The plain way: whole, in one go."""
+    update, problem = solve()
+    with proposer.stopwatch.stage("solve"):
+        return proposer.put(proposal, layer, update, problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The maps and what the store keeps of them, at one moment."""
+
+    weights: dict[int, Tensor]
+    stored: Any
+
+
+@dataclasses.dataclass
+class Proposer:
+    """Makes the update of a batch on the maps of one model.
+
+    Attributes:
+        weights: by layer, the edited map (d_out, d_in); writing to it edits the model.
+        originals: their values before the first batch.
+        history: by layer, sum of K K^T of earlier batches (AlphaEdit, ENCORE, NSE).
+    """
+
+    model: torch.nn.Module
+    recipe: Recipe
+    layers: list[int]
+    contexts: Contexts
+    moments: Mapping[int, SecondMoment]
+    weights: dict[int, Tensor]
+    store: Store
+    seed: int
+    stopwatch: Stopwatch
+    originals: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    history: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+
+    def snapshot(self) -> Snapshot:
+        """The state now."""
+        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot())
+
+    def take_back(self, before: Snapshot) -> None:
+        """Weights and store as they were, bit for bit."""
+        put_back(self.weights, before.weights)
+        self.store.restore(before.stored)
+
+    def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
+        """Target vectors at the last edited layer, on the weights that the recipe asks for."""
+        recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
+        assert isinstance(recipe, TargetOptions)
+        options = stress.options(recipe) if stress else recipe
+        if recipe.rewind or recipe.norm_anchor:
+            with restored(self.weights):
+                put_back(self.weights, self.originals)
+                anchor = compute_values(self.model, requests, layer, site).norm(dim=0)
+                if recipe.rewind:
+                    targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+        if not recipe.rewind:
+            targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+        if recipe.norm_anchor:
+            targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
+        return stress.targets(targets) if stress else targets
+
+    def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
+        """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
+        new, margins = len(requests), (-targets.loss).tolist()
+        if not replayed:
+            return Columns(requests, targets.z, None, new, margins)
+        old = [item.request for item in replayed]
+        z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
+        z = torch.cat([targets.z, z_old.to(targets.z)], 1)
+        return Columns(requests + old, z, self._weights(new, len(old)), new, margins)
+
+    def _weights(self, new: int, old: int) -> Tensor:
+        weights = torch.ones(new + old, dtype=torch.float64)
+        weights[new:] = self.recipe.replay_weight
+        return weights
+
+    def propose(self, columns: Columns, event: Event, install: Installer = install_at_once) -> Proposal:
+        """Solve and put on the model, lowest layer first.
+
+        Args:
+            install: how a solved update gets onto its map.
+        """
+        proposal = Proposal(columns)
+        event.layers = {}
+        for number in range(self.recipe.max_iterations if isinstance(self.recipe, Passes) else 1):
+            off = self._still_off(columns)
+            if not off:
+                break
+            for position, layer in enumerate(self.layers):
+                asked, left = columns.subset(off), len(self.layers) - position
+                event.layers[str(layer)] = self._layer(proposal, asked, layer, left, event.batch, install)
+            if isinstance(self.recipe, Passes):
+                event.passes = number + 1
+        return proposal
+
+    def put(
+        self, proposal: Proposal, layer: int, update: Factors, problem: Problem | None = None, *, whole: bool = False
+    ) -> dict[str, Any]:
+        """Raw factors in, effective change onto the map: the one place where raw and LoRA edits differ."""
+        change, found = self.store.add(layer, update, problem, whole=whole)
+        commit({layer: self.weights[layer]}, {layer: change})
+        proposal.gained(layer, change)
+        return found
+
+    def _layer(
+        self, proposal: Proposal, columns: Columns, layer: int, left: int, index: int, install: Installer
+    ) -> LayerEvent:
+        found: dict[str, Any] = {}
+
+        def solved() -> tuple[Factors, Problem]:
+            with self.stopwatch.stage("keys"):
+                problem = self.problem(columns, layer, left, index)
+            with self.stopwatch.stage("solve"):
+                solution = solve(problem, self.recipe)
+            proposal.problems.setdefault(layer, problem)
+            found.update(solution.diagnostics)
+            return solution.factors, problem
+
+        installed = install(self, proposal, layer, solved)
+        return LayerEvent(**{**found, **installed})
+
+    def _still_off(self, columns: Columns) -> list[int]:
+        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha."""
+        if not isinstance(self.recipe, Passes):
+            return list(range(len(columns.requests)))
+        assert columns.z is not None
+        values = compute_values(self.model, columns.requests, self.layers[-1], self.recipe.site)
+        gap = (columns.z.to(values) - values).norm(dim=0)
+        return (gap > self.recipe.alpha).nonzero()[:, 0].tolist()
+
+    def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
+        """What is asked of one map now: keys and residuals on the model as it is."""
+        assert columns.z is not None
+        recipe, requests = self.recipe, columns.requests
+        contexts = flat(self.contexts) if recipe.site == "mlp" else self.contexts
+        if recipe.mean_value:  # one key everywhere: the current value is that of the averaged key
+            values = self._mean_outputs(requests, layer, contexts)
+        else:
+            values = compute_values(self.model, requests, self.layers[-1], recipe.site)
+        return Problem(
+            keys=compute_keys(self.model, requests, layer, contexts),
+            residual=(columns.z.to(values) - values) / layers_left,
+            moment=self.moments.get(layer),
+            weight=self.weights[layer].double(),
+            original=self.originals[layer].double(),
+            column_weights=columns.weights,
+            history=self.history.get(layer),
+            clean_keys=compute_keys(self.model, requests, layer) if recipe.clean_key else None,
+            seed=derive_seed("solve", self.seed, index, layer),
+        )
+
+    def _mean_outputs(self, requests: Sequence[EditRequest], layer: int, contexts: Contexts) -> Tensor:
+        lookups = lookup_rows(Encoder(tokenizer_of(self.model)), requests, contexts)
+        return lookups.average(lookup_states(self.model, lookups, mlps=[layer])["mlp", layer])
+
+    def scaled(self, proposal: Proposal, scale: float) -> Proposal:
+        """The change of a proposal that was taken back, at a smaller scale."""
+        smaller = Proposal(proposal.columns, proposal.problems)
+        for layer, change in proposal.change.items():
+            self.put(smaller, layer, change.scaled(scale), proposal.problems.get(layer))
+        return smaller
+
+    def remember(self, proposal: Proposal) -> None:
+        """The update stays: count its new keys for later batches (AlphaEdit's cache, the store's edit metric)."""
+        new = proposal.columns.requests[: proposal.columns.new]
+        for layer, problem in proposal.problems.items():
+            self.store.remember(layer, problem.keys[:, : proposal.columns.new])
+            if self.recipe.history:
+                keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
+                self.history[layer] = self.history.get(layer, torch.zeros(())) + keys @ keys.T
+
+    def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:
+        """Fine-tune the maps on the batch, where the recipe does that in place of a solve."""
+        recipe, everyone = self.recipe, requests + [item.request for item in replayed]
+        assert isinstance(recipe, FineTuning)
+        weights = self._weights(len(requests), len(replayed))
+        deltas, loss = finetune(self.model, everyone, self.layers, recipe, weights)
+        if not all(bool(d.isfinite().all()) for d in deltas.values()):
+            raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
+        proposal = Proposal(Columns(everyone, None, None, len(requests), [-loss] * len(requests)))
+        for layer, delta in deltas.items():
+            self.put(proposal, layer, Factors.from_dense(delta))
+        event.loss = loss
+        event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
+        return proposal
+
+    def restrain_total(self) -> dict[str, Any]:
+        """The restraint that the published PRUNE applies once, to the total change."""
+        found = {}
+        for layer, weight in self.weights.items():
+            d_out, d_in = weight.shape
+            problem = Problem(
+                keys=torch.zeros(d_in, 1),
+                residual=torch.zeros(d_out, 1),
+                weight=weight.double(),
+                original=self.originals[layer].double(),
+            )
+            update, found[str(layer)] = restrain_total_on_top(Factors.zeros(d_out, d_in), problem)
+            self.put(Proposal(Columns.none()), layer, update)
+        return found
+
+
+def put_back(weights: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
+    """Write values into weights, bit for bit."""
+    with torch.no_grad():
+        for layer, weight in weights.items():
+            weight.copy_(values[layer])

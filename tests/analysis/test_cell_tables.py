@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from editlab.analysis.paired import NAMES, paired_differences
 from tiny import tiny_model, tiny_requests
 
 from editlab.analysis import guarded
-from editlab.analysis.paired import NAMES, paired_differences
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from editlab.analysis.decisions import area_under_roc, average_precision, decisions, precision_recall, rates, roc
+from editlab.analysis.forgetting import turning_point, turning_point_interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editlab.analysis.decisions import area_under_roc, average_precision, decisions, precision_recall, rates, roc
-from editlab.analysis.forgetting import turning_point, turning_point_interval
 from editlab.errors import DataError
 
 

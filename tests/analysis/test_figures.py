@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_tables import guarded_tables, write_benchmarks, write_cells
-
-from editlab.analysis import style
 from editlab.analysis.comparisons import comparisons
 from editlab.analysis.decisions import average_precision
-from editlab.analysis.draw import draw
 from editlab.analysis.figures.trust import _roc_on_grid, area_with_interval, band, newcombe
 from editlab.analysis.guarded import forgetting_table
 from editlab.analysis.registry import FIGURES, SHEETS, function
 from editlab.analysis.speed import speed_table
 from editlab.analysis.tables import collect_cells, collect_costs
+from report_tables import guarded_tables, write_benchmarks, write_cells
+
+from editlab.analysis import style
+from editlab.analysis.draw import draw
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import write_csv
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_tables import guarded_tables, write_cells
-
 from editlab.analysis.comparisons import comparisons
 from editlab.analysis.findings import findings
 from editlab.analysis.findings.base import difference_finding
@@ -19,6 +17,8 @@ from editlab.analysis.guarded import forgetting_table
 from editlab.analysis.registry import FIGURES, SENTENCES, function
 from editlab.analysis.sheets.methods import methods
 from editlab.analysis.tables import collect_cells, collect_costs
+from report_tables import guarded_tables, write_cells
+
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import accept_altered, load_provenance, write_csv
 from editlab.files.verify import main as verify_main

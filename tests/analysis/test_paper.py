@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from editlab.analysis.failures import missed_facts
+from editlab.analysis.typeset import typeset_within
 from fabricated import HOSTILE, fabricate
 from test_run import run_of, small_study
 from test_typeset import PAPER, needs_latex
 
 from editlab.analysis import paper, paper_tables
-from editlab.analysis.failures import missed_facts
-from editlab.analysis.typeset import typeset_within
 from editlab.data import load_requests
 
 

@@ -10,9 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from docutils.core import publish_parts
-from report_tables import SKILL, guarded_tables, write_cells
-
-from editlab.analysis import latex, readme, wording
 from editlab.analysis.comparisons import between, clear_winner, comparisons
 from editlab.analysis.intervals import mean_interval, pooled, wilson
 from editlab.analysis.registry import SHEETS, function
@@ -20,6 +17,9 @@ from editlab.analysis.scores import headline_settings, pooled_scores
 from editlab.analysis.sheets.base import write_sheet
 from editlab.analysis.tables import collect_cells
 from editlab.analysis.worth import worth
+from report_tables import SKILL, guarded_tables, write_cells
+
+from editlab.analysis import latex, readme, wording
 from editlab.errors import ArtifactError, DataError
 from editlab.files.artifacts import write_csv
 

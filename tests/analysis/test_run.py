@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated import HOSTILE, fabricate
-
 from editlab.analysis.failures import missed_facts
 from editlab.analysis.front import front_page
 from editlab.analysis.run import Run
 from editlab.analysis.summary import model_card
+from fabricated import HOSTILE, fabricate
+
 from editlab.config.run import load_run
 from editlab.data import load_requests
 from editlab.errors import ArtifactError, DataError

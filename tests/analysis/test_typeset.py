@@ -9,10 +9,10 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from editlab.analysis.latex import LETTERS, SPECIAL, escape
-from editlab.analysis.paper import DATA_CITED, MODEL_CITED
 from editlab.analysis.typeset import PACKAGES, TypesetError, find_engine, read_log, typeset, typeset_within
+
+from editlab.analysis.paper import DATA_CITED, MODEL_CITED
 
 PAPER = Path(__file__).parents[2] / "report" / "paper"
 needs_latex = pytest.mark.skipif(

@@ -7,7 +7,6 @@ import io
 import pandas as pd
 import pytest
 import yaml
-
 from editlab.analysis.findings import findings
 from editlab.analysis.latex import tabular
 from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS, function

@@ -1,10 +1,9 @@
 """The linear hyper-network: from a description to coefficients of the training teachers, summed as products.
 
 With supervision on weights this is ridge regression of the products on text features, in closed form. With supervision
-on deltas the same map, ``c(x) = 1/n + z(x) M`` with z the whitened coordinates of the kernel, is trained by gradient
-through the base from the mean adapter (M = 0); with both it starts from the ridge solution and also stays near its
-weights. All three have the same span, so what differs is the supervision alone. Penalties and the stopping step are
-chosen by letters on validation tasks.
+on deltas the same map, ``c(x) = 1/n + x M``, is trained by gradient through the base from the mean adapter (M = 0); with
+both it starts from the ridge solution and also stays near its weights. All three have the same span, so what differs is
+the supervision alone. Penalties and the stopping step are chosen by letters on validation tasks.
 """
 
 from __future__ import annotations
@@ -26,47 +25,30 @@ from editlab.training.schedule import trapezoid
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearHyperNetwork:
-    """``c(x) = 1/n + z(x) M``.
+    """``c(x) = 1/n + x M``.
 
     Attributes:
-        axes: (n, p): from k(x) (m, n) to principal coordinates z (m, p).
-        matrix: M (p, n).
+        matrix: M (F, n), for features as the kernel centres and scales them.
         log: what was tried: rows of setting and validation letters.
     """
 
     data: TrainingSet
-    axes: Tensor
     matrix: Tensor
     log: list[dict[str, float]]
 
     def coefficients(self, names: Sequence[str]) -> Tensor:
         """(len(names), n) for the descriptions of these tasks."""
-        return self.of_features(self.data.text(names))
-
-    def of_features(self, features: Tensor) -> Tensor:
-        coordinates = self.data.kernel(features) @ self.axes
-        return 1 / len(self.data.train) + coordinates @ self.matrix.to(coordinates)
-
-
-def _coordinates(data: TrainingSet) -> tuple[Tensor, Tensor]:
-    """Axes (n, p) from kernel rows to principal coordinates of unit variance in training, and the eigenvalues (p,)."""
-    values, vectors = torch.linalg.eigh(data.kernel.train @ data.kernel.train.T)
-    kept = values > 1e-9 * values[-1]
-    return vectors[:, kept] * (len(vectors) ** 0.5 / values[kept]), values[kept]
+        features = self.data.kernel.scaled(self.data.text(names))
+        return 1 / len(self.data.train) + features @ self.matrix.to(features)
 
 
 def ridge_network(
     data: TrainingSet, options: Coefficients, scorer: Scorer, validation: Sequence[str]
 ) -> LinearHyperNetwork:
     """Supervision on weights: the ridge solution whose penalty has the most letters on the validation tasks."""
-    axes, values = _coordinates(data)
-
-    def matrix(penalty: float) -> Tensor:
-        # (K + penalty I)^-1 in these coordinates: axes = sqrt(n) U / value, so M = value / (value + penalty) U^T / sqrt(n).
-        return (values**2 / (values + penalty) / len(axes))[:, None] * axes.T
 
     def network(penalty: float) -> LinearHyperNetwork:
-        return LinearHyperNetwork(data, axes, matrix(penalty), [])
+        return LinearHyperNetwork(data, data.kernel.matrix(penalty), [])
 
     penalty, letters = best_by_letters(
         options.penalties,
@@ -90,14 +72,13 @@ def delta_network(
 
     The step with the most letters on the validation tasks is kept, the start included.
     """
-    axes, _ = _coordinates(data)
-    first = torch.zeros(axes.shape[1], len(data.train)) if start is None else start.matrix.float()
+    features = data.kernel.train.float()
+    first = torch.zeros(features.shape[1], len(data.train)) if start is None else start.matrix.float()
     matrix = first.clone().requires_grad_()
-    coordinates = (data.kernel(data.text(data.train)) @ axes).float()
     sizes = [wanted.square().sum(dim=1).mean() for _, wanted in data.lessons]
     optimizer = torch.optim.AdamW([matrix], options.lr, weight_decay=0.0)
     rng = python_rng("adapters", "coefficients", seed, start is None)
-    best = LinearHyperNetwork(data, axes, first, [])
+    best = LinearHyperNetwork(data, first, [])
     best_letters = scorer.letters(validation, data.changes(validation, best.coefficients(validation)))
     log = [{"setting": 0.0, "letters": best_letters}]
     for step in range(1, options.steps + 1):
@@ -106,7 +87,7 @@ def delta_network(
         probes, wanted = data.lessons[lesson]
         optimizer.param_groups[0]["lr"] = options.lr * trapezoid(step - 1, options.steps, 0.1, 0.5)
         optimizer.zero_grad()
-        products = data.weighted(1 / len(data.train) + coordinates[rows] @ matrix)
+        products = data.weighted(1 / len(data.train) + features[rows] @ matrix)
         with frozen(data.model):
             loss = delta_loss(probes.supervise(data.model, products, len(rows)), wanted[rows], sizes[lesson])
         if start is not None:
@@ -114,7 +95,7 @@ def delta_network(
         loss.backward()
         optimizer.step()
         if step % options.every == 0 or step == options.steps:
-            network = LinearHyperNetwork(data, axes, matrix.detach().clone(), [])
+            network = LinearHyperNetwork(data, matrix.detach().clone(), [])
             letters = scorer.letters(validation, data.changes(validation, network.coefficients(validation)))
             log.append({"setting": float(step), "letters": letters, "loss": float(loss.detach())})
             if letters > best_letters:

@@ -41,14 +41,22 @@ class Kernel:
 
     def __call__(self, features: Tensor) -> Tensor:
         """``k(x)`` (m, n) of raw features (m, F)."""
-        return (features.double() - self.centre) / self.scale @ self.train.T
+        return self.scaled(features) @ self.train.T
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Raw features (m, F), centred and scaled as those of training."""
+        return (features.double() - self.centre) / self.scale
+
+    def matrix(self, penalty: float) -> Tensor:
+        """M (F, n) of the ridge solution: ``c = 1/n + x M`` for scaled features x, each row of c summing to 1."""
+        count = len(self.train)
+        gram = self.train @ self.train.T + penalty * torch.eye(count, dtype=torch.float64)
+        found = torch.linalg.solve(gram, self.train).T
+        return found - found.mean(dim=1, keepdim=True)
 
     def coefficients(self, features: Tensor, penalty: float) -> Tensor:
         """c (m, n), each row summing to 1."""
-        count = len(self.train)
-        gram = self.train @ self.train.T + penalty * torch.eye(count, dtype=torch.float64)
-        found = torch.linalg.solve(gram, self(features).T).T
-        return found + (1 - found.sum(dim=1, keepdim=True)) / count
+        return 1 / len(self.train) + self.scaled(features) @ self.matrix(penalty)
 
 
 def weights_to(target: Tensor, rows: Tensor, penalty: float) -> Tensor:

@@ -91,7 +91,7 @@ def delta_network(
         with frozen(data.model):
             loss = delta_loss(probes.supervise(data.model, products, len(rows)), wanted[rows], sizes[lesson])
         if start is not None:
-            loss = loss + product_loss(products, {k: p[rows] for k, p in data.products.items()})
+            loss = loss + product_loss(products, {k: (b[rows], a[rows]) for k, (b, a) in data.teachers.items()})
         loss.backward()
         optimizer.step()
         if step % options.every == 0 or step == options.steps:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from editlab.adapters.pool import Pool, weights_digest
+from editlab.adapters.pool import Pool, likeness, weights_digest
 from editlab.config.adapters import Deltas
 from editlab.data.tasks import TaskSet
 from editlab.errors import ArtifactError
@@ -175,12 +175,11 @@ def seed_noise(pool: Pool, deltas: Tensor, train: Sequence[str]) -> dict[str, fl
     pairs = [(pool.names.index(n.removesuffix("#2")), i) for i, n in enumerate(pool.names) if n.endswith("#2")]
     if not pairs:
         return {}
-    likeness = centred @ centred.T
-    likeness.fill_diagonal_(-2.0)
-    products = torch.cat([p.flatten(1) for p in pool.products().values()], dim=1)
-    weights = [float(cosine(products[a], products[b])) for a, b in pairs]
+    cosines = centred @ centred.T
+    cosines.fill_diagonal_(-2.0)
+    weights = [float(likeness(pool.at([pool.names[a], pool.names[b]]))[0, 1]) for a, b in pairs]
     return {
-        "seed_cosine": float(torch.stack([likeness[a, b] for a, b in pairs]).mean()),
-        "seed_nearest": sum(int(likeness[b].argmax()) == a for a, b in pairs) / len(pairs),
+        "seed_cosine": float(torch.stack([cosines[a, b] for a, b in pairs]).mean()),
+        "seed_nearest": sum(int(cosines[b].argmax()) == a for a, b in pairs) / len(pairs),
         "seed_weight_cosine": sum(weights) / len(weights),
     }

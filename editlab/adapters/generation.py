@@ -8,18 +8,19 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from editlab.adapters.bench import Bench, Split
 from editlab.adapters.coefficients import delta_network, ridge_network
 from editlab.adapters.deltas import Changes, cosine, deltas_of
 from editlab.adapters.hyperconvolution import train_hyperconvolution
-from editlab.adapters.losses import SUPERVISIONS
-from editlab.adapters.pool import Pool, cut, weights_digest
+from editlab.adapters.losses import SUPERVISIONS, product_norms
+from editlab.adapters.pool import Pool, cut, likeness, weights_digest
 from editlab.adapters.references import shuffled
 from editlab.adapters.training_set import TrainingSet
 from editlab.edits.peft import write_adapter
 from editlab.errors import ConfigError, ModelError
+from editlab.networks.lora import Factored
 
 DECODERS = ("coefficients", "hyperconvolution")
 _COMMON = 0.99  # pairwise cosine of generated products above which they are one adapter
@@ -112,8 +113,8 @@ def check(
     probes alone.
     """
     names = made.names
-    own, teacher = (_flat(pool.subset(names)) for pool in (made, bench.pool))
-    size = float(own.norm(dim=1).median() / teacher.norm(dim=1).median())
+    own, teacher = (pool.at(names) for pool in (made, bench.pool))
+    size = float(product_norms(own).median() / product_norms(teacher).median())
     alike, usual = _mean_cosine(own), _mean_cosine(teacher)
     gain, lost = float(scores["letters"].mean()), float(control["letters"].mean())
     base = float(bench.scorer.score(names, None)["letters"].mean())
@@ -137,14 +138,11 @@ def check(
     }
 
 
-def _flat(pool: Pool) -> Tensor:
-    return torch.cat([p.flatten(1) for p in pool.products().values()], dim=1)
-
-
-def _mean_cosine(rows: Tensor) -> float:
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    count = len(unit)
-    return float(((unit @ unit.T).sum() - count) / (count * (count - 1))) if count > 1 else 1.0
+def _mean_cosine(factors: Factored) -> float:
+    """Mean cosine of the products of different adapters."""
+    cosines = likeness(factors)
+    count = len(cosines)
+    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))) if count > 1 else 1.0
 
 
 def export(pool: Pool, name: str, model: nn.Module, directory: str | Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from editlab.adapters.losses import delta_loss, diversity, norm_band
+from editlab.adapters.losses import delta_loss, diversity, norm_band, product_norms
 from editlab.adapters.scoring import Scorer
 from editlab.adapters.tokens import Layout, token_loss, token_weights
 from editlab.adapters.training_set import TrainingSet
@@ -187,12 +187,3 @@ class _Loss:
             loss = loss + self.options.norm_band * norm_band(product_norms(factors), self.norm)
             loss = loss + self.options.diversity * diversity(deltas, wanted[rows])
         return loss
-
-
-def product_norms(factors: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-    """``|B A|_F`` over all maps of each adapter (C,), from r x r Gram matrices."""
-    squares = [
-        ((left.transpose(1, 2) @ left) * (right @ right.transpose(1, 2))).sum(dim=(1, 2))
-        for left, right in factors.values()
-    ]
-    return torch.stack(squares).sum(dim=0).clamp(min=1e-12).sqrt()

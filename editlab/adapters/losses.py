@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
+
+from editlab.networks.lora import Dense, Factored
 
 SUPERVISIONS = ("weights", "both", "deltas")
 
 
-def product_loss(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-    """``|D - D*|^2 / |D*|^2`` of a batch of products (C, d_out, d_in), mean over modules: blind to the gauge of the factors."""
-    return torch.stack([(found[k] - w).square().sum() / w.square().sum() for k, w in wanted.items()]).mean()
+def gram_squares(left: Tensor, right: Tensor) -> Tensor:
+    """``|B A|_F^2`` (C,) of stacked factors, from r x r Gram matrices."""
+    return ((left.transpose(1, 2) @ left) * (right @ right.transpose(1, 2))).sum(dim=(1, 2))
+
+
+def product_norms(factors: Factored) -> Tensor:
+    """``|B A|_F`` over all maps of each adapter (C,)."""
+    squares = [gram_squares(left, right) for left, right in factors.values()]
+    return torch.stack(squares).sum(dim=0).clamp(min=1e-12).sqrt()
+
+
+def product_loss(found: Factored | Dense, wanted: Factored) -> Tensor:
+    """``|D - D*|^2 / |D*|^2`` of a batch of adapters, mean over modules: blind to the gauge of the factors."""
+    each = []
+    for name, (left, right) in wanted.items():
+        change = found[name]
+        if isinstance(change, Tensor):
+            error = (change - left @ right).square().sum()
+        else:
+            outer, inner = torch.cat([change[0], -left], dim=2), torch.cat([change[1], right], dim=1)
+            error = gram_squares(outer, inner).sum()
+        each.append(error / gram_squares(left, right).sum())
+    return torch.stack(each).mean()
 
 
 def delta_loss(found: Tensor, wanted: Tensor, size: Tensor) -> Tensor:

@@ -75,26 +75,33 @@ def _one(
     draw: int,
 ) -> pd.DataFrame:
     options: dict[str, Any] = {"rule": rule, "space": space, "density": bench.study.merging.density}
-    products, extra = {}, []
-    for task, names in chosen.items():
-        # Rules that divide by a number of adapters take weights of 1, the others weights that sum to 1.
-        weight = 1.0 if rule in COUNTED else 1 / len(names)
-        options["generator"] = torch_rng("adapters", "merge", bench.seed, rule, space, task, draw)
-        found = merged(pool, names, [weight] * len(names), **options, rank=bench.study.teachers.rank if cut else None)
-        products[task] = {k: part.dense() for k, part in found.items()}
-        extra.append({"task": task, **_likeness(products[task], exact[task])})
+    options["rank"] = bench.study.teachers.rank if cut else None
+    extra: list[dict[str, Any]] = []
 
     def changes(part: Sequence[str]) -> dict[str, Tensor]:
-        return {k: torch.stack([products[t][k] for t in part]) for k in products[part[0]]}
+        """Merged when they are scored: in a large model the dense sums of all tasks would not fit."""
+        products = []
+        for task in part:
+            # Rules that divide by a number of adapters take weights of 1, the others weights that sum to 1.
+            weights = [1.0 if rule in COUNTED else 1 / len(chosen[task])] * len(chosen[task])
+            generator = torch_rng("adapters", "merge", bench.seed, rule, space, task, draw)
+            found = merged(pool, chosen[task], weights, **options, generator=generator)
+            products.append({k: update.dense() for k, update in found.items()})
+            extra.append({"task": task, **_likeness(products[-1], exact[task])})
+        return {k: torch.stack([p[k] for p in products]) for k in products[0]}
 
     return bench.scorer.score(list(chosen), changes).merge(pd.DataFrame(extra), on="task")
 
 
 def _likeness(found: Mapping[str, Tensor], exact: Mapping[str, Factors]) -> dict[str, float]:
-    one = torch.cat([found[k].flatten() for k in exact])
-    other = torch.cat([exact[k].dense().flatten() for k in exact])
-    size = float(other.norm())
+    """Cosine to the exact sum, and size as a share of its size, map by map."""
+    product, own, other = 0.0, 0.0, 0.0
+    for key, update in exact.items():
+        dense = update.dense()
+        product += float((found[key] * dense).sum())
+        own, other = own + float(found[key].square().sum()), other + float(dense.square().sum())
+    scale = (own * other) ** 0.5
     return {
-        "cosine_to_sum": float(torch.nn.functional.cosine_similarity(one, other, dim=0)),
-        "norm_to_sum": float(one.norm()) / size if size > 0 else 0.0,
+        "cosine_to_sum": product / scale if scale > 0 else 0.0,
+        "norm_to_sum": (own / other) ** 0.5 if other > 0 else 0.0,
     }

@@ -16,7 +16,7 @@ from editlab.config.adapters import Teachers
 from editlab.data.tasks import TaskSet, TextTask
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import load_tensors, save_tensors
-from editlab.networks.lora import stacked
+from editlab.networks.lora import Dense, Factored, stacked
 from editlab.training.teachers import Draw, first_factors, train_together
 
 
@@ -99,22 +99,48 @@ def merged(pool: Pool, names: Sequence[str], weights: Sequence[float], **options
     return merge([pool.adapter(name) for name in names], weights, **options)
 
 
-def combined(products: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
-    """Weighted sums of products: coefficients (C, n) to dW (C, d_out, d_in) by module name."""
-    return {k: (coefficients @ p.flatten(1)).reshape(-1, *p.shape[1:]) for k, p in products.items()}
+def inner_products(one: Factored, other: Factored) -> Tensor:
+    """``<D_i, E_j>_F`` over all maps of two sets of stacked adapters (n, m), from r x r Gram matrices: no product is formed."""
+    total = torch.zeros(())
+    for key, (left, right) in one.items():
+        outer = torch.einsum("nor,mos->nmrs", left, other[key][0])
+        inner = torch.einsum("nri,msi->nmrs", right, other[key][1])
+        total = total + (outer * inner).sum(dim=(2, 3))
+    return total
+
+
+def likeness(factors: Factored) -> Tensor:
+    """Cosines (n, n) of the products of stacked adapters."""
+    products = inner_products(factors, factors)
+    norms = products.diagonal().clamp(min=0).sqrt()
+    return products / (norms[:, None] * norms).clamp(min=torch.finfo(products.dtype).tiny)
+
+
+def combined(factors: Factored, coefficients: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weighted sums of n adapters in factors of rank n r: coefficients (C, n) to B (C, d_out, n r) and A (C, n r, d_in)."""
+    found = {}
+    for key, (left, right) in factors.items():
+        count, d_out, rank = left.shape
+        weighted = left[None] * coefficients[:, :, None, None].to(left)
+        outer = weighted.permute(0, 2, 1, 3).reshape(len(coefficients), d_out, count * rank)
+        found[key] = (outer, right.reshape(1, count * rank, -1).expand(len(coefficients), -1, -1))
+    return found
 
 
 @torch.no_grad()
-def cut(adapters: Mapping[str, Any], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Stacked adapters in factors of this rank: of dense changes the best (Eckart and Young), factors as they are."""
+def cut(adapters: Factored | Dense, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Stacked adapters as the best ones of this rank (Eckart and Young), in factors."""
     found = {}
     for name, change in adapters.items():
         if isinstance(change, Tensor):
             left, values, right = torch.linalg.svd(change, full_matrices=False)
             root = values[:, :rank].sqrt()
             found[name] = (left[:, :, :rank] * root[:, None, :], root[:, :, None] * right[:, :rank])
+        elif change[1].shape[1] <= rank:
+            found[name] = change
         else:
-            found[name] = (change[0], change[1])
+            parts = [Factors(b, a).compressed(rank) for b, a in zip(*change, strict=True)]
+            found[name] = (torch.stack([p.left for p in parts]), torch.stack([p.right for p in parts]))
     return found
 
 

@@ -14,6 +14,7 @@ from editlab.adapters.pool import Pool, combined
 from editlab.adapters.ridge import Kernel
 from editlab.adapters.text import TfIdf, hidden_features
 from editlab.data.tasks import TaskSet
+from editlab.networks.lora import Dense, Factored
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,9 +37,14 @@ class TrainingSet:
     features: str = "tfidf"
 
     @functools.cached_property
+    def teachers(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Factors of the training teachers, stacked."""
+        return self.pool.at(self.train)
+
+    @functools.cached_property
     def products(self) -> dict[str, Tensor]:
         """Of the training teachers (n, d_out, d_in) by module name."""
-        return self.pool.subset(self.train).products()
+        return {k: left @ right for k, (left, right) in self.teachers.items()}
 
     @functools.cached_property
     def kernel(self) -> Kernel:
@@ -85,9 +91,16 @@ class TrainingSet:
             return torch.stack([hidden_features(self.model, self.wordings(n)).mean(dim=0) for n in names])
         return torch.stack([self._tfidf(self.wordings(n)).mean(dim=0) for n in names])
 
-    def weighted(self, coefficients: Tensor) -> dict[str, Tensor]:
-        """Weighted sums of the training teachers' products, coefficients (C, n)."""
-        return combined(self.products, coefficients.float())
+    def weighted(self, coefficients: Tensor) -> Factored | Dense:
+        """Weighted sums of the training teachers' products, coefficients (C, n).
+
+        Where the ranks add up to more than a map has, the sums are dense; else, in large models, they stay in factors.
+        """
+        coefficients = coefficients.float()
+        smallest = min(min(left.shape[1], right.shape[2]) for left, right in self.teachers.values())
+        if len(self.train) * next(iter(self.teachers.values()))[1].shape[1] < smallest:
+            return combined(self.teachers, coefficients)
+        return {k: (coefficients @ p.flatten(1)).reshape(-1, *p.shape[1:]) for k, p in self.products.items()}
 
     def changes(self, names: Sequence[str], coefficients: Tensor) -> Changes:
         """The adapters of tasks given one row of coefficients (len(names), n) each."""

@@ -74,43 +74,46 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], *, end: bool = False) -> Batch
     return Batch(filled, None if bool(real.all()) else real, labels)
 
 
-def _inputs(batch: Batch, follow: Tensor) -> dict[str, Any]:
-    """What the model is called with for the prompts and the columns ``follow`` behind them."""
-    inputs: dict[str, Any] = {"input_ids": torch.cat([batch.prompts, follow.clamp(min=0)], dim=1), "use_cache": False}
+def _inputs(model: Any, batch: Batch, follow: Tensor) -> dict[str, Any]:
+    """What the model is called with for the prompts and the columns ``follow`` behind them, on its device."""
+    device = Architecture(model).device
+    ids = torch.cat([batch.prompts, follow.clamp(min=0)], dim=1).to(device)
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     if batch.real is not None:
-        mask = torch.cat([batch.real, torch.ones_like(follow, dtype=torch.bool)], dim=1).long()
+        mask = torch.cat([batch.real, torch.ones_like(follow, dtype=torch.bool)], dim=1).long().to(device)
         inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     return inputs
 
 
 def answer_logits(model: Any, batch: Batch) -> Tensor:
     """Logits (rows, Q, vocabulary) of each answer token, given the prompt and the answer before it."""
-    inputs = _inputs(batch, batch.answers[:, :-1])
+    inputs = _inputs(model, batch, batch.answers[:, :-1])
     return model(**inputs, logits_to_keep=batch.answers.shape[1]).logits  # type: ignore[no-any-return]
 
 
 def answer_loss(model: Any, batch: Batch) -> Tensor:
     """Cross-entropy of each row (rows,), averaged over its answer tokens."""
-    logits = answer_logits(model, batch)
+    logits = answer_logits(model, batch).float()
+    labels = batch.answers.to(logits.device)
     each = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch.answers.flatten(), reduction="none", ignore_index=IGNORED
-    ).reshape(batch.answers.shape)
-    return each.sum(dim=1) / (batch.answers != IGNORED).sum(dim=1)
+        logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+    ).reshape(labels.shape)
+    return each.sum(dim=1) / (labels != IGNORED).sum(dim=1)
 
 
 def answer_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states (rows, Q, d) after the final norm, at the positions from which the answer's tokens are predicted."""
     architecture = Architecture(model)
     with capture(outputs={"states": architecture.final_norm}) as found:
-        model(**_inputs(batch, batch.answers[:, :-1]), logits_to_keep=1)
-    return found["states"][:, -batch.answers.shape[1] :]
+        model(**_inputs(model, batch, batch.answers[:, :-1]), logits_to_keep=1)
+    return found["states"][:, -batch.answers.shape[1] :].float().to(batch.prompts.device)
 
 
 @torch.no_grad()
 def greedy(model: Any, batch: Batch, length: int | None = None) -> Tensor:
     """Greedy answers (rows, length), by default as long as the batch's own."""
     steps = batch.answers.shape[1] if length is None else length
-    inputs = _inputs(batch, batch.answers[:, :0]) | {"use_cache": True}
+    inputs = _inputs(model, batch, batch.answers[:, :0]) | {"use_cache": True}
     found: list[Tensor] = []
     for _ in range(steps):
         output = model(**inputs, logits_to_keep=1)
@@ -120,7 +123,7 @@ def greedy(model: Any, batch: Batch, length: int | None = None) -> Tensor:
             mask = torch.cat([inputs["attention_mask"], torch.ones_like(found[-1])], dim=1)
             following |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
         inputs = following
-    return torch.cat(found, dim=1)
+    return torch.cat(found, dim=1).to(batch.answers.device)
 
 
 @torch.no_grad()
@@ -128,7 +131,7 @@ def sampled(model: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     """Answers (rows, Q) drawn from the model itself, token by token."""
     answers = batch.answers[:, :0]
     for _ in range(batch.answers.shape[1]):
-        logits = model(**_inputs(batch, answers), logits_to_keep=1).logits[:, -1].float().cpu()
+        logits = model(**_inputs(model, batch, answers), logits_to_keep=1).logits[:, -1].float().cpu()
         drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
         answers = torch.cat([answers, drawn.to(answers)], dim=1)
     return answers

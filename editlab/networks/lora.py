@@ -60,11 +60,11 @@ def _adding(change: Tensor | tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
         count = parts[0].shape[0]
         if output.shape[0] % count:
             raise ModelError(f"{output.shape[0]} rows cannot be shared out among {count} adapters")
-        # (C m, T, in) -> (C, m T, in): the rows of an adapter are one matrix.
-        inner = args[0].reshape(count, -1, args[0].shape[-1])
+        # (C m, T, in) -> (C, m T, in): the rows of an adapter are one matrix, computed in the adapter's own type.
+        inner = args[0].reshape(count, -1, args[0].shape[-1]).to(parts[0].dtype)
         for matrix in parts:
-            inner = inner @ matrix.transpose(1, 2)
-        return output + inner.reshape(output.shape)
+            inner = inner @ matrix.transpose(1, 2).to(inner.device)
+        return output + inner.reshape(output.shape).to(output.dtype)
 
     return hook
 

@@ -12,10 +12,10 @@ from tiny_adapters import base, bench, random_factors
 from editlab.adapters.bench import Bench
 from editlab.adapters.coefficients import delta_network, ridge_network
 from editlab.adapters.generation import DECODERS, check, export, generate, train_generator
-from editlab.adapters.hyperconvolution import Layer, product_norms
-from editlab.adapters.losses import SUPERVISIONS, delta_loss, diversity, norm_band, product_loss
+from editlab.adapters.hyperconvolution import Layer
+from editlab.adapters.losses import SUPERVISIONS, delta_loss, diversity, norm_band, product_loss, product_norms
 from editlab.adapters.merge_table import RULES, compare_merges
-from editlab.adapters.pool import Pool, cut
+from editlab.adapters.pool import Pool, combined, cut, inner_products, likeness
 from editlab.adapters.references import mean_adapter, random_equal_norm, shuffled
 from editlab.adapters.ridge import Kernel, weights_to
 from editlab.adapters.stages import compare_references, compare_retrieval, measure_deltas
@@ -125,8 +125,9 @@ def test_losses_are_their_formulas():
     same = torch.ones(2, 2)
     assert float(diversity(same, one)) == pytest.approx((1 - 0 - 0.1) ** 2)
     assert float(diversity(one, same)) == 0
-    made, wanted = {"m": torch.full((1, 2, 2), 2.0)}, {"m": torch.ones(1, 2, 2)}
+    made, wanted = {"m": torch.full((1, 2, 2), 2.0)}, {"m": (torch.ones(1, 2, 1), torch.ones(1, 1, 2))}
     assert float(product_loss(made, wanted)) == pytest.approx(1.0)
+    assert float(product_loss({"m": (2 * wanted["m"][0], wanted["m"][1])}, wanted)) == pytest.approx(1.0)
 
 
 def test_the_loss_on_products_does_not_see_the_gauge():
@@ -134,7 +135,8 @@ def test_the_loss_on_products_does_not_see_the_gauge():
     turn = torch.randn(2, 2, generator=torch.Generator().manual_seed(3))
     turned = {k: (b @ turn, torch.linalg.inv(turn) @ a) for k, (b, a) in factors.items()}
     products = [{k: b @ a for k, (b, a) in f.items()} for f in (factors, turned)]
-    assert float(product_loss(*products)) < 1e-6
+    assert float(product_loss(turned, factors)) < 1e-4
+    assert float(product_loss(products[1], factors)) < 1e-6
     torch.testing.assert_close(product_norms(factors), product_norms(turned), atol=1e-4, rtol=1e-4)
     dense = torch.stack([p.square().sum(dim=(1, 2)) for p in products[0].values()]).sum(dim=0).sqrt()
     torch.testing.assert_close(product_norms(factors), dense, atol=1e-4, rtol=1e-4)
@@ -172,6 +174,27 @@ def test_the_ridge_network_is_kernel_ridge_and_starts_training_from_the_mean(tin
     still = options.model_copy(update={"lr": 1e-12})
     mean = delta_network(data, still, tiny.validation, split.validation, 0).coefficients(split.test)
     torch.testing.assert_close(mean, torch.full_like(mean, 1 / len(data.train)), atol=1e-6, rtol=0)
+
+
+def test_sums_in_factors_are_sums_of_products():
+    factors = random_factors(base(), 4)
+    coefficients = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+    for key, (left, right) in combined(factors, coefficients).items():
+        dense = torch.einsum("cn,noi->coi", coefficients, factors[key][0] @ factors[key][1])
+        torch.testing.assert_close(left @ right, dense, atol=1e-5, rtol=1e-4)
+    sums = combined(factors, coefficients)
+    small, whole = cut(sums, 3), cut({k: b @ a for k, (b, a) in sums.items()}, 3)
+    for key in factors:
+        one, other = (c[key][0] @ c[key][1] for c in (small, whole))
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_inner_products_form_no_product():
+    factors = random_factors(base(), 4)
+    flat = torch.cat([(b @ a).flatten(1) for b, a in factors.values()], dim=1)
+    torch.testing.assert_close(inner_products(factors, factors), flat @ flat.T, atol=1e-3, rtol=1e-4)
+    unit = torch.nn.functional.normalize(flat, dim=1)
+    torch.testing.assert_close(likeness(factors), unit @ unit.T, atol=1e-5, rtol=1e-4)
 
 
 def test_a_cut_is_the_best_of_its_rank():

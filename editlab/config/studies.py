@@ -8,4 +8,5 @@ STUDIES = {
     "edit": "editlab.config.edit:EditStudy",
     "vision": "editlab.config.vision:VisionStudy",
     "unlearning": "editlab.config.unlearning:UnlearningStudy",
+    "adapters": "editlab.config.adapters:AdaptersStudy",
 }

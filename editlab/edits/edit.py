@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from editlab.algebra.linalg import Factors, compact
+from editlab.algebra.merging import merge
 from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
@@ -94,13 +96,28 @@ class Edit:
         Raises:
             ModelError: the edits are of different models.
         """
-        _check_same_model(self, other)
-        layers = sorted({*self.factors, *other.factors})
-        parts = {k: [e.factors[k] for e in (self, other) if k in e.factors] for k in layers}
-        return Edit(
-            {k: compact(Factors.concatenate(p)) for k, p in parts.items()},
-            {"sum_of": [dict(self.info), dict(other.info)], "target": _joined(self.info, other.info)},
-        )
+        return Edit.merge([self, other], [1.0, 1.0])
+
+    @staticmethod
+    def merge(edits: Sequence[Edit], weights: Sequence[float], **options: Any) -> Edit:
+        """One edit from several by a rule of :func:`editlab.algebra.merging.merge`; by default their weighted sum.
+
+        Args:
+            options: rule, space, rank, density and generator, as there.
+
+        Raises:
+            ConfigError: ranks that a rule cannot join, or an unknown rule.
+            ModelError: the edits are of different models.
+        """
+        for other in edits[1:]:
+            _check_same_model(edits[0], other)
+        merged = merge([edit.factors for edit in edits], weights, **options)
+        target = functools.reduce(_joined, [edit.info.get("target") for edit in edits])
+        info = {"sum_of": [dict(edit.info) for edit in edits], "target": target}
+        if options or any(weight != 1 for weight in weights):
+            chosen = {k: v for k, v in options.items() if k != "generator"}
+            info |= {"weights": list(weights), "merged_by": chosen}
+        return Edit({k: compact(merged[k]) for k in sorted(merged)}, info)
 
     def to_peft(self, directory: str | Path, model: nn.Module | None = None) -> None:
         """Write the edit as a PEFT adapter (``adapter_config.json``, ``adapter_model.safetensors``).
@@ -171,9 +188,8 @@ def _origin(edit: Edit) -> tuple[str, str]:
     return target.get("base_model") or "", ", ".join(sorted(names))
 
 
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The modules that both edits name; None where one names none."""
-    first, second = one.get("target"), other.get("target")
+def _joined(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The modules that both targets name; None where one is not known."""
     if first is None or second is None:
         return None
     return {**first, "modules": {**first["modules"], **second["modules"]}}

@@ -252,6 +252,15 @@ class Architecture:
                     found.append(f"{self.family.blocks}.{layer}.{name}")
         return found
 
+    def linear_maps(self) -> dict[str, nn.Module]:
+        """Every linear map inside the blocks, by its full module name, in the order of the model: what a LoRA may target."""
+        return {
+            f"{self.family.blocks}.{layer}.{name}": module
+            for layer, block in enumerate(self.blocks)
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        }
+
     def is_transposed(self, layer: int) -> bool:
         """True when the projection stores ``(d_in, d_out)`` (GPT-2's Conv1D)."""
         return layer < self.num_layers and not isinstance(self.projection(layer), nn.Linear)

@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from editlab.algebra.linalg import Factors, compact
 from editlab.edits.edit import Edit, commit
-from editlab.errors import ArtifactError, ModelError, NumericalError
+from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
 from editlab.files.artifacts import save_tensors
 from editlab.networks.architectures import Architecture
 
@@ -200,3 +200,21 @@ def test_damaged_files_are_named_in_one_line(tmp_path, damage):
     write(path, damage)
     with pytest.raises(ArtifactError, match=r"^\S+edit\.safetensors: [^\n]+$"):
         Edit.load(path)
+
+
+def random_edit(seed: int) -> Edit:
+    g = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((5, 2), (2, 4)))
+    return Edit({0: Factors(left, right)})
+
+
+def test_edits_merge_by_the_rules_of_adapters():
+    one, other = random_edit(0), random_edit(1)
+    torch.testing.assert_close(
+        Edit.merge([one, other], [0.5, -2.0]).delta(0), 0.5 * one.delta(0) - 2.0 * other.delta(0)
+    )
+    torch.testing.assert_close((one + other).delta(0), Edit.merge([one, other], [1.0, 1.0]).delta(0))
+    assert Edit.merge([one, other], [1.0, 1.0], rule="ties").info["merged_by"] == {"rule": "ties"}
+    assert Edit.merge([one, other], [1.0, 1.0], rank=1).factors[0].rank == 1
+    with pytest.raises(ConfigError, match="different bases"):
+        one + Edit({0: Factors(torch.ones(6, 1), torch.ones(1, 4))})

@@ -12,7 +12,16 @@ import pytest
 from small import DIGITS, MODEL, folder
 
 from editlab.config.images import HubViT
-from editlab.config.vision import AlphaEdit, Churn, FinetuneErrors, HeadAblation, HeadClosedForm, Locating, Memit, Tracking
+from editlab.config.vision import (
+    AlphaEdit,
+    Churn,
+    FinetuneErrors,
+    HeadAblation,
+    HeadClosedForm,
+    Locating,
+    Memit,
+    Tracking,
+)
 from editlab.data.images import read_images, write_images
 from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError, ConfigError, DataError
@@ -91,7 +100,9 @@ def test_more_edits_than_errors_are_clipped_and_marked(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "recipe", [FinetuneErrors(method="finetune_errors", lr=1e-3), HeadAblation(method="head_ablation")], ids=lambda r: r.method
+    "recipe",
+    [FinetuneErrors(method="finetune_errors", lr=1e-3), HeadAblation(method="head_ablation")],
+    ids=lambda r: r.method,
 )
 def test_whole_models_are_left_as_weights(home, tmp_path, recipe):
     edit(home, tmp_path, recipe, draws=[0])

@@ -82,7 +82,9 @@ def test_no_rule_reads_a_set_that_the_protocol_forbids(planned, name):
 
 
 def test_nothing_that_chooses_reads_the_test_set_or_what_was_made_of_it(planned):
-    made_of_test = re.compile(r"comparative_evaluation|/scores/|param_search_summary|changed_images|confusion|vision_comparison")
+    made_of_test = re.compile(
+        r"comparative_evaluation|/scores/|param_search_summary|changed_images|confusion|vision_comparison"
+    )
     for rule in CHOOSES & set(planned):
         forbidden = [f for f in planned[rule] if TEST.search(f) or made_of_test.search(f)]
         assert not forbidden, f"{rule} reads {forbidden}"
@@ -114,7 +116,12 @@ def test_a_small_run_from_end_to_end(separate):
     assert (grid["same_as"] != grid["cell"]).sum() == 2
     assert {"baseline_retrain", "baseline_finetune"} <= set(summary["method"])
     assert len(pd.read_csv(out / "vision/digits/data/data_split_info.csv")) == 4
-    for figure in ("vision_fix_regression", "vision_layer_importance", "vision_confusion_matrices", "vision_edited_images"):
+    for figure in (
+        "vision_fix_regression",
+        "vision_layer_importance",
+        "vision_confusion_matrices",
+        "vision_edited_images",
+    ):
         assert (out / "figures" / f"{figure}.png").exists()
     before = (out / "vision_comparison.csv").read_bytes()
     assert separate.jobs(configfile=config.name) == {}
@@ -133,6 +140,8 @@ def test_the_library_of_the_study_solves_nothing_itself():
 def test_one_edit_of_a_vit_b_at_224_pixels_needs_less_than_4_gb(tmp_path):
     """The true architecture with random weights, in a process of its own."""
     program = (Path(__file__).with_name("vit_base_edit.py")).read_text()
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) < 4096

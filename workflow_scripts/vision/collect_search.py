@@ -7,4 +7,6 @@ with job(snakemake):
     from editlab.files.artifacts import write_csv
 
     inputs = snakemake.input
-    write_csv(snakemake.output[0], collect_search(inputs.cells, inputs.scores, inputs.baselines, snakemake.params.method))
+    write_csv(
+        snakemake.output[0], collect_search(inputs.cells, inputs.scores, inputs.baselines, snakemake.params.method)
+    )

@@ -1,0 +1,107 @@
+"""The merge table: which rule joins ten retrieved adapters best, in which space, and what a shared A_0 has to do with it.
+
+Members come from text retrieval among the tasks that both pools hold, so that the pools differ in their A_0 alone.
+Every rule merges the same members with equal weights; random rules are averaged over several draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from editlab.adapters.bench import Bench
+from editlab.adapters.pool import Pool, merged
+from editlab.adapters.predictor import searched, text_index
+from editlab.adapters.training_set import TrainingSet
+from editlab.algebra.linalg import Factors
+from editlab.algebra.merging import COUNTED, RANDOM
+from editlab.randomness import torch_rng
+
+# Rule, space, and the rank that the result is cut to (None: as the rule leaves it).
+RULES: tuple[tuple[str, str, bool], ...] = (
+    ("linear", "product", False),
+    ("linear", "product", True),
+    ("linear", "factor", False),
+    ("magnitude_prune", "product", True),
+    ("ties", "product", True),
+    ("ties", "factor", False),
+    ("ties_shared", "factor", False),
+    ("dare_linear", "product", True),
+    ("dare_linear", "factor", False),
+    ("dare_ties", "product", True),
+    ("dare_shared", "factor", False),
+)
+
+
+def compare_merges(bench: Bench, own: Pool | None) -> pd.DataFrame:
+    """Rows of pool, space, rule, rank, task with scores, likeness to the exact sum and, where it was cut, the energy kept."""
+    split = bench.splits()[0]
+    members = own.names if own is not None else split.train
+    data = TrainingSet(bench.model, bench.tasks, members, bench.pool, bench.probes, bench.study.features)
+    results = searched(text_index(data, bench.study.retrieval.index), data.text(split.test), bench.study.merging.k)
+    chosen = {t: [name for name, _ in found] for t, found in zip(split.test, results, strict=True)}
+    pools = {"shared A_0": bench.pool} | ({"own A_0": own} if own is not None else {})
+    tables = []
+    for pool_name, pool in pools.items():
+        exact = {t: merged(pool, names, [1 / len(names)] * len(names)) for t, names in chosen.items()}
+        for rule, space, cut in RULES:
+            rows = [_one(bench, pool, chosen, exact, rule, space, cut, draw) for draw in range(_draws(bench, rule))]
+            table = pd.concat(rows).groupby("task", sort=False).mean().reset_index()
+            rank = bench.study.teachers.rank if cut or space == "factor" else 0
+            for place, (name, value) in enumerate(
+                {"seed": bench.seed, "pool": pool_name, "rule": rule, "space": space, "rank": rank}.items()
+            ):
+                table.insert(place, name, value)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _draws(bench: Bench, rule: str) -> int:
+    return bench.study.merging.draws if rule in RANDOM else 1
+
+
+def _one(
+    bench: Bench,
+    pool: Pool,
+    chosen: Mapping[str, Sequence[str]],
+    exact: Mapping[str, Mapping[str, Factors]],
+    rule: str,
+    space: str,
+    cut: bool,
+    draw: int,
+) -> pd.DataFrame:
+    options: dict[str, Any] = {"rule": rule, "space": space, "density": bench.study.merging.density}
+    options["rank"] = bench.study.teachers.rank if cut else None
+    extra: list[dict[str, Any]] = []
+
+    def changes(part: Sequence[str]) -> dict[str, Tensor]:
+        """Merged when they are scored: in a large model the dense sums of all tasks would not fit."""
+        products = []
+        for task in part:
+            # Rules that divide by a number of adapters take weights of 1, the others weights that sum to 1.
+            weights = [1.0 if rule in COUNTED else 1 / len(chosen[task])] * len(chosen[task])
+            generator = torch_rng("adapters", "merge", bench.seed, rule, space, task, draw)
+            found = merged(pool, chosen[task], weights, **options, generator=generator)
+            products.append({k: update.dense() for k, update in found.items()})
+            extra.append({"task": task, **_likeness(products[-1], exact[task])})
+        return {k: torch.stack([p[k] for p in products]) for k in products[0]}
+
+    return bench.scorer.score(list(chosen), changes).merge(pd.DataFrame(extra), on="task")
+
+
+def _likeness(found: Mapping[str, Tensor], exact: Mapping[str, Factors]) -> dict[str, float]:
+    """Cosine to the exact sum, and size as a share of its size, map by map."""
+    product, own, other = 0.0, 0.0, 0.0
+    for key, update in exact.items():
+        dense = update.dense()
+        product += float((found[key] * dense).sum())
+        own, other = own + float(found[key].square().sum()), other + float(dense.square().sum())
+    scale = (own * other) ** 0.5
+    return {
+        "cosine_to_sum": product / scale if scale > 0 else 0.0,
+        "norm_to_sum": (own / other) ** 0.5 if other > 0 else 0.0,
+    }

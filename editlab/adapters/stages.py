@@ -1,0 +1,234 @@
+"""The stages of one seed, each from files to tables: base, pool, deltas, references and retrieval, generators, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from editlab.adapters.bench import Bench, Split, load_base, task_set
+from editlab.adapters.deltas import Changes, DeltaCache, deltas_of, make_probes, reliability, seed_noise
+from editlab.adapters.pool import Pool, train_joint, train_own_pool, train_pool
+from editlab.adapters.predictor import (
+    DeltaPredictor,
+    delta_index,
+    fit_predictor,
+    hits,
+    retrieved,
+    searched,
+    text_index,
+)
+from editlab.adapters.references import (
+    best_single,
+    fixed,
+    mean_adapter,
+    part_table,
+    random_adapter,
+    random_equal_norm,
+)
+from editlab.adapters.scoring import Scorer
+from editlab.adapters.training_set import TrainingSet
+from editlab.config.adapters import AdaptersStudy, Deltas, TrainedBase
+from editlab.training.instructed import train_base
+
+ORACLE = 16  # examples a task on which the best single adapter is chosen
+
+
+def make_base(study: AdaptersStudy, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train the base of a seed: ``strict`` leaves the test combinations out."""
+    assert isinstance(study.base, TrainedBase)
+    tasks = task_set(study, seed)
+    seen = tasks.of("train", "validation") if study.base.held_out == "strict" else list(tasks.tasks)
+    return train_base(seen, study.base, seed)
+
+
+def make_pools(study: AdaptersStudy, seed: int, base: str | Path, kind: str) -> Pool:
+    """``shared`` A_0, ``own`` A_0 or the ``joint`` adapters of the base in a directory."""
+    makers = {"shared": train_pool, "own": train_own_pool, "joint": train_joint}
+    return makers[kind](load_base(study, base), task_set(study, seed), study.teachers, seed)
+
+
+def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Deltas of the whole pool: their map, the ablation of pooling, and the gates.
+
+    Returns:
+        Rows of task, split, parts and the first two principal components; rows of a pooling with its reliability, seed
+        cosine and text R2; the gates with what was measured.
+    """
+    known = DeltaCache(cache, bench.probes)
+    deltas = known.deltas(bench.model, bench.pool, bench.pool.names)
+    split = bench.splits()[0]
+    train = [bench.pool.names.index(name) for name in split.train]
+    centred = (deltas - deltas[train].mean(dim=0)).double()
+    _, values, axes = torch.linalg.svd(centred[train], full_matrices=False)
+    axes = axes * axes.sum(dim=1, keepdim=True).sign()  # a fixed sign
+    plane = centred @ axes[:2].T
+    share = values.square() / values.square().sum()
+    rows = [
+        {
+            "seed": bench.seed,
+            "adapter": name,
+            "task": name.removesuffix("#2"),
+            "split": bench.tasks[name.removesuffix("#2")].split,
+            **{f"part_{i + 1}": part for i, part in enumerate(bench.tasks[name.removesuffix("#2")].parts)},
+            "norm": float(deltas[i].norm()),
+            "component_1": float(plane[i, 0]),
+            "component_2": float(plane[i, 1]),
+        }
+        for i, name in enumerate(bench.pool.names)
+    ]
+    gates = _gates(bench, split) | {"components_share": float(share[:2].sum())}
+    return pd.DataFrame(rows), _pooling(bench, split), gates
+
+
+def _pooling(bench: Bench, split: Split) -> pd.DataFrame:
+    """Every way to pool, on the same adapters."""
+    ways = [("answer", "mean"), ("answer", "concat"), ("prompt_end", "mean"), ("neutral", "mean")]
+    rows = []
+    for position, pool in ways:
+        options = bench.study.deltas.model_copy(update={"position": position, "pool": pool})
+        rows.append({"seed": bench.seed, "position": position, "pool": pool, **_quality(bench, split, options)})
+    return pd.DataFrame(rows)
+
+
+def _quality(bench: Bench, split: Split, options: Deltas) -> dict[str, float]:
+    probes = make_probes(bench.model, bench.tasks, options, bench.seed)
+    data = TrainingSet(bench.model, bench.tasks, split.train, bench.pool, probes, bench.study.features)
+    everything = deltas_of(bench.model, probes, bench.pool.names, bench.pool.at)
+    found = reliability(bench.model, probes, bench.pool, split.train)
+    found |= seed_noise(bench.pool, everything, split.train)
+    found.pop("seed_weight_cosine", None)
+    # How much of the deltas of unseen tasks a description tells, at the penalty that is best on validation deltas.
+    scores = {}
+    for penalty in bench.study.coefficients.penalties:
+        fitted = DeltaPredictor(data, penalty, 1.0)
+        scores[penalty] = _r2(fitted, bench, split.validation)
+    best = max(scores, key=lambda p: scores[p])
+    return found | {"text_r2": _r2(DeltaPredictor(data, best, 1.0), bench, split.test)}
+
+
+def _r2(predictor: DeltaPredictor, bench: Bench, names: Sequence[str]) -> float:
+    data = predictor.data
+    truth = deltas_of(data.model, data.probes, names, data.pool.at).double()
+    error = (predictor.predict(names) - truth).square().sum()
+    return float(1 - error / (truth - data.centre).square().sum())
+
+
+def _gates(bench: Bench, split: Split) -> dict[str, Any]:
+    """What must hold before anything else is believed, with the limits and whether each holds."""
+    limits, scorer = bench.study.gates, bench.scorer
+    seen, names = [*split.train, *split.validation], bench.tasks.names("train", "validation", "test")
+    teachers = scorer.score(names, bench.pool.at)["exact"]
+    prompted = scorer.score(seen, None, described=True)["exact"].mean()
+    measured = {
+        "prompted": float(prompted),
+        "prompted_held_out": float(scorer.score(split.test, None, described=True)["exact"].mean()),
+        "bare": float(scorer.score(names, None)["exact"].mean()),
+        "teacher": float(teachers.mean()),
+        "teachers": float((teachers >= limits.teacher).mean()),
+        **reliability(bench.model, bench.probes, bench.pool, split.train),
+        **seed_noise(bench.pool, bench.teacher_deltas(bench.pool.names), split.train),
+    }
+    holds = {
+        "prompted": measured["prompted"] >= limits.prompted,
+        "bare": measured["bare"] <= limits.bare,
+        "teachers": measured["teachers"] >= limits.teachers,
+        "reliability": measured["reliability"] >= limits.reliability,
+    }
+    return {"seed": bench.seed, "measured": measured, "limits": limits.model_dump(), "holds": holds}
+
+
+def compare_references(bench: Bench, joint: Pool) -> pd.DataFrame:
+    """Rows of every rival that learns nothing from descriptions, on both splits."""
+    tables = []
+    for split in bench.splits():
+        data = bench.data(split)
+        teachers, names, seed = bench.teacher_deltas(split.test), split.test, bench.seed
+        text = searched(text_index(data, bench.study.retrieval.index), data.text(names), 1)
+        nearest = {name: found[0][0] for name, found in zip(names, text, strict=True)}
+        oracle = Scorer(bench.model, bench.tasks, bench.study.scores, seed, ORACLE, "oracle")
+        best = best_single(data, names, oracle) if split.name == "combinations" else {}
+        rivals: list[tuple[str, Changes | None, bool]] = [
+            ("base", None, False),
+            ("base, described", None, True),
+            ("one LoRA for all tasks", fixed(joint, "joint"), False),
+            ("one LoRA for all tasks, described", fixed(joint, "joint_prompted"), True),
+            ("teacher", bench.pool.at, False),
+            ("mean of all adapters", mean_adapter(data), False),
+            ("random adapter", random_adapter(data, seed), False),
+            ("random, equal norm", random_equal_norm(bench.pool, seed), False),
+            ("nearest by text", lambda part, n=nearest: bench.pool.at([n[t] for t in part]), False),  # type: ignore[misc]
+        ]
+        if best:
+            rivals.append(("best single (oracle)", lambda part, b=best: bench.pool.at([b[t] for t in part]), False))
+        for method, changes, described in rivals:
+            tables.append(
+                bench.row(
+                    data, names, changes, teachers=None if described else teachers, described=described,
+                    split=split.name, group="reference", method=method,
+                )
+            )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """B2a, B2b and B2w with their controls by text: rows of scores, and rows of what was retrieved."""
+    options = bench.study.retrieval
+    scores, found_rows = [], []
+    for split in bench.splits():
+        data, names = bench.data(split), split.test
+        teachers, parts = bench.teacher_deltas(names), part_table(bench.tasks)
+        predictor = fit_predictor(data, bench.study.coefficients.penalties, bench.validation, split.validation)
+        predicted = predictor.predict(names)
+        by_delta = (delta_index(data, data.train, data.deltas, options.index), predicted)
+        queries = {
+            "delta": by_delta,
+            "text": (text_index(data, options.index), data.text(names)),
+            "teacher's delta (oracle)": (by_delta[0], teachers.double()),
+        }
+        where = {"split": split.name, "group": "retrieval"}
+        for query, (index, asked) in queries.items():
+            for k in options.k:
+                results = searched(index, asked, k)
+                common = {"seed": bench.seed, "split": split.name, "index": "training", "query": query, "k": k}
+                found_rows += [
+                    {**common, "task": name, **hits(found, name, parts)}
+                    for name, found in zip(names, results, strict=True)
+                ]
+                for weighing, temperature in (("uniform", None), ("softmax", options.temperature)):
+                    if temperature and (k == 1 or query != "delta"):
+                        continue
+                    changes = data.changes(names, retrieved(data, results, temperature))
+                    method = f"B2b {query}, k = {k}, {weighing}"
+                    scores.append(bench.row(data, names, changes, teachers=teachers, **where, method=method))
+        changes = data.changes(names, predictor.coefficients(names))
+        scores.append(bench.row(data, names, changes, teachers=teachers, **where, method="B2w"))
+        rows, table = _unlabelled(bench, split, data, predictor)
+        found_rows += rows
+        scores.append(table)
+    return pd.concat(scores, ignore_index=True), pd.DataFrame(found_rows)
+
+
+def _unlabelled(
+    bench: Bench, split: Split, data: TrainingSet, predictor: DeltaPredictor
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """B2a: the index also holds the test tasks' adapters, which the predictor never saw."""
+    names, parts = split.test, part_table(bench.tasks)
+    everyone = sorted({*data.train, *names})
+    index = delta_index(data, everyone, bench.teacher_deltas(everyone), bench.study.retrieval.index)
+    results = searched(index, predictor.predict(names), len(everyone))
+    common = {"seed": bench.seed, "split": split.name, "index": "training and test", "query": "delta"}
+    rows = [
+        {**common, "k": len(everyone), "task": name, **hits(found, name, parts)}
+        for name, found in zip(names, results, strict=True)
+    ]
+    first = {name: found[0][0] for name, found in zip(names, results, strict=True)}
+    table = bench.row(
+        data, names, lambda part: bench.pool.at([first[n] for n in part]), teachers=bench.teacher_deltas(names),
+        split=split.name, group="retrieval", method="B2a",
+    )  # fmt: skip
+    return rows, table

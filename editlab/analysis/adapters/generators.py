@@ -1,0 +1,283 @@
+"""Adapters generated from descriptions, beside every rival, on combinations and operations that were held out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from editlab.analysis.adapters.scores import COMBINATIONS, SPLITS, basis, difference, joined, means
+from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.style import COLORS, DARK
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.text.findings import Finding, size
+from editlab.analysis.text.rows import records
+from editlab.analysis.text.wording import level_with, listed, signed_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+METHODS = {"weights": "weights only", "both": "weights and deltas", "deltas": "deltas only"}
+DECODERS = {"coefficients": "coefficients", "hyperconvolution": "hyper-convolution"}
+GROUPS = {"reference": DARK, "retrieval": COLORS[4], "generator": COLORS[0], "shuffled": COLORS[3]}
+LINEAR = "coefficients, weights"
+CHECKS = {
+    "zero": "adapters of no size",
+    "explosion": "adapters that explode",
+    "collapse": "one adapter for every description",
+    "delta_cheat": "deltas without the task",
+    "probe_overfit": "deltas of the supervising probes alone",
+}
+
+
+def adapters_table(run: Run) -> pd.DataFrame:
+    """Scores of every method on every held-out task of every seed."""
+    table = joined(run, "adapter_scores")
+    order = {name: place for place, name in enumerate(GROUPS)}
+    return table.sort_values(
+        ["split", "group"], key=lambda c: c.map(order).fillna(0) if c.name == "group" else c, kind="stable"
+    )
+
+
+def checks_table(run: Run) -> pd.DataFrame:
+    """Degenerate answers of each generator."""
+    return pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+
+
+def margins_table(run: Run) -> pd.DataFrame:
+    """Two supervisions of one decoder, paired on the same tasks: difference of exact match, and whether they count as equal.
+
+    The expectation that was written down before: in the coefficient form, supervision by deltas and tuned supervision by
+    weights are the same.
+    """
+    table, margin = adapters_table(run), float(run.settings["scores"]["margin"])
+    made = table[(table["split"] == COMBINATIONS) & (table["group"] == "generator")]
+    rows = []
+    for decoder in DECODERS:
+        own = made[made["decoder"] == decoder]
+        for supervision in ("both", "deltas"):
+            pair = [own[own["supervision"] == s] for s in (supervision, "weights")]
+            for column in ("exact", "letters"):
+                found = difference(*pair, column)
+                if found["n"]:
+                    inside = -margin < found["ci_low"] and found["ci_high"] < margin
+                    rows.append({"decoder": decoder, "supervision": supervision, "metric": column, **found,
+                                 "margin": margin, "equal": inside})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def choices_table(run: Run) -> pd.DataFrame:
+    """What was tried in training, and the letters on validation tasks that decided."""
+    return joined(run, "choices")
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Exact match of every method on held-out combinations."""
+    part = table[table["split"] == COMBINATIONS]
+    part = part[~part["method"].str.contains("oracle\\)|softmax|k = 3")]
+    return means(part, ["group", "method"], ["exact"]).assign(tasks=basis(part))
+
+
+@figure(
+    "Adapters for unseen tasks",
+    "adapters",
+    lambda rows: (
+        "Exact match of greedy answers on tasks whose combination of operations was never trained, without a description in "
+        f"the prompt unless a row says so ({rows['tasks'].iloc[0]})."
+    ),
+    rows=_shown,
+    cites=("generators.linear", "generators.supervision_coefficients"),
+    level=1,
+)
+def adapter_methods(rows: pd.DataFrame) -> Drawing:
+    """A forest of methods by group."""
+    figure, (axis,) = panels(1, 1, 0.5 + 0.15 * len(rows))
+    for place, row in enumerate(records(rows)):
+        sides = [[max(0.0, row["exact"] - row["exact_low"])], [max(0.0, row["exact_high"] - row["exact"])]]
+        sides = [[0.0 if side != side else side for side in ends] for ends in sides]
+        axis.errorbar(row["exact"], place, xerr=sides, fmt="o", color=GROUPS[row["group"]], elinewidth=0.8, capsize=1.5)
+    names = [f"{r['method']} (shuffled)" if r["group"] == "shuffled" else r["method"] for r in records(rows)]
+    axis.set_yticks(range(len(rows)), names, size=5.5)
+    axis.invert_yaxis()
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_xlabel("exact match")
+    return figure
+
+
+@sheet("generators", "Adapters for unseen tasks", "adapters", level=2)
+def generators_sheet(tables: Tables) -> Printed:
+    """Every method on both splits: exact match, letters, deltas, share of the teacher's gain, tasks won."""
+    table = tables["adapters"]
+    frame = means(table, ["split", "group", "method"])
+    frame["gain"] = [_share(frame, row) for row in records(frame)]
+    frame["beaten"] = [_beaten(table, row) for row in records(frame)]
+    frame["split"] = frame["split"].map(SPLITS)
+    columns = [
+        Column("split", "split", "text"),
+        Column("group", "kind", "text"),
+        Column("method", "method", "text"),
+        Column("exact", "exact"),
+        Column("letters", "letters"),
+        Column("delta_cosine", "delta cosine"),
+        Column("delta_r2", "delta R2"),
+        Column("gain", "share of gain"),
+        Column("beaten", "tasks won"),
+    ]
+    legend = (
+        f"Held-out tasks ({basis(table)}). Share of gain: (exact - base) / (teacher - base). Delta R2: against the mean delta "
+        "of training. Tasks won: share with more letters than the best single adapter, or the nearest one where that was not "
+        "sought. The base with a description, and the one LoRA for all tasks with it, see what the others do not."
+    )
+    return Printed(frame, columns, legend, "adapters")
+
+
+def _share(frame: pd.DataFrame, row: dict[str, Any]) -> float:
+    own = frame[(frame["split"] == row["split"]) & (frame["group"] == "reference")].set_index("method")["exact"]
+    gain = own["teacher"] - own["base"]
+    return float((row["exact"] - own["base"]) / gain) if gain > 0 else float("nan")
+
+
+def _beaten(table: pd.DataFrame, row: dict[str, Any]) -> float:
+    split = table[table["split"] == row["split"]]
+    rivals = [r for r in ("best single (oracle)", "nearest by text") if (split["method"] == r).any()]
+    own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
+    both = own.merge(split[split["method"] == rivals[0]], on=["seed", "task"], suffixes=("", "_rival"))
+    return float((both["letters"] > both["letters_rival"]).mean()) if len(both) else float("nan")
+
+
+# ---- findings ----------------------------------------------------------------------------------------------------
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """What generated adapters reach, whether descriptions matter, whether the supervision does, and degenerate answers."""
+    found: list[Finding] = []
+    if "adapters" in tables:
+        part = tables["adapters"][tables["adapters"]["split"] == COMBINATIONS]
+        found += [*_linear(part), *_rivals(part)]
+    found += _supervision(tables.get("adapter_margins", pd.DataFrame()))
+    found += _degenerate(tables.get("adapter_checks", pd.DataFrame()))
+    if "adapters" in tables:
+        found += _operations(tables["adapters"])
+    return found
+
+
+def _of(part: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
+    return part[(part["group"] == group) & (part["method"] == method)]
+
+
+def _linear(part: pd.DataFrame) -> list[Finding]:
+    frame = means(part, ["group", "method"], ["exact"]).set_index(["group", "method"])
+    row, teacher = frame.loc[("generator", LINEAR)], frame.loc[("reference", "teacher")]
+    number = level_with(row["exact"], row["exact_low"], row["exact_high"])
+    sentence = (
+        f"The linear hyper-network answers {number} of the questions of unseen task combinations exactly, without a description "
+        f"in the prompt; an adapter trained on the task itself answers {teacher['exact']:.2f}."
+    )
+    ends = float(row["exact_low"]), float(row["exact_high"])
+    return [Finding("generators.linear", sentence, float(row["exact"]), *ends, int(row["n"]), True, "adapters")]
+
+
+def _rivals(part: pd.DataFrame) -> list[Finding]:
+    rivals = {
+        "shuffled": ("shuffled", LINEAR, "the same network with shuffled descriptions"),
+        "one_lora": (
+            "reference",
+            "one LoRA for all tasks, described",
+            "one LoRA for all tasks, which sees the description",
+        ),
+        "described": ("reference", "base, described", "the base that is shown the description"),
+        "best_single": ("reference", "best single (oracle)", "the best single training adapter, chosen by an oracle"),
+        "mean": ("reference", "mean of all adapters", "the mean of all adapters"),
+    }
+    own, found = _of(part, "generator", LINEAR), []
+    for key, (group, method, name) in rivals.items():
+        row = difference(own, _of(part, group, method))
+        if not row["n"]:
+            continue
+        sure = row["ci_low"] > 0 or row["ci_high"] < 0
+        verb = "exceeds" if row["value"] > 0 else "falls short of"
+        told = f"{verb} {name} by {size(row['value'], row['ci_low'], row['ci_high'])} exact match"
+        if not sure:
+            told = (
+                f"is not separated from {name}: {signed_with(row['value'], row['ci_low'], row['ci_high'])} exact match"
+            )
+        sentence = f"On the same tasks the linear hyper-network {told}."
+        numbers = row["value"], row["ci_low"], row["ci_high"]
+        found.append(Finding(f"generators.{key}", sentence, *numbers, int(row["n"]), bool(sure), "adapters"))
+    return found
+
+
+def _supervision(table: pd.DataFrame) -> list[Finding]:
+    found = []
+    exact = table[(table["metric"] == "exact") & (table["supervision"] == "deltas")] if len(table) else table
+    for row in records(exact):
+        number = signed_with(row["value"], row["ci_low"], row["ci_high"])
+        decoder = DECODERS[row["decoder"]]
+        if row["equal"]:
+            told = f"equals tuned supervision by weights within the margin of {row['margin']:g}"
+        elif row["ci_low"] > 0 or row["ci_high"] < 0:
+            told = (
+                "is better than tuned supervision by weights"
+                if row["value"] > 0
+                else "is worse than tuned supervision by weights"
+            )
+        else:
+            told = "is not separated from tuned supervision by weights, nor shown equal to it"
+        sentence = (
+            f"In the decoder of {decoder}, supervision by deltas alone {told}: {number} exact match, paired over tasks."
+        )
+        sure = bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
+        numbers = row["value"], row["ci_low"], row["ci_high"]
+        key = f"generators.supervision_{row['decoder']}"
+        found.append(Finding(key, sentence, *numbers, int(row["n"]), sure, "adapter_margins"))
+    return found
+
+
+def _degenerate(table: pd.DataFrame) -> list[Finding]:
+    found = []
+    for row in records(table):
+        wrong = [name for key, name in CHECKS.items() if bool(row[key])]
+        if wrong:
+            found.append(
+                f"{DECODERS[row['decoder']]} by {METHODS[row['supervision']]} (seed {row['seed']}): {listed(wrong)}"
+            )
+    if not len(table):
+        return []
+    told = f"{len(found)} of {len(table)} trained generators give degenerate answers"
+    sentence = f"{told}: {'; '.join(found)}." if found else f"No generator of {len(table)} gives degenerate answers."
+    share = len(found) / len(table)
+    unknown = float("nan")
+    return [Finding("generators.degenerate", sentence, share, unknown, unknown, len(table), True, "adapter_checks")]
+
+
+def _operations(table: pd.DataFrame) -> list[Finding]:
+    part = table[table["split"] != COMBINATIONS]
+    own = _of(part, "generator", LINEAR)
+    if not len(own):
+        return []
+    row = records(means(own, ["method"], ["exact"]))[0]
+    number = level_with(row["exact"], row["exact_low"], row["exact_high"])
+    sentence = f"Where a whole operation was held out, the linear hyper-network reaches {number} exact match."
+    numbers = float(row["exact"]), float(row["exact_low"]), float(row["exact_high"])
+    return [Finding("generators.operations", sentence, *numbers, int(row["n"]), True, "adapters")]
+
+
+TOPIC = Topic(
+    name="generators",
+    title="Generated adapters",
+    about="generated adapters",
+    tables=(
+        Collected("adapters", adapters_table, inputs=("adapter_scores",)),
+        Collected("adapter_margins", margins_table, inputs=("adapter_scores",), settings=("scores",)),
+        Collected("adapter_checks", checks_table, inputs=("checks",)),
+        Collected("adapter_choices", choices_table, inputs=("choices",)),
+    ),
+    figures=(adapter_methods,),
+    sheets=(generators_sheet,),
+    reads=("adapters", "adapter_margins", "adapter_checks"),
+    findings=findings,
+    sentences=4,
+)

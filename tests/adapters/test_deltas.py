@@ -1,0 +1,110 @@
+"""Deltas: what they are, that their cache is known by content, and that halves of the probes can be compared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_adapters import base, bench, random_factors
+
+from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, reliability, seed_noise
+from editlab.adapters.pool import Pool
+from editlab.errors import ArtifactError
+from editlab.networks.answers import answer_states
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return bench()
+
+
+def merged_states(model, batch, factors, row):
+    """States of a model whose weights hold the adapter."""
+    from editlab.networks.architectures import Architecture
+
+    maps = Architecture(model).linear_maps()
+    with torch.no_grad():
+        for name, (b, a) in factors.items():
+            maps[name].weight += b[row] @ a[row]
+        return answer_states(model, batch)
+
+
+def test_a_delta_is_the_mean_change_of_the_last_states(tiny):
+    probes, name = tiny.probes, tiny.pool.names[3]
+    found = deltas_of(tiny.model, probes, [name], tiny.pool.at)[0]
+    own = merged_states(base(), probes.batch, tiny.pool.factors, 3)
+    torch.testing.assert_close(found, (own - probes.states).mean(dim=(0, 1)), atol=1e-5, rtol=1e-4)
+
+
+def test_the_base_has_no_delta_and_order_does_not_matter(tiny):
+    zero = {k: (torch.zeros_like(b[:1]), a[:1]) for k, (b, a) in tiny.pool.factors.items()}
+    assert float(tiny.probes.deltas(tiny.model, zero, 1).abs().max()) == 0
+    names = tiny.pool.names
+    one, other = (deltas_of(tiny.model, tiny.probes, order, tiny.pool.at, rows=16) for order in (names, names[::-1]))
+    torch.testing.assert_close(one, other.flip(0), atol=1e-5, rtol=1e-4)
+
+
+def test_probes_are_continued_by_the_base_and_follow_their_seed(tiny):
+    again = make_probes(base(), tiny.tasks, tiny.study.deltas, 0)
+    assert torch.equal(again.batch.answers, tiny.probes.batch.answers)
+    assert again.key == tiny.probes.key
+    assert make_probes(base(), tiny.tasks, tiny.study.deltas, 1).key != again.key
+    assert make_probes(base(1), tiny.tasks, tiny.study.deltas, 0).key != again.key
+
+
+@pytest.mark.parametrize("change", [{"position": "prompt_end"}, {"position": "neutral"}, {"pool": "concat"}])
+def test_every_pooling_gives_finite_deltas_and_a_key_of_its_own(tiny, change):
+    options = tiny.study.deltas.model_copy(update=change)
+    probes = make_probes(tiny.model, tiny.tasks, options, 0)
+    found = deltas_of(tiny.model, probes, tiny.pool.names[:3], tiny.pool.at)
+    assert bool(found.isfinite().all())
+    assert float(found.norm(dim=1).min()) > 0
+    assert probes.key != tiny.probes.key
+
+
+def test_the_cache_knows_adapters_by_their_numbers(tiny, tmp_path):
+    path, names = tmp_path / "deltas.safetensors", tiny.pool.names[:4]
+    first = DeltaCache(path, tiny.probes).deltas(tiny.model, tiny.pool, names)
+    again = DeltaCache(path, tiny.probes)
+    assert len(again.found) == 4
+    assert torch.equal(again.deltas(tiny.model, tiny.pool, names), first)
+    # The same name with other numbers is another adapter.
+    retrained = Pool(tiny.pool.names, random_factors(tiny.model, len(tiny.pool), seed=9), tiny.pool.base)
+    assert not torch.allclose(again.deltas(tiny.model, retrained, names), first)
+
+
+def test_a_cache_of_another_model_is_refused(tiny, tmp_path):
+    path = tmp_path / "deltas.safetensors"
+    DeltaCache(path, tiny.probes).deltas(tiny.model, tiny.pool, tiny.pool.names[:1])
+    with pytest.raises(ArtifactError, match="another model or of other probes"):
+        DeltaCache(path, make_probes(base(1), tiny.tasks, tiny.study.deltas, 0))
+
+
+def test_reliability_and_seed_noise_are_cosines(tiny):
+    train = tiny.tasks.names("train")
+    found = reliability(tiny.model, tiny.probes, tiny.pool, train)
+    everything = deltas_of(tiny.model, tiny.probes, tiny.pool.names, tiny.pool.at)
+    noise = seed_noise(tiny.pool, everything, train)
+    assert all(-1 <= v <= 1 for v in (found | noise).values())
+    # A second training that is the first one bit for bit has nothing that differs.
+    rows = [tiny.pool.names.index(n.removesuffix("#2")) for n in tiny.pool.names]
+    same = Pool(tiny.pool.names, {k: (b[rows], a[rows]) for k, (b, a) in tiny.pool.factors.items()}, tiny.pool.base)
+    assert seed_noise(same, everything[rows], train)["seed_cosine"] == pytest.approx(1.0)
+
+
+def test_a_pool_comes_back_from_its_file(tiny, tmp_path):
+    tiny.pool.save(tmp_path / "pool.safetensors")
+    back = Pool.load(tmp_path / "pool.safetensors")
+    assert back.names == tiny.pool.names
+    assert back.digest(back.names[1]) == tiny.pool.digest(tiny.pool.names[1]) != tiny.pool.digest(tiny.pool.names[2])
+
+
+def test_a_pool_of_another_base_is_refused(tiny, tmp_path):
+    from editlab.adapters.bench import Bench
+    from editlab.errors import ModelError
+
+    other = base(1)
+    other.save_pretrained(tmp_path / "base")
+    other.tokenizer.save_pretrained(tmp_path / "base")
+    tiny.pool.save(tmp_path / "pool.safetensors")
+    with pytest.raises(ModelError, match="another base"):
+        Bench.open(tiny.study, 0, tmp_path / "base", tmp_path / "pool.safetensors")

@@ -1,0 +1,114 @@
+"""Intervals that count the stream: what may be said about streams that were not run.
+
+All cases of a stream share one edited model, so they rise and fall together, and cases alone say nothing about the next
+stream. The unit of an interval is therefore the stream (a seed): each gives one value, and the mean over S of them has
+Student's interval with S - 1 degrees of freedom. That needs no model of the cases: whatever a stream's cases add to the
+spread of its value is in the spread between streams already.
+
+With fewer than :data:`ENOUGH` streams such an interval is too wide to be of use (at two, 12.7 standard errors). There,
+cases are drawn anew within each stream, and the result describes *these streams* and no others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ENOUGH = 3
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over streams.
+
+    Attributes:
+        low, high: 95 % interval (NaN where nothing is known of the spread).
+        p_value: two-sided, of the hypothesis that the mean is zero.
+        streams: how many it stands on.
+        general: whether the interval is about streams in general (Student's); False: about these streams alone.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    streams: int
+    general: bool
+
+
+def over_streams(values: ArrayLike, draws: ArrayLike | None = None, confidence: float = 0.95) -> Estimate:
+    """The mean of one value a stream.
+
+    Args:
+        values: (S,) one a stream; NaN where a stream has none.
+        draws: (resamples,) the mean of the same streams on cases drawn anew, for where there are too few streams, or where
+            all of them have the same value.
+    """
+    v = np.asarray(values, dtype=float)
+    v = v[~np.isnan(v)]
+    nan = float("nan")
+    if not len(v):
+        return Estimate(nan, nan, nan, nan, 0, False)
+    mean = float(v.mean())
+    spread = float(v.std(ddof=1)) if len(v) > 1 else 0.0
+    if len(v) >= ENOUGH and spread > 1e-12:
+        return _student(mean, spread, len(v), confidence)
+    found = np.asarray([] if draws is None else draws, dtype=float)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Estimate(mean, nan, nan, nan, len(v), False)
+    found = np.where(np.abs(found) < 1e-12, 0.0, found)  # sums in another order are no difference
+    edge = (1 - confidence) / 2
+    low, high = np.quantile(found, [edge, 1 - edge])
+    p = min(1.0, 2 * min(float((found <= 0).mean()), float((found >= 0).mean())))
+    return Estimate(mean, float(low), float(high), p, len(v), False)
+
+
+def _student(mean: float, spread: float, count: int, confidence: float) -> Estimate:
+    from scipy.stats import t
+
+    error = spread / count**0.5
+    half = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+    p = float(2 * t.sf(abs(mean) / error, count - 1))
+    return Estimate(mean, mean - half, mean + half, p, count, True)
+
+
+def share_over_streams(shares: ArrayLike, counts: ArrayLike) -> Estimate:
+    """The mean of shares in [0, 1], one a stream of ``counts`` cases.
+
+    Student's interval, and never narrower than Wilson's interval of all cases together: five streams that all end at 1.00
+    have no spread, and yet are not certain.
+    """
+    p, n = np.asarray(shares, dtype=float), np.asarray(counts, dtype=float)
+    known = ~np.isnan(p) & (n > 0)
+    p, n = p[known], n[known]
+    found = over_streams(p)
+    if not len(p):
+        return found
+    low, high = wilson(found.value, float(n.sum()))
+    low, high = float(np.fmin(low, found.low)), float(np.fmax(high, found.high))
+    return dataclasses.replace(found, low=max(low, 0.0), high=min(high, 1.0), general=len(p) >= ENOUGH)
+
+
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of n cases."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(share * n, n, alpha=1 - confidence, method="wilson")
+    return min(float(low), share), max(float(high), share)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values of one family of comparisons; NaN stays NaN and does not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.asarray(p_values, dtype=float)
+    known = ~np.isnan(p)
+    adjusted = np.full_like(p, np.nan)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return [float(x) for x in adjusted]

@@ -222,7 +222,7 @@ def stream_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
                 "metric": "retention_success",
                 "kind": kind,
             }
-            slopes = {"slope_before": -0.5, "slope_after": -1.3, "explained": 0.8, "seeds": 3}
+            slopes = {"slope_before": -0.5, "slope_after": -1.3, "p_value": 0.8, "seeds": 3}
             points.append(point | {"edits": 1000.0, "ci_low": 800.0, "ci_high": 1300.0} | slopes)
     return {"large_scale_forgetting": pd.DataFrame(rows), "turning_points": pd.DataFrame(points)}
 

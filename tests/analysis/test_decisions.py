@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editlab.analysis.edit.decisions import decisions
-from editlab.analysis.statistics.broken_line import turning_point, turning_point_interval
 from editlab.analysis.statistics.classification import area_under_roc, average_precision, precision_recall, rates, roc
 from editlab.errors import DataError
 
@@ -83,31 +82,3 @@ def test_perfect_and_reversed_scores():
     assert area_under_roc(perfect) == average_precision(perfect) == 1.0
     assert precision_recall(perfect)["precision"].tolist() == [1, 1, 2 / 3, 0.5]
     assert area_under_roc(table([0.9, 0.8, 0.2, 0.1], [True, True, False, False])) == 0.0
-
-
-def broken_line(knot: float, before: float, after: float) -> tuple[np.ndarray, np.ndarray]:
-    x = np.arange(100, 3001, 100)
-    return x, 1 + before * x / 1000 + (after - before) * np.maximum(0, x - knot) / 1000
-
-
-def test_turning_point_finds_the_knot_and_its_kind():
-    found = turning_point(*broken_line(1200, -0.05, -0.4))
-    assert (found.knot, found.kind) == (pytest.approx(1200), "collapse")
-    assert (found.slope_before, found.slope_after) == pytest.approx((-0.05, -0.4))
-    assert found.explained == pytest.approx(1.0)
-    assert turning_point(*broken_line(600, -0.8, -0.05)).kind == "levels_off"
-    assert turning_point(*broken_line(600, -0.2, -0.2)).kind == "none"
-    with pytest.raises(DataError, match="at least 5"):
-        turning_point([1, 2, 3], [1, 2, 3])
-
-
-def test_the_interval_covers_the_knot_and_is_seeded():
-    x, y = broken_line(1200, -0.05, -0.4)
-    rng = np.random.default_rng(0)
-    curves = pd.concat(
-        [pd.DataFrame({"seed": s, "edits_seen": x, "value": y + rng.normal(0, 0.01, len(x))}) for s in (1, 2, 3)]
-    )
-    point, low, high = turning_point_interval(curves, "value", resamples=100, seed=1)
-    assert low <= 1200 <= high
-    assert high - low < 600
-    assert (point, low, high) == turning_point_interval(curves, "value", resamples=100, seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from editlab.analysis.statistics.streams import holm, over_streams, share_over_streams
 
 STREAMS = 1500

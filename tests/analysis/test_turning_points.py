@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+
 from editlab.analysis.statistics.turning_points import stream_turning_point, turning_point
 from editlab.errors import DataError
 

@@ -170,7 +170,7 @@ def test_odd_sizes_are_refused():
         Classifier(ViTForImageClassification(config))
     pair = ViTConfig(image_size=(8, 4), patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = SimpleNamespace(config=pair)
-    with pytest.raises(ModelError, match="square"):
-        from editlab.networks.vision import _whole
+    from editlab.networks.vision import _whole
 
+    with pytest.raises(ModelError, match="square"):
         _whole(model.config.image_size, "image_size")

@@ -59,8 +59,8 @@ def edit(home, target, recipe, draws=(0, 1), max_edits=10):
 def scored(home, target, recipe, outcomes, max_edits=10):
     names = ("table", "cases", "classes", "matrices")
     score_stage(
-        home / "model", list(outcomes.items()), home / "discovery.csv", home / "errors.csv", home / "test.csv", home / "ft_train.csv",
-        home / "keys.safetensors", recipe, max_edits, OPTIONS, {"method": recipe.method, "seed": 1},
+        home / "model", list(outcomes.items()), home / "discovery.csv", home / "errors.csv", home / "test.csv",
+        home / "ft_train.csv", home / "keys.safetensors", recipe, max_edits, OPTIONS, {"method": recipe.method, "seed": 1},
         {name: target / f"{name}.csv" for name in names},
     )  # fmt: skip
     return {name: pd.read_csv(target / f"{name}.csv") for name in names}

@@ -23,7 +23,7 @@ from editlab.analysis.edit.scores import (
 )
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.broken_line import MINIMUM, turning_point_interval
+from editlab.analysis.statistics.turning_points import MINIMUM, stream_turning_point
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records, smallest
 from editlab.analysis.text.wording import counted, few, label, leading, level_with, listed, signed
@@ -43,18 +43,18 @@ def turning_points(table: pd.DataFrame, metric: str = "retention_success") -> pd
     for key, part in curves.groupby(list(SETTING), sort=False):
         if part["edits_seen"].nunique() < MINIMUM:
             continue
-        point, low, high = turning_point_interval(part, "value")
+        point = stream_turning_point(part, "value")
         rows.append(
             {
                 **dict(zip(SETTING, key, strict=True)),
                 "metric": metric,
                 "kind": point.kind,
                 "edits": point.knot,
-                "ci_low": low,
-                "ci_high": high,
+                "ci_low": point.low,
+                "ci_high": point.high,
                 "slope_before": point.slope_before,
                 "slope_after": point.slope_after,
-                "explained": point.explained,
+                "p_value": point.p_value,
                 "seeds": part["seed"].nunique(),
             }
         )

@@ -150,7 +150,8 @@ def findings(tables: Tables) -> list[Finding]:
         accuracy = mean_interval(part["accuracy"].to_numpy(float))
         low, high = int(part["errors"].min()), int(part["errors"].max())
         counts = counted(low, "error") if low == high else f"{low} to {high} errors"
-        sentence = f"The classifiers get {level_with(*accuracy)} of the discovery images{on} right, which leaves {counts} to edit."
+        right = level_with(*accuracy)
+        sentence = f"The classifiers get {right} of the discovery images{on} right, which leaves {counts} to edit."
         found.append(
             Finding(f"errors.count{tail}", sentence, *accuracy, int(part["images"].sum()), True, "vision_errors")
         )

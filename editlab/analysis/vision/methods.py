@@ -176,7 +176,8 @@ def _gain(differences: pd.DataFrame, part: pd.DataFrame, dataset: str, on: str, 
     if sure:
         sentence = f"{listed([shown(m) for m in sure])} gains test accuracy{on} beyond every control."
     else:
-        sentence = f"No method gains test accuracy{on} beyond its controls; the highest change is that of {shown(str(best))}, {number}."
+        highest = f"the highest change is that of {shown(str(best))}, {number}"
+        sentence = f"No method gains test accuracy{on} beyond its controls; {highest}."
     values = (float(row["accuracy_delta"]), float(row["accuracy_delta_low"]), float(row["accuracy_delta_high"]))
     return [Finding(f"methods.gain{tail}", sentence, *values, int(row["seeds"]), bool(sure), "vision_comparison")]
 
@@ -213,10 +214,8 @@ def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     row = test.loc[worst]
     values = (float(row["accuracy_delta"]), float(row["accuracy_delta_low"]), float(row["accuracy_delta_high"]))
     measured = listed([shown(m) for m in hurt]) if hurt else "None of them"
-    sentence = (
-        f"Of {counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''} at least half of the errors{on}, the largest "
-        f"loss on test is that of {shown(str(worst))}, {signed_with(*values)}. {measured} loses test accuracy measurably."
-    )
+    fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
+    sentence = f"Of {fixing} at least half of the errors{on}, the largest loss on test is that of {shown(str(worst))}, {signed_with(*values)}. {measured} loses test accuracy measurably."
     return [Finding(f"methods.cost{tail}", sentence, *values, int(row["seeds"]), bool(hurt), "vision_comparison")]
 
 

@@ -217,7 +217,7 @@ def forgetting_sheet(tables: Tables) -> Printed:
     frame = pd.DataFrame(rows)
     if len(points):
         turns = points.rename(columns={"edits": "turn", "ci_low": "turn_low", "ci_high": "turn_high"})
-        wanted = [*SETTING, "kind", "turn", "turn_low", "turn_high", "explained"]
+        wanted = [*SETTING, "kind", "turn", "turn_low", "turn_high", "p_value"]
         frame = frame.merge(turns[wanted], on=list(SETTING), how="left")
         frame["kind"] = frame["kind"].map(lambda k: str(k).replace("_", " ") if k != "none" else "even")
         for name in ("turn", "turn_low", "turn_high"):

@@ -215,7 +215,8 @@ def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     values = (float(row["accuracy_delta"]), float(row["accuracy_delta_low"]), float(row["accuracy_delta_high"]))
     measured = listed([shown(m) for m in hurt]) if hurt else "None of them"
     fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
-    sentence = f"Of {fixing} at least half of the errors{on}, the largest loss on test is that of {shown(str(worst))}, {signed_with(*values)}. {measured} loses test accuracy measurably."
+    loss = f"the largest loss on test is that of {shown(str(worst))}, {signed_with(*values)}"
+    sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {measured} loses test accuracy measurably."
     return [Finding(f"methods.cost{tail}", sentence, *values, int(row["seeds"]), bool(hurt), "vision_comparison")]
 
 

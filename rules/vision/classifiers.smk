@@ -34,7 +34,7 @@ rule train_vit:
         ft_val=vision_set("ft_val"),
     output:
         model=directory(V_MODEL),
-        metrics=INPUTS + "/vision/{dataset}/models/training_metrics-{seed}.csv",
+        metrics=INPUTS + "/vision/{dataset}/seed~{seed}/training_metrics.csv",
     log:
         LOGS + "/train_vit/{dataset}-{seed}.log",
     benchmark:
@@ -113,7 +113,7 @@ rule locate_layers:
         model=V_MODEL,
         discovery=vision_set("discovery"),
         errors=V_SEED + "/errors.csv",
-        keys=V_SEED + "/keys.safetensors",
+        preserved=V_SEED + "/keys.safetensors",
     output:
         importance=V_SEED + "/layer_importance.csv",
         statistics=V_SEED + "/layer_statistics.csv",

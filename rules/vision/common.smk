@@ -3,15 +3,8 @@
 import re
 
 from editlab.config import resources as needs
-from editlab.config.images import HubViT, Liver, MedMnist, source_files
-from editlab.config.vision import (
-    AlphaEdit,
-    Churn,
-    HeadClosedForm,
-    HeadEwc,
-    Memit,
-    Retrain,
-)
+from editlab.config.images import HubViT, Liver, source_files
+from editlab.config.vision import Churn, HeadClosedForm, HeadEwc, Retrain
 
 VISION = RUN.vision
 

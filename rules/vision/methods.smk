@@ -9,7 +9,7 @@ rule edit_vit:
         discovery=vision_set("discovery"),
         errors=V_SEED + "/errors.csv",
         ft_train=vision_set("ft_train"),
-        keys=V_SEED + "/keys.safetensors",
+        preserved=V_SEED + "/keys.safetensors",
         statistics=vision_ranking,
     output:
         draws=directory(V_EDIT + "/draws"),
@@ -113,7 +113,7 @@ rule score_vit:
         errors=V_SEED + "/errors.csv",
         test=vision_set("test"),
         ft_train=vision_set("ft_train"),
-        keys=V_SEED + "/keys.safetensors",
+        preserved=V_SEED + "/keys.safetensors",
     output:
         table=V_CELL + "/comparative_evaluation.csv",
         cases=V_CELL + "/changed_images.csv",

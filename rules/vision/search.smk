@@ -7,7 +7,7 @@ if VISION.search is not None:
             model=V_MODEL,
             discovery=vision_set("discovery"),
             errors=V_SEED + "/errors.csv",
-            keys=V_SEED + "/keys.safetensors",
+            preserved=V_SEED + "/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
         output:
             directory(V_SEARCH + "/seed~{seed}/grid~{chunk}"),
@@ -61,7 +61,7 @@ if VISION.search is not None:
             model=V_MODEL,
             discovery=vision_set("discovery"),
             errors=V_SEED + "/errors.csv",
-            keys=V_SEED + "/keys.safetensors",
+            preserved=V_SEED + "/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
             best=V_SEARCH + "/best.json",
         output:
@@ -92,7 +92,7 @@ if VISION.search is not None:
             model=V_MODEL,
             discovery=vision_set("discovery"),
             errors=V_SEED + "/errors.csv",
-            keys=V_SEED + "/keys.safetensors",
+            preserved=V_SEED + "/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
         output:
             directory(V_SEARCH + "/seed~{seed}/bayesian"),
@@ -124,7 +124,7 @@ if VISION.search is not None:
             model=V_MODEL,
             test=vision_set("test"),
             ft_train=vision_set("ft_train"),
-            keys=V_SEED + "/keys.safetensors",
+            preserved=V_SEED + "/keys.safetensors",
         output:
             V_SEARCH + "/seed~{seed}/scores/{part}.csv",
         log:
@@ -166,6 +166,13 @@ if VISION.search is not None:
             mem_mb=resource("collect_search", "mem_mb"),
             runtime=resource("collect_search", "runtime"),
         params:
+            missing=lambda w: holes(
+                f"{OUT}/param_search_summary_{w.dataset}.csv",
+                [
+                    *expand(V_SEARCH + "/seed~{seed}/{part}", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
+                    *vision_search_baselines(w.dataset),
+                ],
+            ),
             method=VISION.search.method,
             code=code_digest("vision/collect_search"),
         message:

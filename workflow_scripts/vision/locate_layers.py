@@ -11,7 +11,7 @@ with job(snakemake) as log:
         model=snakemake.input.model,
         discovery=snakemake.input.discovery[0],
         errors=snakemake.input.errors,
-        keys=snakemake.input["keys"],
+        keys=snakemake.input.preserved,
         options=snakemake.params.options,
         trial=snakemake.params.trial,
         max_edits=snakemake.params.max_edits,

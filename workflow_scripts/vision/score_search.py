@@ -12,7 +12,7 @@ with job(snakemake) as log:
         model=snakemake.input.model,
         test=snakemake.input.test[0],
         ft_train=snakemake.input.ft_train[0],
-        keys=snakemake.input["keys"],
+        keys=snakemake.input.preserved,
         heldout=snakemake.params.heldout_samples,
         target=snakemake.output[0],
     )

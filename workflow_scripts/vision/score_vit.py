@@ -19,7 +19,7 @@ with job(snakemake) as log:
         errors=snakemake.input.errors,
         test=snakemake.input.test[0],
         ft_train=snakemake.input.ft_train[0],
-        keys=snakemake.input["keys"],
+        keys=snakemake.input.preserved,
         recipe=snakemake.params.recipe,
         max_edits=int(snakemake.wildcards.edits),
         options={

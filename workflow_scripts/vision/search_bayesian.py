@@ -14,7 +14,7 @@ with job(snakemake) as log:
             model=snakemake.input.model,
             discovery=snakemake.input.discovery[0],
             errors=snakemake.input.errors,
-            keys=snakemake.input["keys"],
+            keys=snakemake.input.preserved,
             statistics=snakemake.input.get("statistics") or None,
             recipe=snakemake.params.recipe,
             max_edits=snakemake.params.max_edits,

@@ -28,7 +28,8 @@ import yaml
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from editlab.analysis.tables import cell_costs, collect_cells
+from editlab.analysis.edit.cells import FIXED, cell_costs, cells_table
+from editlab.analysis.report.run import Run
 from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
 from editlab.errors import EditlabError
@@ -238,7 +239,13 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
     write_csv(cell / "metrics.csv", _metrics())
     write_csv(cell / "curve.csv", _curve())
     seconds = {"load": {"wall": 1.0, "cpu": 1.0}}
-    facts = {**origins(["results/in.json"]), "seconds": seconds, "edits": 8, "peak_memory_mb": 1.0, "code": "errors:0"}
+    facts = {
+        **origins(["results/in.json"]),
+        "seconds": seconds,
+        "edits": 8,
+        "peak_memory_mb": 1.0,
+        "code": "watchdog:0",
+    }
     write_provenance(cell, facts, ["metrics.csv", "curve.csv"])
     path = record_of(cell)
     valid = path.read_bytes()
@@ -249,7 +256,9 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
         readers: tuple[Callable[[], object], ...] = (
             lambda: check_inputs([cell / "metrics.csv"]),
             lambda: cell_costs(cell),
-            lambda: collect_cells([str(cell)], [{"method": "x"}], {"study": "y"}, with_costs=True),
+            lambda: cells_table(
+                Run("y", dict.fromkeys(FIXED, "z"), {"edit": [(str(cell), {"method": "x"})]}), with_costs=True
+            ),
             lambda: (verify(progress=False), outdated()),
         )
         tally.count(readers[len(str(data)) % len(readers)])

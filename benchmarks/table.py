@@ -122,7 +122,7 @@ def _cell_split(found: dict[str, Any]) -> list[Row]:
         stages = sorted(split["cpu_share"].items(), key=lambda item: -item[1])
         text = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in stages if share >= 0.005)
         count = f"{split['cells']} cell{'s' if split['cells'] != 1 else ''}, {split['edits']} edits"
-        rows.append((f"CPU time of a {method} cell ({count})", text))
+        rows.append((f"CPU time of a cell of {method} ({count})", text))
     return rows
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from editlab.analysis.edit import REPORT
 from editlab.analysis.edit.decisions import decisions
+from editlab.analysis.report.run import Run
 from editlab.evaluation.summary import summarize
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 
@@ -280,10 +282,35 @@ def layer_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {"indirect_effects": pd.DataFrame(rows)}
 
 
-def guarded_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
+def missed_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
+    fact = {"relation": "R-birthplace", "prompt": "Ann was born in", "target_true": "Ulm", "target_new": "Bern"}
+    rows = [
+        {
+            "case_id": f"f{k}",
+            **fact,
+            "streams": 4,
+            "ES": 0.1 * k,
+            "PS": 0.5,
+            "NS": float(rng.random()),
+            "missed_by": "MEMIT",
+        }
+        for k in range(9)
+    ]
+    return {"missed_facts": pd.DataFrame(rows)}
+
+
+def collected_tables(cells: Cells, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Tables that the edit study collects from the cells of its matrix."""
+    settings = {"model": "substrate", "dataset": "facts"}
+    run = Run("default", settings, {"edit": cells})
+    tables = REPORT.tables
+    return {name: tables[name][1].collect(run) for name in names}
+
+
+def made_up_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     """Every table that is not made from the matrix's cells, by name."""
     rng = np.random.default_rng(seed)
-    makers = (lora_tables, trust_tables, greedy_tables, stream_tables, replay_tables, retraining_tables)
+    makers = (missed_table, lora_tables, trust_tables, greedy_tables, stream_tables, replay_tables, retraining_tables)
     found: dict[str, pd.DataFrame] = {}
     for maker in (*makers, baseline_table, layer_table):
         found |= maker(rng)

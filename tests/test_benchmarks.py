@@ -17,6 +17,7 @@ from benchmarks.solve import slope
 from editlab.config.solvers import TargetOptions
 from editlab.editing.targets import optimize_targets
 from editlab.errors import DataError
+from editlab.files.artifacts import write_provenance, write_text
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # all share one toy run
 
@@ -72,11 +73,13 @@ def test_the_opponent_stops_as_the_library_does():
 def test_recorded_cells_are_added_up_by_method(tmp_path):
     cell_split = importlib.import_module("benchmarks.cell_split")
     for seed in (1, 2):
-        path = tmp_path / f"results/edit/model/seed~{seed}/provenance.json"
-        path.parent.mkdir(parents=True)
+        cell = tmp_path / f"results/edit/model/seed~{seed}"
         seconds = {"targets": {"cpu": 3.0, "wall": 4.0}, "solve": {"cpu": 1.0, "wall": 1.0}}
-        path.write_text(json.dumps({"plan": {"recipe": {"solver": "memit"}}, "seconds": seconds, "edits": 10}))
-    (tmp_path / "results/edit/provenance.json").write_text("{")
+        write_text(cell / "metrics.csv", "x")
+        write_provenance(
+            cell, {"plan": {"recipe": {"solver": "memit"}}, "seconds": seconds, "edits": 10}, ["metrics.csv"]
+        )
+    write_text(tmp_path / "results/.provenance/edit/broken.json", "{")
     found = cell_split.run()
     assert found["source"] == "recorded cells"
     memit = found["methods"]["memit"]
@@ -111,7 +114,7 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
         "Evaluation",
         "Resident memory",
         "Planning 100 cells",
-        "CPU time of a memit cell",
+        "CPU time of a cell of memit",
     ):
         assert text in once
 

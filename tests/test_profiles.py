@@ -11,7 +11,7 @@ import pytest
 import yte
 
 ROOT = Path(__file__).resolve().parents[1]
-RULES = "".join(path.read_text() for path in sorted(ROOT.glob("rules/*.smk")))
+RULES = "".join(path.read_text() for path in sorted(ROOT.rglob("rules/**/*.smk")))
 NAMES = set(re.findall(r"^(?:rule|checkpoint) (\w+):", RULES, re.MULTILINE)) | set(
     re.findall(r" as (\w+) with:", RULES)
 )

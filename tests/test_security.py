@@ -28,6 +28,7 @@ from editlab.files.artifacts import (
     atomic_path,
     load_tensors,
     read_provenance,
+    record_of,
     replace_directory,
     save_tensors,
     write_text,
@@ -78,12 +79,18 @@ READERS = [
 ]  # fmt: skip
 
 
+def _with_records(folder: Path) -> Path:
+    """A result whose record is the lookalike: the folder, below one that has records."""
+    (folder.parent / ".provenance").mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.mark.parametrize("read", READERS, ids=lambda r: getattr(r, "__qualname__", "reader"))
 @pytest.mark.parametrize("name", ["a.pkl", "a.npy", "a.npz", "a.pt", "a.zip", "a.yaml", "a.safetensors"])
 def test_a_file_that_would_run_code_is_refused_or_plain_text(tmp_path, read, name):
     mark = tmp_path / "pwned"
     path = lookalikes(tmp_path, mark)[name]
-    shutil.copy(path, tmp_path / "provenance.json")
+    shutil.copy(path, record_of(_with_records(tmp_path)))
     if read is read_text and name == "a.yaml":
         assert len(read(path)) == 1  # text is text
     else:

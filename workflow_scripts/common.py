@@ -14,7 +14,7 @@ from watchdog import watched
 
 from editlab.errors import DamagedError, EditlabError, OutdatedError
 from editlab.files.provenance import backdate, check_inputs, commit_of, origins, record_outputs, set_aside
-from editlab.files.timing import Stopwatch
+from editlab.files.timing import Stopwatch, peak_memory_mb
 from editlab.files.worker import Tee
 
 LARGE = 20_000  # characters of parameters beyond which only the code's digest is recorded: the lists of a table's cells
@@ -84,6 +84,7 @@ def _facts(snakemake, watch):
         "commit": commit_of(),
         "threads": snakemake.threads,
         "seconds": watch.seconds(),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
     }
 
 

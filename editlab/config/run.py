@@ -149,7 +149,7 @@ def read_layer(path: str | Path) -> dict[str, Any]:
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
-            found = yaml.load(file, _Loader)
+            found = _Loader(file).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -84,8 +84,12 @@ def _stats(path: Path) -> dict[str, list[int]]:
 
 
 def record_outputs(outputs: Sequence[str | Path], facts: Mapping[str, Any]) -> None:
-    """Write the records of a job's outputs; folders whose record is among them (cells) have theirs already."""
+    """Write the records of a job's outputs. A folder whose record is among them (a cell) gets one for all its files, unless the
+    job has written it itself."""
     whole = {result_of_record(o) for o in outputs if RECORDS in Path(o).parts}
+    for folder in sorted(whole):
+        if not record_of(folder).exists():
+            write_provenance(folder, facts, [o for o in outputs if Path(o).parent == folder])
     for output in map(Path, outputs):
         if RECORDS not in output.parts and output.parent not in whole:
             write_provenance(output, facts, directory_files(output) if output.is_dir() else [output])

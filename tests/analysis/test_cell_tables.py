@@ -10,10 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from editlab.analysis.paired import NAMES, paired_differences
 from tiny import tiny_model, tiny_requests
 
-from editlab.analysis import guarded
+from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
+from editlab.analysis.edit.comparisons import NAMES, compare, paired_differences
+from editlab.analysis.edit.decisions import trust_curves, trust_decisions, trust_table
+from editlab.analysis.edit.forgetting import turning_points
+from editlab.analysis.edit.greedy import greedy_step_events, greedy_step_table, greedy_table
+from editlab.analysis.edit.lora import lora_table
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
@@ -98,7 +102,7 @@ def run(inputs: dict[str, Any], directory: Path, cell: dict[str, str], **values:
 
 
 def test_lora_table_has_scores_size_and_what_the_cuts_kept(cells):
-    table = guarded.lora_table(cells).set_index(["method", "seed"])
+    table = lora_table(cells).set_index(["method", "seed"])
     raw, lora = table.loc["emmet", "1"], table.loc["emmet_lora", "1"]
     assert lora["parameters"] == 3 * (32 + 64)
     assert raw["parameters"] == 32 * 64
@@ -111,7 +115,7 @@ def test_lora_table_has_scores_size_and_what_the_cuts_kept(cells):
 
 
 def test_paired_comparison_matches_collapsed_ranks_and_seeds(cells):
-    table = guarded.compare(cells, [("emmet_lora", "emmet"), ("emmet", "emmet_lora")])
+    table = compare(cells, [("emmet_lora", "emmet"), ("emmet", "emmet_lora")])
     assert table["metric"].tolist() == list(NAMES)  # emmet has no partner of rank 3 the other way round
     assert set(table["seeds"]) == {2}
     assert (table["ci_low"] <= table["value"]).all()
@@ -119,10 +123,10 @@ def test_paired_comparison_matches_collapsed_ranks_and_seeds(cells):
 
 
 def test_a_comparison_tells_how_much_more_is_stored(cells):
-    table = guarded.compare(cells, [("emmet_greedy", "emmet_lora"), ("emmet_lora", "emmet")])
+    table = compare(cells, [("emmet_greedy", "emmet_lora"), ("emmet_lora", "emmet")])
     size = dict.fromkeys(METHODS, 0)
     for directory, cell in cells:
-        size[cell["method"]] += guarded.stored(directory)["parameters"]
+        size[cell["method"]] += stored(directory)["parameters"]
     assert size["emmet_lora"] < size["emmet"]
     for (a, b), part in table.groupby(["a", "b"]):
         assert part["stored_ratio"].nunique() == 1
@@ -130,14 +134,14 @@ def test_a_comparison_tells_how_much_more_is_stored(cells):
 
 
 def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
-    table = guarded.trust_table(cells, "emmet", "none", thresholds=[0.2, 0.6])
+    table = trust_table(cells, thresholds=[0.2, 0.6])
     assert set(table["method"]) == {"emmet_trust", "emmet_greedy"}
     run_rows = table[table["rule"] == "as run"]
     assert len(run_rows) == 4
     assert len(table) == 12
     assert run_rows["overhead"].between(0, 1).all()
     assert run_rows["accuracy"].between(0, 1).all()
-    base = guarded.final_scores(next(d for d, c in cells if c["method"] == "emmet" and c["seed"] == "1"))
+    base = final_scores(next(d for d, c in cells if c["method"] == "emmet" and c["seed"] == "1"))
     assert run_rows.iloc[0]["retention_unguarded"] == base["retention"]
     low, high = (table[table["rule"] == f"trust < {t}"]["rollback_rate"].mean() for t in (0.2, 0.6))
     assert low <= high
@@ -145,45 +149,45 @@ def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
 
 def test_trust_table_without_the_cells_to_compare_with(cells):
     guarded_cells = [(d, c) for d, c in cells if c["method"] == "emmet_trust"]
-    table = guarded.trust_table(guarded_cells, "emmet", "none")
+    table = trust_table(guarded_cells)
     assert table["accuracy"].between(0, 1).all()
     assert table[["retention_gain", "ppl_rise_cut"]].isna().all().all()
 
 
 def test_decisions_and_steps_one_row_each(cells):
-    decided = guarded.trust_decisions(cells)
+    decided = trust_decisions(cells)
     assert set(decided["method"]) == {"emmet_trust", "emmet_greedy"}
     assert len(decided) == 4 * 6  # batches of four cells
     assert {"number", "batch", "trust", "harmful", "seed"} <= set(decided.columns)
     assert decided["batch"].eq("4").all()
-    assert guarded.trust_decisions([c for c in cells if c[1]["method"] == "none"]).empty
-    steps = guarded.greedy_step_events(cells)
-    assert len(steps) == guarded.greedy_step_table(cells)["tried"].sum()
-    assert guarded.greedy_step_events([c for c in cells if c[1]["method"] == "none"]).empty
+    assert trust_decisions([c for c in cells if c[1]["method"] == "none"]).empty
+    steps = greedy_step_events(cells)
+    assert len(steps) == greedy_step_table(cells)["tried"].sum()
+    assert greedy_step_events([c for c in cells if c[1]["method"] == "none"]).empty
 
 
 def test_trust_curves_pool_the_seeds(cells):
-    curves = guarded.trust_curves(cells)
+    curves = trust_curves(cells)
     assert set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
     for _, part in curves[curves["curve"] == "roc"].groupby("method"):
         assert part["x"].is_monotonic_increasing
 
 
 def test_greedy_tables(cells):
-    table = guarded.greedy_table(cells).set_index("method")
+    table = greedy_table(cells).set_index("method")
     assert table.loc["emmet_greedy", "acceptance"].between(0, 1).all()
     assert table.loc["emmet_lora"]["acceptance"].isna().all()
-    steps = guarded.greedy_step_table(cells)
+    steps = greedy_step_table(cells)
     assert steps["method"].unique().tolist() == ["emmet_greedy"]
     assert steps["step"].tolist() == [1, 2, 3]
     assert steps["tried"].is_monotonic_decreasing
-    assert guarded.greedy_step_table([c for c in cells if c[1]["method"] == "emmet"]).empty
+    assert greedy_step_table([c for c in cells if c[1]["method"] == "emmet"]).empty
 
 
 def test_forgetting_table_and_turning_points(cells):
-    table = guarded.forgetting_table(cells)
+    table = curves_table(cells)
     assert {"method", "seed", "edits_seen", "metric", "value", "n"} <= set(table.columns)
-    points = guarded.turning_points(table)
+    points = turning_points(table)
     assert set(points["method"]) == set(METHODS)
     assert (points["ci_low"] <= points["ci_high"]).all()
     assert set(points["kind"]) <= {"none", "collapse", "levels_off"}
@@ -197,7 +201,7 @@ def test_altered_cells_are_refused(cells, tmp_path):
     with (directory / "events.jsonl").open("a") as file:
         file.write("{}\n")
     with pytest.raises(ArtifactError, match=r"events\.jsonl"):
-        guarded.read_events(directory)
+        read_events(directory)
 
 
 def test_paired_differences_by_hand():
@@ -252,4 +256,5 @@ def test_a_killed_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     for name in ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "killed").glob(".checkpoint-*"))
-    assert cell_module._checkpoint(plan_of(cell), {}, tmp_path) is None
+    short = cell_module.CellPlan.model_validate(plan_of(cell))
+    assert cell_module._checkpoint(short, {}, tmp_path) is None

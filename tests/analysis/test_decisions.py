@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from editlab.analysis.decisions import area_under_roc, average_precision, decisions, precision_recall, rates, roc
-from editlab.analysis.forgetting import turning_point, turning_point_interval
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from editlab.analysis.edit.decisions import decisions
+from editlab.analysis.statistics.broken_line import turning_point, turning_point_interval
+from editlab.analysis.statistics.classification import area_under_roc, average_precision, precision_recall, rates, roc
 from editlab.errors import DataError
 
 
@@ -56,6 +57,7 @@ def test_decisions_and_rates():
 labelled = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9]), st.booleans()), min_size=4, max_size=30)
 
 
+@settings(deadline=None, max_examples=40)  # the first example imports scikit-learn
 @given(labelled)
 def test_area_under_roc_is_the_probability_of_a_right_order(pairs):
     trust, harmful = [p[0] for p in pairs], [p[1] for p in pairs]

@@ -10,53 +10,65 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from editlab.analysis.comparisons import comparisons
-from editlab.analysis.decisions import average_precision
-from editlab.analysis.figures.trust import _roc_on_grid, area_with_interval, band, newcombe
-from editlab.analysis.guarded import forgetting_table
-from editlab.analysis.registry import FIGURES, SHEETS, function
-from editlab.analysis.speed import speed_table
-from editlab.analysis.tables import collect_cells, collect_costs
-from report_tables import guarded_tables, write_benchmarks, write_cells
+from report_tables import collected_tables, made_up_tables, write_benchmarks, write_cells
 
-from editlab.analysis import style
-from editlab.analysis.draw import draw
+from editlab.analysis.draw import style
+from editlab.analysis.edit import REPORT
+from editlab.analysis.edit.speed import speed_table
+from editlab.analysis.report.making import all_findings, caption_of, draw, print_table, read_table, read_tables
+from editlab.analysis.statistics.classification import (
+    band,
+    on_grid,
+    precision_area,
+    precision_recall,
+    roc,
+    roc_area,
+    roc_on_grid,
+)
+from editlab.analysis.statistics.intervals import area_interval
 from editlab.errors import ArtifactError
-from editlab.files.artifacts import write_csv
+from editlab.files.artifacts import write_csv, write_json
 
+MATRIX = ("ablation_matrix", "costs", "curves", "comparisons")
 WIDTH = 7.7 / 2.54 * 72  # points
 
 
 def write_tables(root: Path, methods=None) -> None:
-    """Every table under the name that the registry knows it by."""
+    """Every table under its name."""
     cells = write_cells(root / "cells", **({"methods": methods} if methods else {}))
-    directories, coordinates = [d for d, _ in cells], [c for _, c in cells]
-    fixed = {"study": "default", "model": "substrate", "dataset": "facts"}
     write_benchmarks(root / "benchmarks")
-    tables = guarded_tables() | {
-        "ablation_matrix": collect_cells(directories, coordinates, fixed),
-        "costs": collect_costs(directories, coordinates),
-        "curves": forgetting_table(cells),
-        "comparisons": comparisons(cells, resamples=200),
-        "speed": speed_table(sorted((root / "benchmarks").glob("*.json"))),
-    }
+    tables = made_up_tables() | collected_tables(cells, MATRIX)
+    tables["speed"] = speed_table(sorted((root / "benchmarks").glob("*.json")))
     tables["combined"] = tables["quick_validation"] = tables["ablation_matrix"]
     for name, table in tables.items():
         write_csv(root / f"{name}.csv", table)
 
 
-def source(root: Path, path: str) -> pd.DataFrame:
-    return pd.read_csv(root / Path(path).name)
+def paths(root: Path) -> dict[str, str]:
+    return {p.stem: str(p) for p in root.glob("*.csv")}
+
+
+def caption(name: str, tables) -> str:
+    topic, figure = REPORT.figures[name]
+    return caption_of(topic, figure, tables)
 
 
 def draw_all(root: Path, target: Path) -> None:
     """Every figure with its caption: what the rules do."""
-    for name, entry in FIGURES.items():
-        path = root / Path(entry.sources["table"]).name
-        suffixes = {"pdf": "pdf", "png": "png", "rst": "caption.rst", "tex": "caption.tex"}
-        draw(name, str(path), {kind: str(target / f"{name}.{suffix}") for kind, suffix in suffixes.items()})
-        caption = function(entry, f"{name}_caption")(pd.read_csv(path))
-        (target / f"{name}.txt").write_text(caption, encoding="utf-8")
+    tables, suffixes = paths(root), {"pdf": "pdf", "png": "png", "rst": "caption.rst", "tex": "caption.tex"}
+    for name, (topic, _) in REPORT.figures.items():
+        draw("edit", topic.name, name, tables, {kind: str(target / f"{name}.{s}") for kind, s in suffixes.items()})
+        (target / f"{name}.txt").write_text(caption(name, read_tables(tables)), encoding="utf-8")
+
+
+def print_all(root: Path, target: Path) -> None:
+    """Every printed table and the findings."""
+    tables = read_tables(paths(root))
+    for name, (topic, _) in REPORT.sheets.items():
+        print_table(
+            "edit", topic.name, name, tables, {k: target / f"{name}.{k}" for k in ("csv", "tex", "rst", "caption")}
+        )
+    write_json(target / "findings.json", all_findings("edit", tables))
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +97,7 @@ from pathlib import Path
 import test_figures
 root, target = map(Path, sys.argv[1:])
 test_figures.draw_all(root, target)
-from editlab.analysis.findings import findings
-from editlab.analysis.registry import SENTENCES, SHEETS, function
-from editlab.analysis.sheets.base import write_sheet
-from editlab.files.artifacts import write_json
-for name, entry in SHEETS.items():
-    sheet = function(entry, name)({k: test_figures.source(root, p) for k, p in entry.sources.items()})
-    write_sheet(sheet, {k: target / f"{name}.{k}" for k in ("csv", "tex", "rst", "caption")})
-write_json(target / "findings.json", findings({k: test_figures.source(root, p) for k, (p, _) in SENTENCES.items()}))
+test_figures.print_all(root, target)
 """
 
 
@@ -104,10 +109,10 @@ def test_without_torch_and_with_other_hashes_the_bytes_are_the_same(tables, draw
     assert done.returncode == 0, done.stderr[-3000:]
     for file in sorted(drawn.iterdir()):
         assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
-    assert {f"{name}.tex" for name in SHEETS} <= {p.name for p in tmp_path.iterdir()}
+    assert {f"{name}.tex" for name in REPORT.sheets} <= {p.name for p in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", REPORT.figures)
 def test_size_fonts_and_dates(drawn, name):
     pdf = (drawn / f"{name}.pdf").read_bytes()
     box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", pdf)
@@ -120,7 +125,7 @@ def test_size_fonts_and_dates(drawn, name):
     assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", REPORT.figures)
 def test_captions_state_n_and_an_interval(drawn, name):
     caption = (drawn / f"{name}.txt").read_text(encoding="utf-8")
     assert "n = " in caption
@@ -128,15 +133,16 @@ def test_captions_state_n_and_an_interval(drawn, name):
     assert re.search(r"\d( %)? to [+−]?\d|95 % interval", caption), caption
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", REPORT.figures)
 def test_an_empty_table_gives_a_figure_that_says_so(tables, name):
     import matplotlib.pyplot as plt
 
-    empty = source(tables, FIGURES[name].sources["table"]).iloc[:0]
-    figure = function(FIGURES[name], name)(empty)
+    _, declared = REPORT.figures[name]
+    empty = read_table(tables / f"{declared.table}.csv").iloc[:0]
+    figure = declared.drawn(empty)
     assert any(t.get_text() for axis in figure.axes for t in axis.texts)
     plt.close(figure)
-    assert len(function(FIGURES[name], f"{name}_caption")(empty)) > 10
+    assert len(declared.told(empty)) > 10
 
 
 @pytest.mark.parametrize("methods", [["memit"], ["none"], ["rome", "none"]])
@@ -144,32 +150,33 @@ def test_few_methods_are_drawn_too(tmp_path, methods):
     import matplotlib.pyplot as plt
 
     write_tables(tmp_path, methods)
-    for name, entry in FIGURES.items():
-        if entry.experiment == "edit":
-            table = source(tmp_path, entry.sources["table"])
-            plt.close(function(entry, name)(table))
-            assert function(entry, f"{name}_caption")(table)
+    tables = read_tables(paths(tmp_path))
+    for name, (_, declared) in REPORT.figures.items():
+        if declared.table in MATRIX:
+            plt.close(declared.drawn(tables[declared.table]))
+            assert caption(name, tables)
 
 
 def test_a_changed_number_changes_its_figure_and_caption_alone(tables, drawn, tmp_path):
-    matrix = source(tables, "results/ablation_matrix.csv")
+    matrix = read_table(tables / "ablation_matrix.csv")
     chosen = (matrix["method"] == "emmet") & (matrix["protocol"] == "success")
     worse = matrix.copy()
     for column in ("ES", "ES_low", "ES_high", "S", "S_low", "S_high"):
         worse.loc[chosen, column] = 0.3
-    entry = FIGURES["method_comparison"]
-    style.save_figure(function(entry, "method_comparison")(worse), tmp_path / "a.pdf", tmp_path / "a.png")
+    figure = REPORT.figures["method_comparison"][1].drawn(worse)
+    style.save_figure(figure, tmp_path / "a.pdf", tmp_path / "a.png")
     assert (tmp_path / "a.pdf").read_bytes() != (drawn / "method_comparison.pdf").read_bytes()
     assert (tmp_path / "a.png").read_bytes() != (drawn / "method_comparison.png").read_bytes()
-    for name in ("method_comparison", "batch_size"):
-        caption = function(FIGURES[name], f"{name}_caption")
-        assert caption(worse) != caption(matrix)
+    found = read_tables(paths(tables))
+    changed = found | {"ablation_matrix": worse}
+    assert caption("method_comparison", changed) != caption("method_comparison", found)
+    assert caption("forgetting_curves", changed) == caption("forgetting_curves", found)
 
 
 def test_dollars_and_markup_in_names_are_text(tables, tmp_path):
-    curves = source(tables, "results/curves.csv")
+    curves = read_table(tables / "curves.csv")
     curves["method"] = curves["method"].replace({"memit": "$x^2$ <b>&\\input{x}"})
-    figure = function(FIGURES["forgetting_curves"], "forgetting_curves")(curves)
+    figure = REPORT.figures["forgetting_curves"][1].drawn(curves)
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert "$x^2$ <b>&\\input{x}" in labels
     style.save_figure(figure, str(tmp_path / "a.pdf"), str(tmp_path / "a.png"))
@@ -202,33 +209,52 @@ def test_colours_differ_in_lightness_or_hue():
 
 
 def test_area_has_an_interval_that_holds_it(tables):
-    from editlab.analysis.decisions import area_under_roc
-
-    decisions = source(tables, "results/trust_decisions.csv")
+    decisions = read_table(tables / "trust_decisions.csv")
     part = decisions[(decisions["method"] == "emmet_trust") & (decisions["experiment"] == "trust_eval")]
-    value, low, high = area_with_interval(part, area_under_roc)
+    value, low, high = roc_area(part)
     assert low <= value <= high
     assert low > 0.5
     shuffled = part.assign(trust=np.random.default_rng(0).permutation(part["trust"]))
-    value, low, high = area_with_interval(shuffled, area_under_roc)
+    value, low, high = roc_area(shuffled)
     assert low < 0.5 < high
+
+
+def test_curves_of_drawn_batches_are_those_of_the_batches_themselves():
+    """Counts of drawn rows against the curves of the drawn rows (scikit-learn's)."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        frame = pd.DataFrame({"trust": rng.integers(6, size=12) / 5, "harmful": rng.random(12) < 0.4})
+        frame.loc[:1, "harmful"] = [True, False]
+        rows = np.r_[0, 1, rng.integers(12, size=10)]
+        counts = np.bincount(rows, minlength=12)[None].astype(float)
+        drawn = frame.iloc[rows]
+        curve, grid = roc(drawn), np.linspace(0, 1, 101)
+        place = np.searchsorted(curve["false_positive_rate"], grid, side="right") - 1
+        assert roc_on_grid(frame, counts)[0] == pytest.approx(curve["true_positive_rate"].to_numpy()[place])
+        curve = precision_recall(drawn)
+        place = np.minimum(np.searchsorted(curve["recall"], grid - 1e-12), len(curve) - 1)
+        expected = curve["precision"].to_numpy()[place]
+        from editlab.analysis.statistics.classification import precision_on_grid
+
+        assert precision_on_grid(frame, counts)[0] == pytest.approx(expected)
+        assert on_grid(drawn, precision_on_grid) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("area", "positives", "negatives"), [(1.0, 3, 45), (0.92, 3, 45), (0.5, 20, 20), (0.0, 4, 9)])
 def test_the_score_interval_of_an_area(area, positives, negatives):
-    low, high = newcombe(area, positives, negatives)
+    low, high = area_interval(area, positives, negatives)
     assert 0 <= low <= area <= high <= 1
     assert high - low > 0.05  # a perfect curve of three batches is no certainty
-    narrow = newcombe(area, 10 * positives, 10 * negatives)
+    narrow = area_interval(area, 10 * positives, 10 * negatives)
     assert narrow[1] - narrow[0] < high - low
 
 
 def test_bands_have_a_width_for_a_perfect_curve():
     frame = pd.DataFrame({"trust": [0.1, 0.2, 0.3, *np.linspace(0.5, 0.9, 20)], "harmful": [True] * 3 + [False] * 20})
-    low, high = band(frame, _roc_on_grid)
+    low, high = band(frame, roc_on_grid)
     assert (high == 1).all()
     assert (low < 0.6).all()
-    value, low_area, high_area = area_with_interval(frame, average_precision)
+    value, low_area, high_area = precision_area(frame)
     assert low_area < value == high_area == 1.0
 
 

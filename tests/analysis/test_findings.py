@@ -10,34 +10,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from editlab.analysis.comparisons import comparisons
-from editlab.analysis.findings import findings
-from editlab.analysis.findings.base import difference_finding
-from editlab.analysis.guarded import forgetting_table
-from editlab.analysis.registry import FIGURES, SENTENCES, function
-from editlab.analysis.sheets.methods import methods
-from editlab.analysis.tables import collect_cells, collect_costs
-from report_tables import guarded_tables, write_cells
+from report_tables import collected_tables, made_up_tables, write_cells
 
+from editlab.analysis.edit import REPORT
+from editlab.analysis.edit.methods import methods_sheet
+from editlab.analysis.report.making import all_findings, caption_of
+from editlab.analysis.text.findings import difference_finding
 from editlab.errors import ArtifactError
-from editlab.files.artifacts import accept_altered, load_provenance, write_csv
+from editlab.files.artifacts import accept_altered, load_provenance, record_of, write_csv
 from editlab.files.verify import main as verify_main
 
-FIXED = {"study": "default", "model": "substrate", "dataset": "facts"}
+MATRIX = ("ablation_matrix", "comparisons", "curves", "costs")
 
 
 def collected(cells, root: Path) -> dict[str, pd.DataFrame]:
     """The tables of the matrix, through CSV as in the workflow."""
-    directories, coordinates = [d for d, _ in cells], [c for _, c in cells]
-    frames = {
-        "matrix": collect_cells(directories, coordinates, FIXED),
-        "comparisons": comparisons(cells, resamples=400),
-        "curves": forgetting_table(cells),
-        "costs": collect_costs(directories, coordinates),
-    }
-    for name, frame in frames.items():
+    for name, frame in collected_tables(cells, MATRIX).items():
         write_csv(root / f"{name}.csv", frame)
-    return {name: pd.read_csv(root / f"{name}.csv") for name in frames}
+    return {name: pd.read_csv(root / f"{name}.csv") for name in MATRIX}
+
+
+def findings(tables) -> list[dict]:
+    return all_findings("edit", tables)
+
+
+def caption(name: str, tables) -> str:
+    topic, figure = REPORT.figures[name]
+    return caption_of(topic, figure, tables)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,7 @@ def tables(cells, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def everything(tables):
-    made = guarded_tables()
-    return tables | {name: made[Path(path).stem] for name, (path, _) in SENTENCES.items() if Path(path).stem in made}
+    return tables | made_up_tables()
 
 
 def by_key(tables) -> dict[str, dict]:
@@ -66,17 +64,17 @@ def by_key(tables) -> dict[str, dict]:
 def test_every_topic_has_sentences_with_numbers(everything):
     found = findings(everything)
     topics = {f["topic"] for f in found}
-    assert topics == {"methods", "batch", "replay", "forgetting", "costs", "lora", "trust", "greedy", "retraining"}
+    assert topics == set(REPORT.names) - {"speed"}
     json.dumps(found, allow_nan=False)
     for finding in found:
         assert set(finding) == {
-            "key", "topic", "sentence", "value", "low", "high", "n", "supported", "source",
+            "key", "study", "topic", "sentence", "value", "low", "high", "n", "supported", "source",
         }  # fmt: skip
         assert finding["sentence"].endswith(".")
         assert "nan" not in finding["sentence"]
         assert finding["n"] > 0
-        assert finding["source"].startswith("results/")
-        if finding["low"] is not None:
+        assert finding["source"].removesuffix(".csv") in REPORT.tables
+        if finding["low"] is not None and finding["value"] is not None:
             assert finding["low"] <= finding["value"] <= finding["high"]
 
 
@@ -96,7 +94,7 @@ def test_a_sentence_on_a_difference_agrees_with_its_interval(case):
     value = float(rng.normal(0, 0.05))
     low, high = value - float(rng.random()) * 0.1, value + float(rng.random()) * 0.1
     row = {"value": value, "ci_low": low, "ci_high": high, "n": 10}
-    finding = difference_finding("x.y", row, "Replay", "S", "results/x.csv")
+    finding = difference_finding("x.y", row, "Replay", "S", "x")
     said = {verb: verb in finding.sentence for verb in ("raises", "lowers", "no measurable difference")}
     assert said == {"raises": low > 0, "lowers": high < 0, "no measurable difference": low <= 0 <= high}
     assert finding.supported == (low > 0 or high < 0)
@@ -117,10 +115,10 @@ def test_the_best_method_is_claimed_only_with_the_paired_test(tables):
 
 def test_a_matrix_that_contradicts_the_cases_supports_nothing(tables):
     """Someone raised FT-L's numbers in the table: the paired test on the cases does not bear them out."""
-    matrix = tables["matrix"].copy()
+    matrix = tables["ablation_matrix"].copy()
     matrix.loc[(matrix["method"] == "ft") & (matrix["protocol"] == "success"), "NS"] = 0.999
-    finding = by_key(tables | {"matrix": matrix})["methods.best_NS"]
-    assert finding["sentence"].startswith("FT-L comes out with")
+    finding = by_key(tables | {"ablation_matrix": matrix})["methods.best_NS"]
+    assert finding["sentence"].startswith("FT-L scores the highest")
     assert not finding["supported"]
 
 
@@ -154,20 +152,18 @@ def test_a_cell_altered_by_hand_is_refused_until_accepted_and_then_seen_everywhe
     assert by_key(changed)["methods.best_NS"]["sentence"] != by_key(tables)["methods.best_NS"]["sentence"]
     assert "AlphaEdit" not in by_key(changed)["methods.best_NS"]["sentence"].split("has the highest")[0]
     assert by_key(changed)["costs.memit"] == by_key(tables)["costs.memit"]
-    before, after = (methods(t).frame.set_index("method") for t in (tables, changed))
+    before, after = (methods_sheet.make(t).frame.set_index("method") for t in (tables, changed))
     assert before.loc["alphaedit", "NS"] > 0.9
     assert after.loc["alphaedit", "NS"] == 0.0
     assert after.loc["memit", "NS"] == before.loc["memit", "NS"]
-    for name, table in (("method_comparison", "matrix"), ("forgetting_curves", "curves")):
-        caption = function(FIGURES[name], f"{name}_caption")
-        assert caption(changed[table]) != caption(tables[table])
-    time_split = function(FIGURES["time_split"], "time_split_caption")
-    assert time_split(changed["costs"]) == time_split(tables["costs"])
+    for name in ("method_radar", "forgetting_curves"):
+        assert caption(name, changed) != caption(name, tables)
+    assert caption("time_split", changed) == caption("time_split", tables)
 
 
 def test_accepting_keeps_the_former_checksum(tmp_path):
     ((directory, _),) = write_cells(tmp_path, methods=["none"], seeds=[1], cases=12)
-    record = Path(directory) / "provenance.json"
+    record = record_of(directory)
     former = load_provenance(record)["files"]["metrics.csv"]
     for text in ("one", "two"):
         (Path(directory) / "metrics.csv").write_text(text)
@@ -188,10 +184,10 @@ def test_what_a_gain_was_bought_with_is_said(everything, ratio, said):
 
 
 def test_seeds_that_agree_by_chance_know_no_more_than_their_facts(everything):
-    table = everything["retraining"].assign(restored=0.125)
-    for found in by_key({"retraining": table}).values():
+    table = everything["rtt_edits"].assign(restored=0.125)
+    for found in by_key({"rtt_edits": table}).values():
         assert found["low"] < 0.1
         assert found["high"] > 0.15
     spread = table.assign(restored=table["seed"] / 10)
-    for found in by_key({"retraining": spread}).values():
+    for found in by_key({"rtt_edits": spread}).values():
         assert found["high"] - found["low"] > 0.3

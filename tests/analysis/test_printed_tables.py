@@ -10,20 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from docutils.core import publish_parts
-from editlab.analysis.comparisons import between, clear_winner, comparisons
-from editlab.analysis.intervals import mean_interval, pooled, wilson
-from editlab.analysis.registry import SHEETS, function
-from editlab.analysis.scores import headline_settings, pooled_scores
-from editlab.analysis.sheets.base import write_sheet
-from editlab.analysis.tables import collect_cells
-from editlab.analysis.worth import worth
-from report_tables import SKILL, guarded_tables, write_cells
+from report_tables import SKILL, collected_tables, made_up_tables, write_cells
 
-from editlab.analysis import latex, readme, wording
+from editlab.analysis.edit import REPORT, readme
+from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
+from editlab.analysis.edit.decisions import worth
+from editlab.analysis.edit.scores import headline_settings, pooled_scores
+from editlab.analysis.paper import tabular
+from editlab.analysis.report.making import print_table, write_caption
+from editlab.analysis.statistics.intervals import mean_interval, pooled, wilson
+from editlab.analysis.text import latex, wording
 from editlab.errors import ArtifactError, DataError
 from editlab.files.artifacts import write_csv
 
-FIXED = {"study": "default", "model": "substrate", "dataset": "facts"}
 HOSTILE = '\\input{/etc/passwd} $x$ & 100% #1 _a^b~ {c} <script>alert("1")</script> `raw`_ |s| =cmd() .. include:: x'
 
 
@@ -34,45 +33,32 @@ def cells(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(cells):
-    found = guarded_tables() | {"ablation_matrix": matrix_of(cells), "comparisons": comparisons(cells, resamples=400)}
-    found["costs"] = pd.DataFrame(
-        [
-            {**cell, "seconds_per_edit": 0.1, "peak_memory_mb": 500, **{f"cpu_{s}": 1.0 for s in STAGES}}
-            for _, cell in cells
-        ]
-    ).astype({"batch": int, "replay": float, "rank": int})
+    found = made_up_tables() | collected_tables(cells, ("ablation_matrix", "comparisons", "costs"))
+    axes = {"batch": int, "replay": float, "rank": int, "seed": int}
+    found |= {name: found[name].astype(axes) for name in ("ablation_matrix", "costs")}
     return found | dict.fromkeys(("combined", "quick_validation"), found["ablation_matrix"])
 
 
-STAGES = ("targets", "keys", "solve", "commit", "trust", "evaluate")
-
-
-def matrix_of(cells) -> pd.DataFrame:
-    table = collect_cells([d for d, _ in cells], [c for _, c in cells], FIXED)
-    return table.astype({"batch": int, "replay": float, "rank": int, "seed": int})
-
-
 def sheet(name, tables):
-    sources = {key: tables[path.split("/")[-1].removesuffix(".csv")] for key, path in SHEETS[name].sources.items()}
-    return function(SHEETS[name], name)(sources)
+    return REPORT.sheets[name][1].make(tables)
 
 
-@pytest.mark.parametrize("name", SHEETS)
+@pytest.mark.parametrize("name", REPORT.sheets)
 def test_every_table_has_numbers_and_latex(tables, name, tmp_path):
     found = sheet(name, tables)
     paths = {k: tmp_path / k for k in ("csv", "tex", "rst", "caption")}
-    write_sheet(found, paths)
+    print_table("edit", REPORT.sheets[name][0].name, name, tables, paths)
     tex = paths["tex"].read_text(encoding="utf-8")
     assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == 1
     body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert len(body) == min(len(found.frame), latex.ROWS) + (len(found.frame) > latex.ROWS)
+    assert len(body) == min(len(found.frame), tabular.ROWS) + (len(found.frame) > tabular.ROWS)
     shown = [c for c in found.columns if c.name in found.frame]
-    assert {line.count(" & ") for line in body[: latex.ROWS]} == {len(shown) - 1}
-    assert re.search(r"\\tiny\[", tex), "no interval"
+    assert {line.count(" & ") for line in body[: tabular.ROWS]} == {len(shown) - 1}
+    assert name == "missed_facts" or re.search(r"\\tiny\[", tex), "no interval"
     rows = list(csv.DictReader(io.StringIO(paths["csv"].read_text(encoding="utf-8"))))
     assert len(rows) == len(found.frame)
-    assert "n = " in found.caption or "range over" in found.caption
-    assert paths["caption"].read_text(encoding="utf-8").strip() == latex.escape(found.caption)
+    assert re.search(r"n = |range over|\d+ edited fact", found.legend)
+    assert paths["caption"].read_text(encoding="utf-8").strip() == latex.escape(found.legend)
 
 
 def test_bold_only_where_the_paired_test_supports_it(tables):
@@ -145,22 +131,30 @@ def test_escape_leaves_no_command():
 
 def test_names_are_escaped_in_every_output(tmp_path):
     frame = pd.DataFrame({"method": [HOSTILE], "S": [0.5], "S_low": [0.4], "S_high": [0.6], "kind": ["=1+1"]})
-    columns = [latex.Column("method", "a & b", "method"), latex.Column("S", "S"), latex.Column("kind", "kind", "text")]
-    tex = latex.tabular(frame, columns, "results/x_y.csv")
+    columns = [
+        tabular.Column("method", "a & b", "method"),
+        tabular.Column("S", "S"),
+        tabular.Column("kind", "kind", "text"),
+    ]
+    tex = tabular.tabular(frame, columns, "results/x_y.csv")
     assert r"\input" not in tex
     assert "a \\& b" in tex
     assert len([line for line in tex.splitlines() if line.endswith(r"\\")]) == 2
-    from editlab.analysis.sheets.base import Sheet
-
-    paths = {k: tmp_path / k for k in ("csv", "tex", "rst", "caption")}
-    write_sheet(Sheet(frame, columns, HOSTILE, "x"), paths)
+    paths = {k: tmp_path / k for k in ("rst", "tex")}
+    write_caption(HOSTILE, paths)
     html = publish_parts(paths["rst"].read_text(encoding="utf-8"), writer="html")["body"]
     assert "<script" not in html
     assert "system-message" not in html
     shown = re.sub(r"<[^>]+>", "", html).replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
     assert shown.replace("&amp;", "&").strip() == " ".join(HOSTILE.split())
-    (row,) = csv.DictReader(io.StringIO(paths["csv"].read_text(encoding="utf-8")))
-    assert row["kind"] == "'=1+1"
+
+
+def test_a_printed_table_is_defused_and_its_source_is_not(tables, tmp_path):
+    paths = {k: tmp_path / k for k in ("csv", "tex", "rst", "caption")}
+    missed = tables["missed_facts"].assign(prompt="=1+1")
+    print_table("edit", "missed", "missed_facts", {"missed_facts": missed}, paths)
+    rows = list(csv.DictReader(io.StringIO(paths["csv"].read_text(encoding="utf-8"))))
+    assert {row["prompt"] for row in rows} == {"'=1+1"}
 
 
 def test_numbers_as_text():
@@ -175,7 +169,7 @@ def test_numbers_as_text():
     assert wording.label("greedy3_scaled") == "greedy3 scaled"
     assert wording.listed(["a"]) == "a"
     assert wording.listed(["a", "b", "c"]) == "a, b and c"
-    assert latex.number_text(-0.0004, latex.Column("x", "x", "difference", 3)) == "0.000"
+    assert tabular.number_text(-0.0004, tabular.Column("x", "x", "difference", 3)) == "0.000"
 
 
 @pytest.mark.parametrize("case", range(40))

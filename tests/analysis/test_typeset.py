@@ -9,12 +9,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from editlab.analysis.latex import LETTERS, SPECIAL, escape
-from editlab.analysis.typeset import PACKAGES, TypesetError, find_engine, read_log, typeset, typeset_within
 
-from editlab.analysis.paper import DATA_CITED, MODEL_CITED
+from editlab.analysis.edit.description import DATA_CITED, MODEL_CITED
+from editlab.analysis.paper.typeset import PACKAGES, TypesetError, find_engine, read_log, typeset, typeset_within
+from editlab.analysis.text.latex import LETTERS, SPECIAL, escape
 
 PAPER = Path(__file__).parents[2] / "report" / "paper"
+SOURCES = [PAPER / "paper.tex", *sorted((PAPER.parent / "sections").glob("*.tex"))]
 needs_latex = pytest.mark.skipif(
     not (shutil.which("pdflatex") and shutil.which("bibtex")), reason=f"LaTeX is not installed ({PACKAGES})"
 )
@@ -101,7 +102,7 @@ def test_what_a_log_says():
 
 
 def body() -> str:
-    text = (PAPER / "paper.tex").read_text(encoding="utf-8")
+    text = "".join(f.read_text(encoding="utf-8") for f in SOURCES)
     return text.split(r"\begin{document}")[1]
 
 
@@ -115,7 +116,7 @@ def test_no_number_of_the_paper_is_typed_by_hand():
 
 def test_every_citation_has_an_entry_and_every_entry_is_cited():
     cited = {key for keys in re.findall(r"\\cite\w*\{([^}]*)\}", body()) for key in keys.split(",")}
-    cited |= {key for keys in MODEL_CITED.values() for key in keys} | set(DATA_CITED.values())
+    cited |= set(MODEL_CITED.values()) | set(DATA_CITED.values())
     entries = (PAPER / "references.bib").read_text(encoding="utf-8")
     keys = set(re.findall(r"^@\w+\{([^,]+),", entries, flags=re.MULTILINE))
     assert cited == keys

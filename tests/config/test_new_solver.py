@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 FUNCTION = '''
@@ -60,6 +62,7 @@ assert half.info["recipe"]["damping"] == 0.5
 """
 
 
+@pytest.mark.slow
 def test_a_solver_with_a_new_hyper_parameter_touches_three_places(tmp_path):
     for name in ("editlab", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from editlab.analysis.guarded import recovery
 from test_trust import moments
 from tiny import tiny_model, tiny_requests
 
 import editlab
+from editlab.analysis.edit.retraining import recovery
 from editlab.config.edit import Retraining
 from editlab.editing.retraining import retrain_on_truth
 

@@ -24,7 +24,7 @@ from editlab.files.verify import verify
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 MATRIX = "results/ablation_matrix.csv"
-CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
+CELL = "results/edit/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
 REQUESTS = "results/data/facts/requests.json"
 FILES = ("metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors")
 
@@ -63,7 +63,7 @@ def test_a_study_that_is_killed_three_times_ends_as_if_undisturbed(finished, fre
     found = soak(Command(fresh.root, MATRIX, 2, ("--configfile", "tiny.yaml")), kills=3, seed=3, mean=1.0)
     assert [kill["kind"] for kill in found["kills"]] == ["everything", "snakemake", "job"]
     assert found["damaged"] == found["outlived"] == found["unlike_provenance"] == 0
-    assert len(list((fresh.root / "results/edit").rglob("metrics.csv"))) == 2
+    assert len(list((fresh.root / "results/edit/edit").rglob("metrics.csv"))) == 2
     for replay in (0, 0.3):
         folder = CELL.format("emmet", 4, replay)
         for name in FILES:
@@ -85,7 +85,7 @@ def test_two_runs_in_one_folder_and_a_kill(fresh):
     study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
     study["edit"]["datasets"]["slow"] = {"kind": "counterfact", "path": "pipe"}
     (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
-    waits = fresh.root / "workflow_scripts" / "generate_facts.py"
+    waits = fresh.root / "workflow_scripts" / "edit" / "generate_facts.py"
     script = waits.read_text()
     waits.write_text(script.replace("with job(snakemake):\n", "with job(snakemake):\n    open('pipe').read()\n"))
     run = first.start("two-runs")
@@ -216,7 +216,7 @@ def test_a_result_made_anew_under_an_old_date_does_not_go_unnoticed(copied):
     )
     done = copied.run(REQUESTS)
     assert done.stderr.count("out of date, results/contexts/substrate.json has changed since") == 25
-    assert copied.jobs(MATRIX) == {"edit_cell": 24, "collect_cells": 1}
+    assert copied.jobs(MATRIX) == {"edit_cell": 24, "collect_table": 1}
 
 
 def test_results_from_the_future_are_brought_back(copied):

@@ -7,9 +7,9 @@ import io
 import pandas as pd
 import pytest
 import yaml
-from editlab.analysis.findings import findings
-from editlab.analysis.latex import tabular
-from editlab.analysis.registry import FIGURES, SENTENCES, SHEETS, function
+
+from editlab.analysis.edit import REPORT
+from editlab.analysis.report.making import all_findings, caption_of, read_tables
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("guarded")]
 
@@ -89,25 +89,26 @@ def test_ranks_collapse_for_raw_recipes(guarded):
     }
 
 
-SHOWN = [*((FIGURES, name) for name in FIGURES), *((SHEETS, name) for name in SHEETS)]
+@pytest.fixture(scope="module")
+def tables(guarded):
+    names = {name: guarded.root / "results" / f"{name}.csv" for name in REPORT.tables}
+    return read_tables({name: path for name, path in names.items() if path.is_file()})
 
 
-@pytest.mark.parametrize(("registry", "name"), [(r, n) for r, n in SHOWN if r[n].experiment in EXPERIMENTS])
-def test_figures_and_printed_tables_know_the_columns(guarded, registry, name):
-    entry = registry[name]
-    tables = {key: pd.read_csv(guarded.root / path) for key, path in entry.sources.items()}
-    if registry is FIGURES:
-        assert function(entry, name)(tables["table"]).axes
-        assert function(entry, f"{name}_caption")(tables["table"]).endswith(".")
-    else:
-        sheet = function(entry, name)(tables)
-        assert tabular(sheet.frame, sheet.columns, sheet.source)
+def test_figures_and_printed_tables_know_the_columns(tables):
+    figures = [(topic, f) for topic, f in REPORT.figures.values() if f.table in tables]
+    sheets = [s for _, s in REPORT.sheets.values() if set(s.tables) <= set(tables)]
+    assert len(figures) > 8
+    assert len(sheets) > 4
+    for topic, figure in figures:
+        assert figure.drawn(tables[figure.table]).axes
+        assert caption_of(topic, figure, tables).endswith(".")
+    for sheet in sheets:
+        assert sheet.make(tables).latex()
 
 
-def test_sentences_know_the_columns(guarded):
-    paths = {name: guarded.root / path for name, (path, _) in SENTENCES.items()}
-    found = findings({name: pd.read_csv(path) for name, path in paths.items() if path.is_file()})
-    assert {"lora", "trust", "greedy"} <= {finding["topic"] for finding in found}
+def test_sentences_know_the_columns(tables):
+    assert {"lora", "trust", "greedy"} <= {finding["topic"] for finding in all_findings("edit", tables)}
 
 
 def test_a_second_run_does_nothing(guarded):
@@ -115,7 +116,7 @@ def test_a_second_run_does_nothing(guarded):
 
 
 def test_the_same_cell_gives_the_same_bytes(guarded):
-    cell = "results/trust_eval/substrate/facts/method~emmet_trust/batch~4/replay~0/rank~0/seed~1"
+    cell = "results/edit/trust_eval/substrate/facts/method~emmet_trust/batch~4/replay~0/rank~0/seed~1"
     before = {n: guarded.read(f"{cell}/{n}") for n in ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors")}
     (guarded.root / cell / "metrics.csv").unlink()
     guarded.run(f"{cell}/metrics.csv")

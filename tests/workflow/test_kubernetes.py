@@ -22,7 +22,8 @@ from benchmarks.workflow import REPOSITORY
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("kubernetes")]
 MATRIX = "results/ablation_matrix.csv"
-CELL = "results/edit/substrate/facts/method~none/batch~1/replay~0/rank~0/seed~1"
+CELL = "results/edit/edit/substrate/facts/method~none/batch~1/replay~0/rank~0/seed~1"
+RECORD = "results/.provenance" + CELL.removeprefix("results") + ".json"
 BUCKET = "editlab/"
 
 
@@ -86,4 +87,4 @@ def test_the_matrix_is_made_through_the_bucket(workflow, store, packages):
     assert not (workflow.root / MATRIX).exists()
     matrix = pd.read_csv(io.BytesIO(store.objects[BUCKET + MATRIX][0]))
     assert set(matrix["method"]) == {"none"}
-    assert {f"{BUCKET}{CELL}/{name}" for name in ("metrics.csv", "provenance.json")} <= store.objects.keys()
+    assert {f"{BUCKET}{CELL}/metrics.csv", f"{BUCKET}{RECORD}"} <= store.objects.keys()

@@ -11,7 +11,7 @@ from editlab.files.provenance import record_outputs
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 FIGURE, TABLE, TIMES = "results/figures/method_comparison", "results/tables/methods", "results/tables/costs"
-CELL = "results/edit/substrate/facts/method~memit/batch~4/replay~0/rank~0/seed~1"
+CELL = "results/edit/edit/substrate/facts/method~memit/batch~4/replay~0/rank~0/seed~1"
 
 
 def made(workflow) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from benchmarks.workflow import REPOSITORY
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 SCRIPT = REPOSITORY / "tests" / "cluster" / "slurm.sh"
 MATRIX = "results/ablation_matrix.csv"
-CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~0/rank~0/seed~1"
+CELL = "results/edit/edit/substrate/facts/method~{}/batch~{}/replay~0/rank~0/seed~1"
 CELLS = {"memit": 4, "emmet": 4, "none": 1}  # method -> batch, as it stands in the path
 
 

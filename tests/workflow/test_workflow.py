@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from editlab.config.run import read_layers
+from editlab.files.artifacts import read_provenance, record_of
+
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 MATRIX = "results/ablation_matrix.csv"
-CELL = "results/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
+CELL = "results/edit/edit/substrate/facts/method~{}/batch~{}/replay~{}/rank~0/seed~1"
 
 
 def table(workflow, path: str = MATRIX) -> pd.DataFrame:
@@ -49,7 +52,8 @@ def test_none_leaves_the_model_as_it_was(finished):
 
 def test_a_cell_has_its_files_and_provenance(finished):
     folder = finished.root / CELL.format("memit", 4, 0.3)
-    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance = read_provenance(folder)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(provenance["files"])  # a person sees results alone
     assert set(provenance["files"]) == {"metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"}
     assert {"plan", "inputs", "seconds", "peak_memory_mb", "versions"} <= set(provenance)
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
@@ -61,8 +65,8 @@ def test_a_second_run_does_nothing(finished):
 
 
 def test_touching_a_file_reruns_nothing(copied):
-    (copied.root / "editlab" / "edit" / "solvers.py").touch()
-    (copied.root / "editlab" / "config.py").touch()
+    (copied.root / "editlab" / "algebra" / "solvers.py").touch()
+    (copied.root / "editlab" / "config" / "run.py").touch()
     assert copied.jobs(MATRIX) == {}
 
 
@@ -70,14 +74,14 @@ def test_a_changed_hyper_parameter_reruns_its_cells_alone(copied):
     study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
     study["edit"]["methods"]["emmet"]["clamp"] = 1.5
     (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
-    assert copied.jobs(MATRIX) == {"edit_cell": 4, "collect_cells": 1}
+    assert copied.jobs(MATRIX) == {"edit_cell": 4, "collect_table": 1}
 
 
 def test_a_changed_line_of_the_solvers_reruns_what_depends_on_it(copied):
-    solvers = copied.root / "editlab" / "edit" / "solvers.py"
+    solvers = copied.root / "editlab" / "algebra" / "solvers.py"
     solvers.write_text(solvers.read_text() + "\n# changed\n")
     jobs = copied.jobs(MATRIX)
-    assert jobs == {"edit_cell": 24, "collect_cells": 1}
+    assert jobs == {"edit_cell": 24, "collect_table": 1}
 
 
 def test_a_deleted_cell_is_rebuilt_alone_and_the_same(copied):
@@ -86,10 +90,53 @@ def test_a_deleted_cell_is_rebuilt_alone_and_the_same(copied):
     kept = metrics.read_bytes()
     metrics.unlink()
     done = copied.run(MATRIX)
-    assert copied.job_counts(done) == {"edit_cell": 1, "collect_cells": 1}
-    assert "results/ablation_matrix.csv: a cell is missing" in done.stderr
+    assert copied.job_counts(done) == {"edit_cell": 1, "collect_table": 1}
+    assert f"{MATRIX}: {metrics.relative_to(copied.root)} is missing; both will be made again" in done.stderr
+    assert copied.jobs(MATRIX) == {}
     assert metrics.read_bytes() == kept
     assert copied.read(MATRIX) == before
+
+
+LOOKS = (["--lint"], ["--list"], ["--summary", MATRIX], ["--unlock"], ["-n", MATRIX], ["-n"], ["--dag", "--", MATRIX])
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file of the results with its date and bytes, but for those of other runs."""
+    paths = [p for p in sorted((root / "results").rglob("*")) if "other" not in p.parts]
+    return {str(p): (p.lstat().st_mtime_ns, p.read_bytes() if p.is_file() else b"") for p in paths}
+
+
+def test_who_only_looks_changes_no_file(copied):
+    """With a cell that is missing, one that is altered, and an input with another date."""
+    (copied.root / CELL.format("emmet", 1, 0) / "metrics.csv").unlink()
+    flip(copied.root / CELL.format("memit", 4, 0) / "curve.csv")
+    before = tree(copied.root)
+    for arguments in (*LOOKS, ["--report", "page.html", MATRIX]):
+        copied.run(*arguments, check=False)
+        assert tree(copied.root) == before, arguments
+    copied.run("--touch", MATRIX, check=False)  # is there to change dates, and changes nothing else
+    assert {k: v[1] for k, v in tree(copied.root).items()} == {k: v[1] for k, v in before.items()}
+
+
+@pytest.mark.slow
+def test_another_run_leaves_the_default_run_as_it_was(copied):
+    """Default, another run on its model and data, default again: nothing is trained twice, nothing is touched."""
+    values = read_layers([copied.root / "config.yaml", copied.root / "tiny.yaml"])
+    (copied.root / "config.yaml").write_text(yaml.safe_dump(values))
+    plan = {"methods": ["emmet", "none"], "batch": [4], "seeds": [1], "num_edits": 8, "known_only": False}
+    other = {"run": "other", "inputs_from": "default", "edit": {"experiments": {"edit": plan}}}
+    (copied.root / "other.yaml").write_text(yaml.safe_dump(other))
+    assert copied.jobs(MATRIX, configfile=None) == {}
+    before = {k: v for k, v in tree(copied.root).items() if Path(k).is_file()}
+    done = copied.run("results/other/ablation_matrix.csv", configfile="other.yaml")
+    assert copied.job_counts(done) == {"edit_cell": 2, "collect_table": 1}
+    assert copied.job_counts(copied.run(MATRIX, configfile=None)) == {}
+    assert {k: v for k, v in tree(copied.root).items() if Path(k).is_file()} == before
+    assert set(table(copied, "results/other/ablation_matrix.csv")["method"]) == {"emmet", "none"}
+    other["edit"]["statistics"] = {"tokens_per_dimension": 9}
+    (copied.root / "other.yaml").write_text(yaml.safe_dump(other))
+    done = copied.run("-n", "results/other/ablation_matrix.csv", configfile="other.yaml", check=False)
+    assert "config: inputs_from: 'default' is not allowed; edit.statistics.tokens_per_dimension is 9" in done.stderr
 
 
 @pytest.mark.slow
@@ -155,7 +202,7 @@ def test_a_damaged_cell_is_named_with_the_command_that_rebuilds_it(copied, damag
 
 
 def test_a_failing_cell_lets_the_others_go_on(copied):
-    solvers = copied.root / "editlab" / "edit" / "solvers.py"
+    solvers = copied.root / "editlab" / "algebra" / "solvers.py"
     broken = 'def emmet(problem, options):\n    raise ConfigError("solver emmet: broken on purpose")\n'
     solvers.write_text(solvers.read_text() + "\n\n" + broken)
     study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
@@ -171,12 +218,13 @@ def test_a_failing_cell_lets_the_others_go_on(copied):
 
 
 def test_holes_only_when_allowed_and_then_listed(copied):
-    for name in ("metrics.csv", "provenance.json"):
-        (copied.root / CELL.format("rome", 1, 0) / name).unlink()
+    cell = copied.root / CELL.format("rome", 1, 0)
+    record_of(cell).unlink()
+    (cell / "metrics.csv").unlink()
     (copied.root / MATRIX).unlink()
     copied.run(MATRIX, "--config", "allow_missing=true")
     assert "rome" not in set(table(copied)["method"])
-    assert "method~rome" in (copied.root / "logs" / "collect_cells" / "ablation_matrix.log").read_text()
+    assert "method~rome" in (copied.root / "logs" / "collect_table" / "ablation_matrix.log").read_text()
 
 
 PLAN = {"methods": ["memit"], "batch": [4], "seeds": [1], "num_edits": 8}
@@ -217,9 +265,9 @@ RUNS = ["full", "gpt2_xl", "gptj_6b", "llama2_7b", "llama3_8b", "counterfact", "
 def test_every_run_plans(fresh, run):
     (fresh.root / "records.json").write_text("[]")
     options = [] if run == "full" else ["--config", "data_path=records.json"]
-    jobs = fresh.jobs(MATRIX, *options, configfile=f"runs/{run}.yaml")
+    jobs = fresh.jobs(f"results/{run}/ablation_matrix.csv", *options, configfile=f"runs/{run}.yaml")
     assert jobs["edit_cell"] >= 14
-    assert jobs["collect_cells"] == 1
+    assert jobs["collect_table"] == 1
 
 
 def documented_commands() -> list[str]:

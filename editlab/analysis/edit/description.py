@@ -173,6 +173,7 @@ def values(run: Run, model: Sequence[str], data: Sequence[str]) -> dict[str, str
         "methods": word(len(methods)),
         "edits": f"{plan['num_edits']:,}",
         "seeds": word(len(plan["seeds"])),
+        "confidence": "95",
         "resamples": f"{settings['evaluation']['resamples']:,}",
         "cells": " ".join(cell_sentences(run)),
         "limits": " ".join(limit_sentences(settings)),

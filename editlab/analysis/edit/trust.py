@@ -225,6 +225,8 @@ def findings(tables: Tables) -> list[Finding]:
 def _detection(table: pd.DataFrame) -> list[Finding]:
     """Areas under both curves, beside chance."""
     rows = judged(table)
+    if rows.empty:
+        return []
     kinds = (
         ("auc", "marks harmful batches with an area under the ROC curve of", classification.roc_area),
         ("precision", "marks harmful batches with an average precision of", classification.precision_area),

@@ -15,7 +15,7 @@ __all__ = ["Edit", "EditRequest", "collect_statistics", "edit", "evaluate", "loa
 _HOMES = {
     "Edit": "editlab.edits.edit",
     "EditRequest": "editlab.data.requests",
-    "collect_statistics": "editlab.moments",
+    "collect_statistics": "editlab.editing.api",
     "edit": "editlab.editing.api",
     "evaluate": "editlab.evaluation",
     "load_model": "editlab.networks.loading",
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from editlab.editing.api import edit
     from editlab.edits.edit import Edit
     from editlab.evaluation import evaluate
-    from editlab.moments import collect_statistics
+    from editlab.editing.api import collect_statistics
     from editlab.networks.loading import load_model
 
 

@@ -92,31 +92,6 @@ def collect_second_moments(
     return {layer: SecondMoment(sums.sums[layer] / sums.count, sums.count) for layer in layers}
 
 
-def collect_statistics(
-    model: Any, texts: str | Path | Iterable[str], layers: Sequence[int] | None = None, *, progress: bool = True
-) -> dict[int, SecondMoment]:
-    """Second moments of the keys over a text, ready for ``edit(..., statistics=...)``.
-
-    Args:
-        model: causal language model with its tokenizer (:func:`editlab.load_model`).
-        texts: texts, or the name of a text file. The more the better: ten times d_in tokens are read where they are there.
-        layers: those that will be edited; default all.
-        progress: show a bar.
-
-    Returns:
-        {layer: second moment}.
-
-    Raises:
-        DataError: the file cannot be read, or the texts hold no token.
-        ModelError: no tokenizer, or a layer out of range.
-    """
-    from editlab.data import read_text
-
-    lines = read_text(texts) if isinstance(texts, str | Path) else texts
-    chosen = range(Architecture(model).num_layers) if layers is None else layers
-    return collect_second_moments(model, lines, list(chosen), progress=progress)
-
-
 def _windows(tokenizer: Any, texts: Iterable[str], width: int) -> Iterator[Row]:
     """Token rows of at most ``width``, in the order of the texts, tokenised :data:`SORT_WINDOW` texts at a time."""
     stream = iter(texts)

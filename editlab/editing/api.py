@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from editlab.algebra.linalg import SecondMoment
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
@@ -86,3 +88,29 @@ def edit(
         warn_unconverged(unconverged)
         found = session.edit()
         return dataclasses.replace(found, info={**found.info, "unconverged": unconverged})
+
+
+def collect_statistics(
+    model: Any, texts: str | Path | Iterable[str], layers: Sequence[int] | None = None, *, progress: bool = True
+) -> dict[int, SecondMoment]:
+    """Second moments of the keys over a text, ready for ``edit(..., statistics=...)``.
+
+    Args:
+        model: causal language model with its tokenizer (:func:`editlab.load_model`).
+        texts: texts, or the name of a text file. The more the better: ten times d_in tokens are read where they are there.
+        layers: those that will be edited; default all.
+        progress: show a bar.
+
+    Returns:
+        {layer: second moment}.
+
+    Raises:
+        DataError: the file cannot be read, or the texts hold no token.
+        ModelError: no tokenizer, or a layer out of range.
+    """
+    from editlab.data import read_text
+    from editlab.moments import collect_second_moments
+
+    lines = read_text(texts) if isinstance(texts, str | Path) else texts
+    chosen = range(Architecture(model).num_layers) if layers is None else layers
+    return collect_second_moments(model, lines, list(chosen), progress=progress)

@@ -55,6 +55,8 @@ def generate(
         ConfigError: ``max_new_tokens`` is below 1.
         ModelError: prompt and continuation together exceed the model's context.
     """
+    if not prompts:
+        return []
     options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K}
     end = tokenizer_of(model).eos_token_id
     if not allow_end and end is not None:

@@ -167,7 +167,7 @@ def test_accepting_keeps_the_former_checksum(tmp_path):
     former = load_provenance(record)["files"]["metrics.csv"]
     for text in ("one", "two"):
         (Path(directory) / "metrics.csv").write_text(text)
-        accept_altered(record, ["metrics.csv"])
+        accept_altered(directory, ["metrics.csv"])
     found = load_provenance(record)
     assert found["accepted"] == {"metrics.csv": former}
     assert found["files"]["metrics.csv"] != former

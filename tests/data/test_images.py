@@ -15,11 +15,10 @@ from editlab.data.images import (
     Images,
     check_disjoint,
     read_images,
-    read_source,
     split_info,
     stratified,
-    write_sets,
 )
+from editlab.data.image_sets import read_source, write_sets
 from editlab.data.liver import convert_liver, read_liver, read_object_array
 from editlab.data.medmnist import read_medmnist
 from editlab.errors import ArtifactError, DataError

@@ -216,5 +216,5 @@ def test_edits_merge_by_the_rules_of_adapters():
     torch.testing.assert_close((one + other).delta(0), Edit.merge([one, other], [1.0, 1.0]).delta(0))
     assert Edit.merge([one, other], [1.0, 1.0], rule="ties").info["merged_by"] == {"rule": "ties"}
     assert Edit.merge([one, other], [1.0, 1.0], rank=1).factors[0].rank == 1
-    with pytest.raises(ConfigError, match="different bases"):
+    with pytest.raises(ModelError, match="different models"):
         one + Edit({0: Factors(torch.ones(6, 1), torch.ones(1, 4))})

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from editlab.config.images import Digits, ScratchViT
-from editlab.data.images import SETS, write_sets
+from editlab.data.image_sets import write_sets
+from editlab.data.images import SETS
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.vision.pixels import ImageSet, read_set
 from editlab.vision.training import initial_classifier, save_classifier, train

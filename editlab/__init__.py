@@ -25,10 +25,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from editlab.data import load_requests
     from editlab.data.requests import EditRequest
-    from editlab.editing.api import edit
+    from editlab.editing.api import collect_statistics, edit
     from editlab.edits.edit import Edit
     from editlab.evaluation import evaluate
-    from editlab.editing.api import collect_statistics
     from editlab.networks.loading import load_model
 
 

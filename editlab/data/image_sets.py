@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from editlab.config.images import Digits, ImageData, Liver, MedMnist
-from editlab.data.images import DESCRIPTION, Images, Source, check_disjoint, four_sets, split_info, three_parts, write_images
+from editlab.data.images import (
+    DESCRIPTION,
+    Images,
+    Source,
+    check_disjoint,
+    four_sets,
+    split_info,
+    three_parts,
+    write_images,
+)
 from editlab.data.liver import read_liver
 from editlab.data.medmnist import read_medmnist
 from editlab.files.artifacts import write_csv, write_json

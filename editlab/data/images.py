@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from editlab.config.images import Digits, ImageData
+from editlab.config.images import ImageData
 from editlab.errors import ArtifactError, DataError, one_line
-from editlab.files.artifacts import atomic_path, write_csv, write_json
+from editlab.files.artifacts import atomic_path, write_csv
 from editlab.randomness import derive_seed
 
 SETS = ("ft_train", "discovery", "ft_val", "test")

@@ -20,7 +20,9 @@ def adapter_scores():
 
 def adapter_pools():
     """The pools: how they were made tells what a teacher costs."""
-    return [f"{INPUTS}/adapters/seed~{seed}/shared.safetensors" for seed in ADAPTERS.seeds]
+    return [
+        f"{INPUTS}/adapters/seed~{seed}/shared.safetensors" for seed in ADAPTERS.seeds
+    ]
 
 
 REPORTED["adapters"] = {

@@ -1,5 +1,6 @@
 # Images of every data set, split into the four sets of the protocol.
 
+
 rule download_images:
     output:
         INPUTS + "/vision/downloads/{dataset}.npz",
@@ -52,7 +53,12 @@ rule split_images:
     input:
         source=vision_source,
     output:
-        expand(V_DATA + "/{name}.{kind}", name=["ft_train", "discovery", "ft_val", "test"], kind=["csv", "npy"], allow_missing=True),
+        expand(
+            V_DATA + "/{name}.{kind}",
+            name=["ft_train", "discovery", "ft_val", "test"],
+            kind=["csv", "npy"],
+            allow_missing=True,
+        ),
         V_DATA + "/data.json",
         V_DATA + "/data_split_info.csv",
     log:

@@ -35,7 +35,12 @@ if VISION.search is not None:
 
     rule search_best:
         input:
-            lambda w: expand(V_SEARCH + "/seed~{seed}/grid~{chunk}", dataset=w.dataset, seed=VISION.search.seeds, chunk=vision_chunks()),
+            lambda w: expand(
+                V_SEARCH + "/seed~{seed}/grid~{chunk}",
+                dataset=w.dataset,
+                seed=VISION.search.seeds,
+                chunk=vision_chunks(),
+            ),
         output:
             V_SEARCH + "/best.json",
         log:
@@ -150,8 +155,18 @@ if VISION.search is not None:
 
     rule collect_search:
         input:
-            cells=lambda w: expand(V_SEARCH + "/seed~{seed}/{part}", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
-            scores=lambda w: expand(V_SEARCH + "/seed~{seed}/scores/{part}.csv", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
+            cells=lambda w: expand(
+                V_SEARCH + "/seed~{seed}/{part}",
+                dataset=w.dataset,
+                seed=VISION.search.seeds,
+                part=vision_parts(),
+            ),
+            scores=lambda w: expand(
+                V_SEARCH + "/seed~{seed}/scores/{part}.csv",
+                dataset=w.dataset,
+                seed=VISION.search.seeds,
+                part=vision_parts(),
+            ),
             baselines=lambda w: vision_search_baselines(w.dataset),
         output:
             OUT + "/param_search_summary_{dataset}.csv",
@@ -169,7 +184,12 @@ if VISION.search is not None:
             missing=lambda w: holes(
                 f"{OUT}/param_search_summary_{w.dataset}.csv",
                 [
-                    *expand(V_SEARCH + "/seed~{seed}/{part}", dataset=w.dataset, seed=VISION.search.seeds, part=vision_parts()),
+                    *expand(
+                        V_SEARCH + "/seed~{seed}/{part}",
+                        dataset=w.dataset,
+                        seed=VISION.search.seeds,
+                        part=vision_parts(),
+                    ),
                     *vision_search_baselines(w.dataset),
                 ],
             ),

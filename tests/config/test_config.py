@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from editlab.config.base import validated
 from editlab.config.edit import EditStudy
 from editlab.config.recipe import RECIPES, Recipe
-from editlab.config.studies import STUDIES
 from editlab.config.run import Run, check_files, laid_over, load_run, read_layer, read_layers, source_of_inputs
 from editlab.config.solvers import SOLVERS
+from editlab.config.studies import STUDIES
 from editlab.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -362,7 +362,7 @@ def test_missing_files_are_named_before_any_job(tmp_path):
 def test_every_run_of_the_repository_is_valid_and_called_like_its_file(path):
     run = load_run(read_layers([ROOT / "config.yaml", path]))
     # A run may not be called like a study; its file may.
-    assert run.run == path.stem or run.run.startswith(f"{path.stem}_") and path.stem in STUDIES
+    assert run.run == path.stem or (run.run.startswith(f"{path.stem}_") and path.stem in STUDIES)
     assert source_of_inputs(run, ROOT)
     assert run.edit is None or all(run.edit.cells(name) for name in run.edit.experiments)
 

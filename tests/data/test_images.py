@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from editlab.config.images import Digits, Liver, MedMnist
+from editlab.data.image_sets import read_source, write_sets
 from editlab.data.images import (
     SETS,
     Images,
@@ -18,7 +19,6 @@ from editlab.data.images import (
     split_info,
     stratified,
 )
-from editlab.data.image_sets import read_source, write_sets
 from editlab.data.liver import convert_liver, read_liver, read_object_array
 from editlab.data.medmnist import read_medmnist
 from editlab.errors import ArtifactError, DataError

@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from editlab.algebra.linalg import Factors, compact
 from editlab.edits.edit import Edit, commit
-from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
+from editlab.errors import ArtifactError, ModelError, NumericalError
 from editlab.files.artifacts import save_tensors
 from editlab.networks.architectures import Architecture
 

@@ -156,7 +156,8 @@ def test_references_are_what_their_names_say(tiny):
     data = tiny.data(tiny.splits()[0])
     mean = mean_adapter(data)(["a", "b"])
     for key, products in data.products.items():
-        torch.testing.assert_close(mean[key][0], products.mean(dim=0))
+        left, right = mean[key]
+        torch.testing.assert_close((left @ right)[0], products.mean(dim=0))
     name = data.train[0]
     noise, own = random_equal_norm(tiny.pool, 0)([name]), tiny.pool.at([name])
     for key, (b, a) in own.items():

@@ -69,7 +69,9 @@ def cells_behind(name):
             f"config: {study}.experiments.{table.experiments[0]}: required for {OUT}/{name}.csv but missing"
         )
     files = REPORTED[study]["files"]
-    return [f for e in experiments_of(name) for n in table.files for f in files(e, n)]
+    # One job writes them all: where files are not copied to where they are read, the first stands for the others.
+    kinds = table.files if HERE else table.files[:1]
+    return [f for e in experiments_of(name) for n in kinds for f in files(e, n)]
 
 
 def table_inputs(wildcards):

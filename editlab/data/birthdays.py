@@ -140,7 +140,8 @@ def _person(
 ) -> tuple[Question, dict[str, list[str]]]:
     """A question and its texts, from a generator of its own: keyed on the seed and the name, not on the order."""
     rng = python_rng("person", seed, kind, person)
-    right, choices = relation.draw(rng), []
+    right = relation.draw(rng)
+    choices: list[str] = []
     while len(choices) < len(LETTERS) - 1:
         other = relation.draw(rng)
         if other != right and other not in choices:

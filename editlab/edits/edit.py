@@ -174,10 +174,10 @@ def _check_same_model(one: Edit, other: Edit) -> None:
             raise ModelError(
                 f"edits of different models cannot be added: layer {layer} has shape {first} in one, {second} in the other"
             )
-    for what, (first, second) in zip(("model", "kind"), zip(_origin(one), _origin(other), strict=True), strict=True):
-        if first and second and first != second:
+    for what, mine, theirs in zip(("model", "kind"), _origin(one), _origin(other), strict=True):
+        if mine and theirs and mine != theirs:
             raise ModelError(
-                f"edits of different models cannot be added: the {what} of one is {first}, of the other {second}"
+                f"edits of different models cannot be added: the {what} of one is {mine}, of the other {theirs}"
             )
 
 

@@ -48,9 +48,9 @@ def run_tasks(
     if not tasks:
         raise ConfigError("tasks: none given; name at least one, e.g. arc_challenge")
     try:
-        from lm_eval import simple_evaluate  # type: ignore[import-not-found]
-        from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
-        from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
     except ImportError:
         raise ConfigError("tasks: they need the package lm_eval: pip install 'editlab[harness]'") from None
     manager = TaskManager(include_path=str(task_folder) if task_folder else None)

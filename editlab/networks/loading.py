@@ -80,7 +80,7 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, **where)
         check_family(config, name)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             use_safetensors=True,
@@ -89,6 +89,7 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
             **where,
             **options,
         )
+        model, info = loaded
     except ModelError:
         raise
     except Exception as error:

@@ -165,7 +165,7 @@ class Encoder:
     def _check_spelling(self, target: str, ids: list[int]) -> None:
         """The round trip: the tokens of a target spell it, but for case, accents and spaces that were normalised."""
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
-        found = _letters(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        found = _letters(str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)))
         if found == _letters(target) or (normalizer and found == _letters(normalizer.normalize_str(target))):
             return
         unknown = self.tokenizer.unk_token_id

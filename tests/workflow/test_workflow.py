@@ -175,7 +175,7 @@ def test_layers_chosen_by_tracing(copied):
     chosen = json.loads(copied.read("results/layers/substrate/facts/layers.json"))["layers"]
     assert len(chosen) == 1
     assert chosen[0] in (0, 1)
-    copied.run("results/figures/layer_importance-substrate-facts.png")
+    copied.run("results/figures/layer_importance.png")
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------

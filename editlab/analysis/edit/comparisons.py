@@ -71,7 +71,8 @@ def paired_differences(
     if not all(a.index.equals(b.index) for a, b in tables):
         raise DataError("paired comparison: the two cells did not edit the same cases")
     sides = [[a.to_numpy() for a, _ in tables], [b.to_numpy() for _, b in tables]]
-    return differences(*resampled(sides, with_composite, resamples=resamples), NAMES)
+    one, other = resampled(sides, with_composite, resamples=resamples)
+    return differences(one, other, NAMES)
 
 
 def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:

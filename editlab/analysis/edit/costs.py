@@ -109,7 +109,8 @@ def costs_sheet(tables: Tables) -> Printed:
 def findings(tables: Tables) -> list[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
     table = tables.get("costs", pd.DataFrame())
-    found, most = [], {}
+    found: list[Finding] = []
+    most: dict[str, str] = {}
     for method, part in _chosen(table).groupby("method", sort=False) if len(table) else ():
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)

@@ -257,8 +257,8 @@ def _best(table: pd.DataFrame, compared: pd.DataFrame, metric: str) -> Finding:
     """Which method is on top of a score, and whether the paired test puts it above every other one."""
     ordered = table.sort_values(metric, ascending=False, kind="stable")
     top, others = ordered.iloc[0], list(ordered["method"].iloc[1:])
-    numbers = tuple(float(top[c]) for c in (metric, f"{metric}_low", f"{metric}_high"))
-    name, said, score = label(top["method"]), level_with(*numbers), SCORE_NAMES[metric]
+    value, low, high = (float(top[c]) for c in (metric, f"{metric}_low", f"{metric}_high"))
+    name, said, score = label(top["method"]), level_with(value, low, high), SCORE_NAMES[metric]
     sure = clear_winner(compared, top["method"], others, metric)
     if not others:
         sentence = f"{name}, the only method, reaches a {score} of {said}."
@@ -276,7 +276,7 @@ def _best(table: pd.DataFrame, compared: pd.DataFrame, metric: str) -> Finding:
             f"{name} scores the highest {score} of {len(ordered)} methods ({setting(table)}), {said}, but the paired test "
             f"does not set it apart from {listed(alike)}."
         )
-    return Finding(f"methods.best_{metric}", sentence, *numbers, int(top["n"]), sure, "ablation_matrix")
+    return Finding(f"methods.best_{metric}", sentence, value, low, high, int(top["n"]), sure, "ablation_matrix")
 
 
 def setting(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ that a missing experiment gives a sentence in place of a section, and data canno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,9 +43,10 @@ def generated(studies: Sequence[Told], figures: Captions, sheets: Captions) -> s
     return "\n".join([*lines, _shown("table", "provenance", escape(PROVENANCE), 1), ""])
 
 
-def detail(reports: Iterable[Report]) -> int:
+def detail(reports: Sequence[Report]) -> int:
     """The highest level of a figure or table."""
-    return max(shown.level for r in reports for _, shown in [*r.figures.values(), *r.sheets.values()])
+    figures = [shown.level for r in reports for _, shown in r.figures.values()]
+    return max(figures + [shown.level for r in reports for _, shown in r.sheets.values()])
 
 
 def _frame(studies: Sequence[Told]) -> list[str]:

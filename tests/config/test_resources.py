@@ -49,9 +49,9 @@ def parameters(model: SubstrateModel) -> int:
 
 def test_rules_that_do_not_load_the_model_ask_for_the_entry_alone():
     asked = entries(default={"mem_mb": 1500, "runtime": 30})
-    assert resources.memory(asked, "collect_cells") == 1500
-    assert resources.minutes(asked, "collect_cells") == 30
-    assert resources.gpus(asked, "collect_cells") == 0
+    assert resources.memory(asked, "collect_table") == 1500
+    assert resources.minutes(asked, "collect_table") == 30
+    assert resources.gpus(asked, "collect_table") == 0
 
 
 def test_a_large_model_asks_for_its_weights_for_time_and_for_a_gpu():

@@ -88,7 +88,7 @@ def buttons_of(page, label):
 
 def frame_of(page, label):
     """The interactive page behind an entry, opened by its eye."""
-    open_category(page, "Interactive")
+    open_category(page, "Knowledge editing", "Interactive")
     buttons_of(page, label).first.click()
     frame = page.frame_locator("iframe")
     frame.locator("body[data-ready=yes]").wait_for()
@@ -211,7 +211,7 @@ def test_hostile_text_is_text_in_page_and_csv(shown, reported):
     assert frame.locator("#cells b, #cells img, #cells script").count() == 0
     assert page.title() == "Snakemake Report"
     assert complaints == []
-    with (reported.root / "results" / "missed_facts.csv").open(encoding="utf-8", newline="") as file:
+    with (reported.root / "results" / "tables" / "missed_facts.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
             assert not any(cell.startswith(("=", "+", "@", "\t")) for cell in row)
 

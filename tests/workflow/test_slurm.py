@@ -209,7 +209,7 @@ def test_the_matrix_through_the_profile_while_the_node_is_drained_for_a_time(clu
         "rule_cells_edit_cell",
         "rule_edit_cell_wildcards_edit_substrate_facts_none_1_0_0_1",
         "rule_prepare_find_known",
-        "rule_tables_collect_cells",
+        "rule_tables_collect_table",
     ]
     assert {cluster.completed()[job.number] for job in jobs} == {"COMPLETED"}
     assert workflow.read(MATRIX) == local.read(MATRIX)

@@ -77,7 +77,7 @@ def test_report_lists_what_the_study_has(copied):
 
 def test_speed_is_measured_where_the_study_asks_for_it(copied):
     assert "measure_speed" not in copied.jobs("all")
-    asked = copied.jobs("all", "--config", "measure_speed=true")
+    asked = copied.jobs("all", "--config", "edit={measure_speed: true}")
     assert asked["measure_speed"] == 1
     assert asked["collect_table"] == copied.jobs("all")["collect_table"] + 1
     assert asked["draw_figure"] == copied.jobs("all")["draw_figure"] + 1

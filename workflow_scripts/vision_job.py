@@ -5,6 +5,6 @@ from editlab.files.worker import call
 WARM = [("editlab.vision.warm:warm_up", {})]
 
 
-def perform(snakemake, log, target, **arguments):
-    """``target`` with JSON ``arguments``, and as many threads as the rule has."""
-    call(target, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)
+def perform(snakemake, log, function, /, **arguments):
+    """``function`` (``module:name``) with JSON ``arguments``, and as many threads as the rule has."""
+    call(function, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)

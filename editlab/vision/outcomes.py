@@ -19,7 +19,7 @@ from editlab.vision.baselines import load_weights
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import Draw, draw_samples
-from editlab.vision.scoring import Scored, confusion, per_class, preserved_sets, score
+from editlab.vision.scoring import Scored, confusion, per_class, preserved_set, samples_of, score
 
 PathLike = str | Path
 
@@ -68,8 +68,11 @@ def score_stage(
     set_threads(threads)
     recipe = RECIPE.validate_python(recipe)
     classifier = load_classifier(model)
-    sets = _scored_sets(classifier, discovery, test, ft_train, keys, int(options["heldout_samples"]))
-    found, samples = pd.read_csv(errors), getattr(recipe, "projection_samples", None)
+    statistics, heldout = KeyStatistics.load(keys), int(options["heldout_samples"])
+    images = {"discovery": read_set(discovery), "test": read_set(test)}
+    images["preserved"] = preserved_set(read_set(ft_train), statistics, samples_of(recipe), heldout)
+    sets = {name: Scored.of(classifier, each) for name, each in images.items()}
+    found, samples = pd.read_csv(errors), min(samples_of(recipe), statistics.samples)
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in targets}
     for number, path in sorted(outcomes):
         edited, edit = open_outcome(Path(path), classifier, model)
@@ -89,14 +92,6 @@ def score_stage(
             parts[name].append(_with({**about, **more}, rows))
     for name, frames in parts.items():
         write_csv(targets[name], pd.concat(frames, ignore_index=True))
-
-
-def _scored_sets(
-    classifier: Classifier, discovery: PathLike, test: PathLike, ft_train: PathLike, keys: PathLike, heldout: int
-) -> dict[str, Scored]:
-    images = {"discovery": read_set(discovery), "test": read_set(test)}
-    images |= preserved_sets(read_set(ft_train), KeyStatistics.load(keys), heldout)
-    return {name: Scored.of(classifier, found) for name, found in images.items()}
 
 
 def _after(sets: Mapping[str, Scored], edited: Classifier, edit: Edit | None) -> dict[str, torch.Tensor]:

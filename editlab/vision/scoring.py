@@ -29,6 +29,8 @@ from editlab.vision.keys import KeyStatistics
 from editlab.vision.pixels import ImageSet, Prefix
 from editlab.vision.samples import Draw
 
+SAMPLES = 500
+"""Preserved images of a recipe that asks for no statistics."""
 LEVELS = ("edit", "projection", "heldout", "discovery_rest", "discovery_right", "ambiguous", "test")
 DISCOVERY_LEVELS = ("edit", "discovery_rest", "discovery_right")
 """Levels that need no set but discovery: what a search may look at."""
@@ -61,28 +63,31 @@ class Scored:
         return self.prefix.logits(first).argmax(-1)
 
 
-def preserved_sets(ft_train: ImageSet, statistics: KeyStatistics, heldout: int) -> dict[str, ImageSet]:
-    """The FT-Train images behind the statistics, and right ones that are not."""
-    rows = statistics.rows.numpy()
-    sets = {"projection": ft_train.rows(rows[: statistics.samples])}
-    rest = rows[statistics.samples : statistics.samples + heldout]
-    return {**sets, "heldout": ft_train.rows(rest)} if len(rest) else sets
+def preserved_set(ft_train: ImageSet, statistics: KeyStatistics, samples: int, heldout: int) -> ImageSet:
+    """Right FT-Train images in the order in which statistics take them: those of ``samples``, and ``heldout`` more."""
+    return ft_train.rows(statistics.rows.numpy()[: statistics.used(samples) + heldout])
+
+
+def samples_of(recipe: Any) -> int:
+    """How many FT-Train images the statistics of a recipe ask for; :data:`SAMPLES` where it has none."""
+    fields = ("projection_samples", "fisher_samples", "moment_samples")
+    return next((int(getattr(recipe, f)) for f in fields if hasattr(recipe, f)), SAMPLES)
 
 
 def score(
     sets: Mapping[str, Scored],
     after: Mapping[str, Tensor],
     draw: Draw | None,
-    ambiguous_gap: float,
-    samples: int | None,
+    ambiguous_gap: float = 0.0,
+    samples: int = 0,
 ) -> pd.DataFrame:
     """One row a level.
 
     Args:
-        sets: by name: discovery, and any of projection, heldout, test.
+        sets: by name: discovery, and any of preserved (:func:`preserved_set`) and test.
         after: predictions of the edited classifier, by the same names.
         draw: what was edited (None: the churn control, which edits nothing).
-        samples: how many of the projection samples the recipe used (None: all).
+        samples: how many of the preserved images are behind the statistics; the others are held out.
     """
     rows = []
     for level, (name, chosen) in _levels(sets, draw, ambiguous_gap, samples).items():
@@ -95,7 +100,7 @@ def score(
 
 
 def _levels(
-    sets: Mapping[str, Scored], draw: Draw | None, ambiguous_gap: float, samples: int | None
+    sets: Mapping[str, Scored], draw: Draw | None, ambiguous_gap: float, samples: int
 ) -> dict[str, tuple[str, Tensor]]:
     discovery = sets["discovery"]
     edited = torch.zeros(len(discovery.before), dtype=torch.bool)
@@ -107,10 +112,9 @@ def _levels(
         "discovery_rest": ("discovery", ~edited & ~right),
         "discovery_right": ("discovery", ~edited & right),
     }
-    if "projection" in sets:
-        found["projection"] = ("projection", torch.arange(len(sets["projection"].before)) < (samples or math.inf))
-    if "heldout" in sets:
-        found["heldout"] = ("heldout", torch.ones(len(sets["heldout"].before), dtype=torch.bool))
+    if "preserved" in sets:
+        behind = torch.arange(len(sets["preserved"].before)) < samples
+        found |= {"projection": ("preserved", behind), "heldout": ("preserved", ~behind)}
     if "test" in sets:
         found["ambiguous"] = ("test", sets["test"].gap < ambiguous_gap)
         found["test"] = ("test", torch.ones(len(sets["test"].before), dtype=torch.bool))

@@ -28,7 +28,7 @@ from editlab.vision.mlp import MlpEditor
 from editlab.vision.outcomes import first_changed
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import draw_samples
-from editlab.vision.scoring import Scored, discovery_score, preserved_sets, score, transitions
+from editlab.vision.scoring import Scored, discovery_score, preserved_set, score, transitions
 
 Point = Mapping[str, Any]
 Recipe = AlphaEdit | Memit
@@ -91,7 +91,7 @@ class Bench:
         with watch.stage("score"), edit.applied(self.classifier.model):
             first = first_changed(edit, self.classifier)
             after = {"discovery": self.known["discovery"].after(self.classifier, first)}
-        table = score(self.known, after, draw, 0.0, None)
+        table = score(self.known, after, draw)
         if directory is not None:
             edit.save(directory / f"cell~{cell}.safetensors")
         spent = watch.seconds()
@@ -235,28 +235,29 @@ def score_cells(
     """Test and FT-Train levels of the cells that were run: what was not looked at when they were ranked."""
     set_threads(threads)
     classifier = load_classifier(model)
-    images = {"test": read_set(test), **preserved_sets(read_set(ft_train), KeyStatistics.load(keys), heldout)}
+    statistics, cells = KeyStatistics.load(keys), pd.read_csv(Path(directory, "cells.csv"))
+    images = {"test": read_set(test)}
+    images["preserved"] = preserved_set(read_set(ft_train), statistics, statistics.samples, heldout)
     known = {name: Scored.of(classifier, found) for name, found in images.items()}
     rows = []
-    for cell in pd.read_csv(Path(directory, "cells.csv"))["cell"]:
-        path = Path(directory, f"cell~{cell}.safetensors")
-        if not path.is_file():
-            continue
-        edit = Edit.load(path)
-        with edit.applied(classifier.model):
-            after = {name: s.after(classifier, first_changed(edit, classifier)) for name, s in known.items()}
-        rows.append({"cell": int(cell), **_outside(known, after)})
+    for row in cells.to_dict("records"):
+        path = Path(directory, f"cell~{row['cell']}.safetensors")
+        if path.is_file():
+            edit = Edit.load(path)
+            with edit.applied(classifier.model):
+                after = {name: s.after(classifier, first_changed(edit, classifier)) for name, s in known.items()}
+            rows.append({"cell": int(row["cell"]), **_outside(known, after, int(row["used_samples"]), heldout)})
     write_csv(target, pd.DataFrame(rows))
 
 
-def _outside(known: Mapping[str, Scored], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns of the search table that need more than discovery."""
+def _outside(known: Mapping[str, Scored], after: Mapping[str, Any], samples: int, heldout: int) -> dict[str, Any]:
+    """Columns of the search table that need more than discovery; ``samples`` images are behind the statistics."""
 
-    def of(name: str) -> dict[str, Any]:
-        return transitions(known[name].before, after[name], known[name].labels)
+    def of(name: str, rows: slice = slice(None)) -> dict[str, Any]:
+        return transitions(known[name].before[rows], after[name][rows], known[name].labels[rows])
 
-    test, projection = of("test"), of("projection")
-    found = {
+    test, projection = of("test"), of("preserved", slice(samples))
+    return {
         "test_total": test["n"],
         "test_acc_before": test["accuracy_before"],
         "test_acc_after": test["accuracy_after"],
@@ -265,8 +266,8 @@ def _outside(known: Mapping[str, Scored], after: Mapping[str, Any]) -> dict[str,
         "test_wrong_to_correct": test["wrong_right"],
         "proj_stability": projection["stability"],
         "proj_regression_rate": projection["regression_rate"],
+        "heldout_stability": of("preserved", slice(samples, samples + heldout))["stability"],
     }
-    return {**found, "heldout_stability": of("heldout")["stability"]} if "heldout" in known else found
 
 
 def _plain(value: Any) -> Any:

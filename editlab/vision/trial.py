@@ -71,7 +71,7 @@ def trial_ranking(
             edit, _ = editor.edit(draw, [layer], trial)
             with edit.applied(classifier.model):
                 after = {"discovery": known["discovery"].after(classifier, layer)}
-            values.append(heldout_score(score(known, after, draw, 0.0, None)))
+            values.append(heldout_score(score(known, after, draw)))
         rows.append(
             {
                 "ranking": "trial",

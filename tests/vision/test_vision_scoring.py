@@ -24,7 +24,7 @@ from editlab.vision.scoring import (
     kappas,
     mcnemar,
     per_class,
-    preserved_sets,
+    preserved_set,
     score,
     transitions,
 )
@@ -73,8 +73,7 @@ def test_quadratic_kappa_by_hand():
 def test_levels_part_the_sets():
     model, discovery, ft_train, test = classifier(), image_set("discovery"), image_set("ft_train"), image_set("test")
     keys = collect_keys(model, ft_train, right_rows(model, ft_train, 1), [2], 100, 1)
-    images = {"discovery": discovery, "test": test, **preserved_sets(ft_train, keys, 50)}
-    assert not set(images["projection"].images.index) & set(images["heldout"].images.index)
+    images = {"discovery": discovery, "test": test, "preserved": preserved_set(ft_train, keys, 60, 50)}
     sets = {name: Scored.of(model, found) for name, found in images.items()}
     draw = draw_samples(find_errors(model, discovery), 0, 7, 10)
     table = score(sets, {name: s.before for name, s in sets.items()}, draw, 0.05, 60).set_index("level")
@@ -89,7 +88,7 @@ def test_levels_part_the_sets():
     assert (table["mcnemar_p"] == 1).all()
     assert table.loc["heldout", "accuracy_before"] == 1.0
     assert discovery_score(table.reset_index()) == 0
-    nothing = score(sets, {name: s.labels for name, s in sets.items()}, draw, 0.05, None)
+    nothing = score(sets, {name: s.labels for name, s in sets.items()}, draw, 0.05, 60)
     assert discovery_score(nothing) == 1.0
     assert heldout_score(nothing) == table.loc["discovery_rest", "n"]
 

@@ -104,7 +104,7 @@ def vision_confusion_matrices(rows: pd.DataFrame) -> Drawing:
     for k, name in enumerate(names):
         part = rows[rows["dataset"] == name]
         for axis, when in zip(axes[2 * k : 2 * k + 2], ("before", "after"), strict=True):
-            values = part.pivot_table(index="label", columns="predicted", values=when).to_numpy(float)
+            values = part.pivot_table(index="label", columns="predicted", values=when).to_numpy(float, copy=True)
             np.fill_diagonal(values, np.nan)
             top = float(max(part.loc[part["label"] != part["predicted"], ["before", "after"]].max()))
             image = axis.pcolormesh(values, cmap=HEAT, vmin=0, vmax=max(top, 1e-9))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +64,12 @@ class Decoder(nn.Module):
         sizes = [condition, (32, 12, 64), (64, 8, 36), (tokens, rows, columns)]
         self.layers = nn.Sequential(*(Layer(a, b) for a, b in itertools.pairwise(sizes)))
         self.register_buffer("mean", mean)
-        last = self.layers[-1].mix
-        nn.init.normal_(last.weight, std=1e-3)  # type: ignore[arg-type]
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        last: Any = self.layers[-1]
+        nn.init.normal_(last.mix.weight, std=1e-3)
+        nn.init.zeros_(last.mix.bias)
 
     def forward(self, condition: Tensor) -> Tensor:
-        return self.mean + self.layers(condition)  # type: ignore[no-any-return]
+        return self.mean + self.layers(condition)
 
 
 class Generator:
@@ -98,7 +99,7 @@ class Generator:
             if rng is not None:
                 chosen = [rng.randrange(count) for _ in range(self.options.descriptions)]
             conditions.append(self.condition(name, chosen))
-        return self.decoder(torch.stack(conditions))  # type: ignore[no-any-return]
+        return self.decoder(torch.stack(conditions))
 
     @torch.no_grad()
     def changes(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -133,7 +134,8 @@ def train_hyperconvolution(
     teachers = data.pool.at(data.train)
     layout = Layout.of(teachers, options.chunk)
     tokens = layout.encode(teachers)
-    width = Architecture(data.model).embeddings.weight.shape[1]  # type: ignore[union-attr,misc]
+    embeddings: Any = Architecture(data.model).embeddings
+    width = embeddings.weight.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("adapters", "hyperconvolution", seed))
         decoder = Decoder((options.descriptions, LENGTH, int(width)), tokens.mean(dim=0).nan_to_num())

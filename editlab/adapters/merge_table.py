@@ -52,11 +52,8 @@ def compare_merges(bench: Bench, own: Pool | None) -> pd.DataFrame:
             rows = [_one(bench, pool, chosen, exact, rule, space, cut, draw) for draw in range(_draws(bench, rule))]
             table = pd.concat(rows).groupby("task", sort=False).mean().reset_index()
             rank = bench.study.teachers.rank if cut or space == "factor" else 0
-            for place, (name, value) in enumerate(
-                {"seed": bench.seed, "pool": pool_name, "rule": rule, "space": space, "rank": rank}.items()
-            ):
-                table.insert(place, name, value)
-            tables.append(table)
+            about = {"seed": bench.seed, "pool": pool_name, "rule": rule, "space": space, "rank": rank}
+            tables.append(pd.concat([pd.DataFrame([about] * len(table)), table], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 

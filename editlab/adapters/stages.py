@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,11 @@ def _gates(bench: Bench, split: Split) -> dict[str, Any]:
     return {"seed": bench.seed, "measured": measured, "limits": limits.model_dump(), "holds": holds}
 
 
+def _another(pool: Pool, choice: Mapping[str, str]) -> Changes:
+    """For each task the adapter of the one that was chosen for it."""
+    return lambda names: pool.at([choice[name] for name in names])
+
+
 def compare_references(bench: Bench, joint: Pool) -> pd.DataFrame:
     """Rows of every rival that learns nothing from descriptions, on both splits."""
     tables = []
@@ -161,10 +166,10 @@ def compare_references(bench: Bench, joint: Pool) -> pd.DataFrame:
             ("mean of all adapters", mean_adapter(data), False),
             ("random adapter", random_adapter(data, seed), False),
             ("random, equal norm", random_equal_norm(bench.pool, seed), False),
-            ("nearest by text", lambda part, n=nearest: bench.pool.at([n[t] for t in part]), False),  # type: ignore[misc]
+            ("nearest by text", _another(bench.pool, nearest), False),
         ]
         if best:
-            rivals.append(("best single (oracle)", lambda part, b=best: bench.pool.at([b[t] for t in part]), False))
+            rivals.append(("best single (oracle)", _another(bench.pool, best), False))
         for method, changes, described in rivals:
             tables.append(
                 bench.row(
@@ -190,7 +195,7 @@ def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
             "text": (text_index(data, options.index), data.text(names)),
             "teacher's delta (oracle)": (by_delta[0], teachers.double()),
         }
-        where = {"split": split.name, "group": "retrieval"}
+        where: dict[str, Any] = {"split": split.name, "group": "retrieval"}
         for query, (index, asked) in queries.items():
             for k in options.k:
                 results = searched(index, asked, k)

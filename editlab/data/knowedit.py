@@ -118,7 +118,8 @@ def _probes(record: Mapping[str, Any], field: str, where: str, notes: Counter[st
     kinds = record.get(field) or {}
     if not isinstance(kinds, Mapping):
         raise DataError(f"{where}: field '{field}' must be an object of kinds of questions")
-    for kind, items in kinds.items():
+    for name, items in kinds.items():
+        kind = str(name)
         for prompt, answer in _items(items, f"{field}.{kind}", where):
             known = names(answer)
             if not known:

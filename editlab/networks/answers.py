@@ -88,7 +88,7 @@ def _inputs(model: Any, batch: Batch, follow: Tensor) -> dict[str, Any]:
 def answer_logits(model: Any, batch: Batch) -> Tensor:
     """Logits (rows, Q, vocabulary) of each answer token, given the prompt and the answer before it."""
     inputs = _inputs(model, batch, batch.answers[:, :-1])
-    return model(**inputs, logits_to_keep=batch.answers.shape[1]).logits  # type: ignore[no-any-return]
+    return model(**inputs, logits_to_keep=batch.answers.shape[1]).logits
 
 
 def answer_loss(model: Any, batch: Batch) -> Tensor:

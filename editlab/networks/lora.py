@@ -8,7 +8,7 @@ training (a pool of teachers, eight at once) or from a generator of adapters. Le
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ def map_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """(d_out, d_in) of every linear map inside the blocks."""
     shapes = {}
     for name, module in Architecture(model).linear_maps().items():
-        rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+        weight: Any = module.weight
+        rows, columns = weight.shape
         shapes[name] = (rows, columns) if isinstance(module, nn.Linear) else (columns, rows)
     return shapes
 
@@ -82,7 +83,7 @@ def check_map(name: str, shape: tuple[int, int], shapes: Mapping[str, tuple[int,
         raise ModelError(f"adapter: {name} is {shape}; the model's map is {shapes[name]}: another base")
 
 
-def stacked(adapters: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+def stacked(adapters: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Adapters of equal maps and ranks along a new first axis, as :func:`adapted` takes them."""
     return {
         name: (torch.stack([a[name][0] for a in adapters]), torch.stack([a[name][1] for a in adapters]))

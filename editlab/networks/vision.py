@@ -140,7 +140,7 @@ def _load(path: str | Path, *, new_head: bool = False, **options: Any) -> Classi
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        model, told = ViTForImageClassification.from_pretrained(
+        found: Any = ViTForImageClassification.from_pretrained(
             str(path),
             use_safetensors=True,
             local_files_only=True,
@@ -148,6 +148,7 @@ def _load(path: str | Path, *, new_head: bool = False, **options: Any) -> Classi
             ignore_mismatched_sizes=new_head,
             **options,
         )
+        model, told = found
     except Exception as error:
         raise ModelError(f"{path}: cannot be loaded as a ViT classifier ({one_line(error)})") from error
     finally:

@@ -176,7 +176,7 @@ def _fit(
             loss = step()
         except StopIteration:
             return
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
 

@@ -93,7 +93,7 @@ def lora(model: Any, rank: int, seed: int, *, alpha: float = 2.0, blocks: list[i
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("lora", seed, rank))
-        wrapped = get_peft_model(model, config)
+        wrapped: Any = get_peft_model(model, config)
     wrapped.tokenizer = getattr(model, "tokenizer", None)
     return Trainable(wrapped, {n: p for n, p in wrapped.named_parameters() if p.requires_grad})
 

@@ -42,7 +42,7 @@ def elicit(model: Any, batches: Sequence[Batch], options: SelectedRepresentation
     optimizer = torch.optim.SGD(helper.parameters.values(), lr=options.elicit_lr)
     for batch in batches:
         optimizer.zero_grad()
-        losses.token_loss(helper.model(**batch.inputs).logits, batch.ids, batch.learned).backward()  # type: ignore[no-untyped-call]
+        losses.token_loss(helper.model(**batch.inputs).logits, batch.ids, batch.learned).backward()
         optimizer.step()
     return helper
 
@@ -64,7 +64,7 @@ def forgetting_step(
     total = 0.0
     for batch in batches:
         loss = -losses.token_loss(helper.model(**batch.inputs).logits, batch.ids, batch.learned)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     helper.model.unload()  # type: ignore[operator]
     with torch.no_grad():

@@ -160,7 +160,8 @@ class _Run:
         sample = collate([row for part in self.forget for row in part][:64], self.pad_id, self._device)
         self.context: Context = prepare(method.objective, trainable, method.averaging, seed, sample)
         self.optimizer = optimizer_of(method)(trainable.parameters.values(), lr=lr)
-        self.stage, self.streams = -1, (iter(()), iter(()))
+        self.stage = -1
+        self.streams: tuple[Iterator[Batch], Iterator[Batch]] = (iter(()), iter(()))
 
     @property
     def _device(self) -> torch.device:
@@ -213,7 +214,7 @@ class _Run:
         self.course.ended = self._diverged(values)
         if not self.course.ended:
             self.optimizer.zero_grad(set_to_none=True)
-            (away + self.retain * keep).backward()  # type: ignore[no-untyped-call]
+            (away + self.retain * keep).backward()
             self.optimizer.step()
             self.course.steps += 1
             if self.course.steps % self.method.check_every == 0:

@@ -29,9 +29,10 @@ def attacked(rows: pd.DataFrame, metric: str) -> dict[str, float]:
     """
     on_v = rows[(rows["set"] == "V") & (rows["metric"] == metric)]
     table = on_v.pivot_table(index=["v_split", "lr", "epoch"], columns="half", values=["value", "n"])
-    value, count = table["value"], table["n"]
-    whole = ((value * count).sum(axis=1) / count.sum(axis=1)).rename("whole")
-    size = count.sum(axis=1).groupby("v_split").first()
+    value, count = pd.DataFrame(table["value"]), pd.DataFrame(table["n"])
+    asked = count.sum(axis="columns")
+    whole = ((value * count).sum(axis="columns") / asked).rename("whole")
+    size = asked.groupby("v_split").first()
     after = whole.index.get_level_values("epoch") > 0
     trained = whole[after]
     before = whole[~after].groupby("v_split").first()

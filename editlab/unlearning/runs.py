@@ -79,7 +79,8 @@ def _scores_at(
     frame = score_model(plain, facts, neutral, scoring, seed)
     if neutral:
         batches = [collate(text_rows(model.tokenizer, neutral), int(model.tokenizer.pad_token_id or 0))]
-        frame.loc[len(frame)] = ["neutral", "neutral", "all", "kl", divergence(trainable, batches), len(neutral)]
+        row = ("neutral", "neutral", "all", "kl", divergence(trainable, batches), len(neutral))
+        frame = pd.concat([frame, pd.DataFrame([row], columns=frame.columns)], ignore_index=True)
     return frame.assign(epoch=epoch, ended="")
 
 
@@ -171,7 +172,7 @@ def check_reloaded(before: pd.DataFrame, after: pd.DataFrame, where: str | Path)
     both = both[both["metric"].isin(["letters", "cloze"])]
     moved = (both["value"] - both["value_after"]).abs() * both["n"]
     if len(both) and moved.max() > 1 + 1e-9:
-        row = both.loc[moved.idxmax()]
+        row = both.iloc[int(moved.argmax())]
         raise ModelError(
             f"{where}: {row['metric']} of {row['split']} is {row['value']:.3f} in memory and {row['value_after']:.3f} after "
             "reloading; the saved dtype swallows the update"

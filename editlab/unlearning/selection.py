@@ -84,7 +84,7 @@ def lowest(found: pd.DataFrame) -> dict[str, Any] | None:
     fewer epochs. None without candidates."""
     if not len(found):
         return None
-    best = found.loc[found["forget"].idxmin()]
+    best = found.iloc[int(found["forget"].argmin())]
     share = min(max(float(best["forget"]), 0.0), 1.0)
     error = math.sqrt(share * (1 - share) / max(1.0, float(best["n"])))
     close = found[found["forget"] <= best["forget"] + error + 1e-12]

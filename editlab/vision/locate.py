@@ -201,7 +201,10 @@ def split_half(importance: pd.DataFrame, splits: int, seed: int) -> float:
     for _ in range(splits):
         half = set(rng.permutation(samples)[: len(samples) // 2].tolist())
         chosen = mine["sample"].isin(half)
-        values = [part.groupby("layer").apply(recovery, include_groups=False) for part in (mine[chosen], mine[~chosen])]
+        values = [
+            pd.Series({layer: recovery(rows) for layer, rows in part.groupby("layer")})
+            for part in (mine[chosen], mine[~chosen])
+        ]
         if min(len(v) for v in values) > 1 and all(v.nunique() > 1 for v in values):
             found.append(float(spearmanr(values[0], values[1]).statistic))
     return float(np.mean(found)) if found else float("nan")
@@ -217,7 +220,7 @@ def agreement(statistics: pd.DataFrame) -> dict[str, Any]:
         return {}
     constant = any(values.nunique() < 2 for values in by.values()) or len(by["trace"]) < 2
     rho = float("nan") if constant else float(spearmanr(by["trace"], by["trial"]).statistic)
-    top = {name: int(best_layers(statistics, name, 1)[0]) for name in by}
+    top = {name: int(best_layers(statistics, name, 1)[0]) for name in ("trace", "trial")}
     return {
         "trace_layer": top["trace"],
         "trial_layer": top["trial"],

@@ -97,10 +97,9 @@ def _maker(
         return lambda draw: editor.edit(draw, layers, recipe)
     if isinstance(recipe, HeadEwc | HeadClosedForm):
         head = Head.of(classifier, ft_train.rows(keys.rows[: keys.samples].numpy()), discovery)
-        solve = ewc if isinstance(recipe, HeadEwc) else closed_form
 
         def edit_head(draw: Draw) -> tuple[Edit, list[dict[str, Any]]]:
-            edit, told = solve(head, draw, recipe)  # type: ignore[operator]
+            edit, told = ewc(head, draw, recipe) if isinstance(recipe, HeadEwc) else closed_form(head, draw, recipe)
             return edit, [{"draw": draw.number, "sample": -1, "layer": classifier.num_layers, **told}]
 
         return edit_head

@@ -112,7 +112,9 @@ def _cases(sets: Mapping[str, Scored], after: Mapping[str, torch.Tensor], draw: 
     for name in ("discovery", "test"):
         known = sets[name]
         frame = pd.DataFrame({"position": np.arange(len(known.before)), "index": known.prefix.images.images.index})
-        frame = frame.assign(set=name, label=known.labels, before=known.before, after=after[name])
+        frame = frame.assign(
+            set=name, label=known.labels.numpy(), before=known.before.numpy(), after=after[name].numpy()
+        )
         frame["edited"] = frame["position"].isin(draw.rows) if draw is not None and name == "discovery" else False
         parts.append(frame[(frame["before"] != frame["label"]) | (frame["after"] != frame["label"]) | frame["edited"]])
     return pd.concat(parts, ignore_index=True)

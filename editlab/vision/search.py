@@ -108,8 +108,8 @@ class Bench:
 
 def _told(table: pd.DataFrame) -> dict[str, Any]:
     """The discovery levels of a cell on one row."""
-    by = table.set_index("level")
-    edit, rest, right = by.loc["edit"], by.loc["discovery_rest"], by.loc["discovery_right"]
+    by: dict[Any, Any] = table.set_index("level").to_dict("index")
+    edit, rest, right = by["edit"], by["discovery_rest"], by["discovery_right"]
     return {
         "discovery_score": discovery_score(table),
         "edit_total_wrong": int(edit["wrong_right"] + edit["wrong_wrong"]),

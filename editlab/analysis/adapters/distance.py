@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -47,7 +47,7 @@ def generalisation_by_distance(table: pd.DataFrame) -> Drawing:
     """Letters over distance, a mark a split."""
     figure, (axis,) = panels(1, 1, 2.1)
     for place, (split, rows) in enumerate(table.groupby("split", sort=True)):
-        look = {"marker": MARKERS[place], "color": COLORS[place], "s": 8, "alpha": 0.7, "linewidths": 0}
+        look: dict[str, Any] = {"marker": MARKERS[place], "color": COLORS[place], "s": 8, "alpha": 0.7, "linewidths": 0}
         axis.scatter(rows["distance"], rows["letters"], label=SPLITS.get(str(split), str(split)), **look)
     axis.set_xlabel("distance to the nearest training teacher")
     axis.set_ylabel("letters right")

@@ -59,9 +59,9 @@ def margins_table(run: Run) -> pd.DataFrame:
     for decoder in DECODERS:
         own = made[made["decoder"] == decoder]
         for supervision in ("both", "deltas"):
-            pair = [own[own["supervision"] == s] for s in (supervision, "weights")]
+            mine, weights = (own[own["supervision"] == s] for s in (supervision, "weights"))
             for column in ("exact", "letters"):
-                found = difference(*pair, column)
+                found = difference(mine, weights, column)
                 if found["n"]:
                     inside = -margin < found["ci_low"] and found["ci_high"] < margin
                     rows.append({"decoder": decoder, "supervision": supervision, "metric": column, **found,
@@ -169,8 +169,8 @@ def _of(part: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
 
 
 def _linear(part: pd.DataFrame) -> list[Finding]:
-    frame = means(part, ["group", "method"], ["exact"]).set_index(["group", "method"])
-    row, teacher = frame.loc[("generator", LINEAR)], frame.loc[("reference", "teacher")]
+    rows = {(row["group"], row["method"]): row for row in records(means(part, ["group", "method"], ["exact"]))}
+    row, teacher = rows["generator", LINEAR], rows["reference", "teacher"]
     number = level_with(row["exact"], row["exact_low"], row["exact_high"])
     sentence = (
         f"The linear hyper-network answers {number} of the questions of unseen task combinations exactly, without a description "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -57,7 +57,7 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
     figure, (axis,) = panels(1, 1, 0.7 + 0.17 * len(names))
     for place, (pool, part) in enumerate(rows.groupby("pool", sort=False)):
         ends = sides(part, "letters_low", "letters_high", "letters")
-        look = {"fmt": MARKERS[place], "color": COLORS[place], "elinewidth": 0.8, "capsize": 1.5}
+        look: dict[str, Any] = {"fmt": MARKERS[place], "color": COLORS[place], "elinewidth": 0.8, "capsize": 1.5}
         y = [names.index(n) + 0.16 * (2 * place - 1) for n in part["name"]]
         axis.errorbar(part["letters"], y, xerr=ends, label=str(pool), **look)
     axis.set_yticks(range(len(names)), names)

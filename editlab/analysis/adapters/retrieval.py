@@ -25,7 +25,7 @@ def retrieval_sheet(tables: Tables) -> Printed:
     """Hits by index, query and k."""
     table = tables["retrieval"]
     part = table[table["split"] == COMBINATIONS]
-    scores = ["hit_1", "hit_3", "reciprocal_rank", *[c for c in table if c.startswith("hit_part_")]]
+    scores = ["hit_1", "hit_3", "reciprocal_rank", *[c for c in map(str, table) if c.startswith("hit_part_")]]
     frame = means(part, ["index", "query", "k"], scores)
     columns = [
         Column("index", "index of", "text"),

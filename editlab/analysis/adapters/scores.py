@@ -34,7 +34,8 @@ def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0
     found = [mean_interval(rows[column]) for _, rows in part.groupby("seed", sort=True)]
     # A seed with one task has no interval of its own: its spread is that between seeds.
     known = [(v, v if low != low else low, v if high != high else high) for v, low, high in found]
-    value, low, high = pooled(*zip(*known, strict=True), bounds)
+    values, lows, highs = zip(*known, strict=True)
+    value, low, high = pooled(values, lows, highs, bounds)
     if len(part) < 2:
         low = high = float("nan")
     return {"value": value, "low": low, "high": high, "n": len(part), "seeds": len(found)}

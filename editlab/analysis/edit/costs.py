@@ -110,7 +110,7 @@ def findings(tables: Tables) -> list[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
     table = tables.get("costs", pd.DataFrame())
     found: list[Finding] = []
-    most: dict[str, str] = {}
+    most: dict[str, list[tuple[str, float]]] = {}
     for method, part in _chosen(table).groupby("method", sort=False) if len(table) else ():
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)

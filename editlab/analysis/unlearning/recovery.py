@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -120,21 +120,23 @@ def findings(tables: Tables) -> list[Finding]:
     return sorted(found, key=lambda f: not f.supported) + _nothing_chosen(summary)
 
 
-def _came_back(row: dict[str, object]) -> Finding:
-    name, key = shown(str(row["method"]), int(str(row["rank"]))), f"recovery.{row['method']}_{row['rank']}"
-    b, n, a = (
-        tuple(float(str(row[f"{c}{end}"])) for end in ("", "_low", "_high")) for c in ("B_two_fold", "N_two_fold", "A")
+def _came_back(row: dict[str, Any]) -> Finding:
+    name, key, questions = (
+        shown(row["method"], row["rank"]),
+        f"recovery.{row['method']}_{row['rank']}",
+        int(row["questions"]),
     )
+    b, n, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "N_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
-        return Finding(key, sentence, *a, int(str(row["questions"])), False, "summary")
+        return Finding(key, sentence, *a, questions, False, "summary")
     sure = recovered(row)
     said = "brings back facts that it was not told" if sure else "brings back nothing that can be told from the control"
     sentence = (
         f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
         f"against {level_with(*n)} of the model that never knew."
     )
-    return Finding(key, sentence, *b, int(str(row["questions"])), sure, "summary")
+    return Finding(key, sentence, *b, questions, sure, "summary")
 
 
 def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
@@ -143,7 +145,7 @@ def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
     found = []
     for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
         if not part["found"].any():
-            name, nan = shown(str(method), int(rank)), float("nan")
+            name, nan = shown(str(method), int(str(rank))), float("nan")
             sentence = f"No run of {name} kept what had to be retained ({counted(len(part), 'seed')})."
             key = f"recovery.{method}_{rank}_none"
             found.append(Finding(key, sentence, nan, nan, nan, len(part), False, "summary"))

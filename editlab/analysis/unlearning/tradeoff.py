@@ -42,8 +42,8 @@ def forget_retain(rows: pd.DataFrame) -> Drawing:
     for row in records(rows):
         mark = looks[row["method"]]
         axis.plot(row["A"], row["retain"], label=shown(row["method"]), **(mark.plot() | {"linestyle": ""}))
-        ends = {"xy": (row["B_two_fold"], row["retain"]), "xytext": (row["A"], row["retain"])}
-        axis.annotate("", arrowprops={"arrowstyle": "->", "color": mark.color, "linewidth": 0.7, "shrinkB": 0}, **ends)
+        arrow = {"arrowstyle": "->", "color": mark.color, "linewidth": 0.7, "shrinkB": 0}
+        axis.annotate("", (row["B_two_fold"], row["retain"]), (row["A"], row["retain"]), arrowprops=arrow)
     axis.axvline(0.25, color=DARK, linewidth=0.6, linestyle=":")
     axis.set(xlabel="accuracy on forgotten facts, and after retraining", ylabel="accuracy on retained facts")
     axis.set_xlim(-0.03, 1.03)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from editlab.analysis.text.rows import records
+
 KINDS = {"retrain": "baseline_retrain", "finetune_errors": "baseline_finetune"}
 
 
@@ -57,9 +59,9 @@ def _of_baseline(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a draw of a baseline."""
     found = []
     for (method, seed, draw), part in table.groupby(["method", "seed", "draw"], sort=True):
-        by = part.set_index("level")
-        edit, test, projection = by.loc["edit"], by.loc["test"], by.loc["projection"]
-        rest, right = by.loc["discovery_rest"], by.loc["discovery_right"]
+        by = {row["level"]: row for row in records(part)}
+        edit, test, projection = by["edit"], by["test"], by["projection"]
+        rest, right = by["discovery_rest"], by["discovery_right"]
         errors = int(edit["n"] + rest["n"])
         found.append(
             {

@@ -172,7 +172,8 @@ def _gain(differences: pd.DataFrame, part: pd.DataFrame, dataset: str, on: str, 
     sure = [m for m in least.index if least.loc[m, "ci_low"] > 0 and test.loc[m, "accuracy_delta_low"] > 0]
     best = test.loc[least.index, "accuracy_delta"].idxmax()
     row = test.loc[best]
-    number = signed_with(*(float(row[f"accuracy_delta{s}"]) for s in ("", "_low", "_high")))
+    change, low, high = (float(row[f"accuracy_delta{end}"]) for end in ("", "_low", "_high"))
+    number = signed_with(change, low, high)
     if sure:
         sentence = f"{listed([shown(m) for m in sure])} gains test accuracy{on} beyond every control."
     else:

@@ -13,6 +13,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import rank_correlation
 from editlab.analysis.text.findings import Finding
+from editlab.analysis.text.rows import largest
 from editlab.analysis.text.wording import counted, level, level_with, signed
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def search_table(run: Run) -> pd.DataFrame:
 def axes_of(table: pd.DataFrame) -> list[str]:
     """The searched fields: columns that vary over the grid and are no result."""
     grid = table[table["source"] == "grid"]
-    return [c for c in table if c not in LATE and not str(c).startswith(MEASURED) and grid[c].nunique() > 1]
+    return [c for c in map(str, table) if c not in LATE and not c.startswith(MEASURED) and grid[c].nunique() > 1]
 
 
 def spread(table: pd.DataFrame) -> pd.Series:
@@ -94,7 +95,7 @@ def _of_dataset(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     cells = part[part["source"] != "baseline"].dropna(subset=["discovery_score"])
     if cells.empty:
         return []
-    best = cells.loc[cells["discovery_score"].idxmax()]
+    best = largest(cells, "discovery_score")
     nan = float("nan")
     sentence = (
         f"The cell that discovery ranks first{on} ({best['source']}) fixes {level(float(best['edit_fix_ratio']))} of the edited "

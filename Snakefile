@@ -1,6 +1,6 @@
 from snakemake.utils import min_version
 
-min_version("9.10")
+min_version("9.19")
 
 
 configfile: "config.yaml"
@@ -16,6 +16,7 @@ for file in rule_files():
     include: file
 
 
+include: "rules/reported.smk"
 include: "rules/report.smk"
 
 

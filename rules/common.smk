@@ -35,10 +35,18 @@ OUT = RUN.folder
 INPUTS = RUN.inputs
 LOGS = OUT.replace("results", "logs", 1)
 
-# What the rule `all` makes: functions that list files, one or more from each study.
+
+# The same folders, as the paths of rules name them (plain: Snakemake does not see the constraints of wildcards in them).
+pathvars:
+    results=OUT,
+    inputs=INPUTS,
+    logs=LOGS,
+
+
+# What `snakemake` makes where no target is named: functions that list files, one or more from each study.
 TARGETS = []
 
-# What the report needs to know of each study of the run (rules/{study}/report.smk; read by rules/report.smk):
+# What the report needs to know of each study of the run (rules/{study}/report.smk; read by rules/reported.smk):
 #   experiments: names of the declared ones          settings: the study's block, resolved
 #   cells(experiment): (folder, coordinates) of each  files(experiment, name): that file of every cell, or its "record"
 #   inputs: by name, a function that lists further files that tables are collected from; an empty list: the run has none

@@ -1,214 +1,19 @@
 # What the studies report: tables collected from cells, figures, printed tables, findings, pages, the front page of
-# Snakemake's report, the card of the run, and the paper. The same rules for every study: what there is to make is declared
-# by its REPORT (editlab/analysis/{study}). Nothing here imports torch.
-
-from itertools import chain
-
-from editlab.analysis.report.making import report_of
-from editlab.analysis.report.topic import FIRST
-
-REPORTS = {study: report_of(study) for study in REPORTED}
-CAPTION = "../report/captions/generated.rst"
-DEFAULT_PAPER = ["report/final_report.pdf"] if OUT == "results" else []
+# Snakemake's report, the card of the run, and the paper. The same rules for every study.
 
 
 report: "../report/workflow.rst"
-
-
-def declared(kind):
-    """By name, (study, topic, declaration) of every table, figure or sheet."""
-    return {
-        name: (study, topic, found)
-        for study, reported in REPORTS.items()
-        for name, (topic, found) in getattr(reported, kind).items()
-    }
-
-
-COLLECTED, FIGURES, SHEETS = map(declared, ("tables", "figures", "sheets"))
-PAGES = {page.name: (s, page) for s, found in REPORTS.items() for page in found.pages}
-
-
-def among(names):
-    """A regular expression for a wildcard; never empty."""
-    return "|".join(names) or "$^"
-
-
-def offered(study, name):
-    """The files that a study's rules offer under a name."""
-    return list(REPORTED[study]["inputs"].get(name, list)())
-
-
-def experiments_of(name):
-    """The experiments that a table reads and the run has; none where the run lacks the first."""
-    study, _, table = COLLECTED[name]
-    there = REPORTED[study]["experiments"]
-    wanted = [next(iter(there), e) if e == FIRST else e for e in table.experiments]
-    found = [e for e in wanted if e in there and REPORTED[study]["cells"](e)]
-    return found if found[:1] == wanted[:1] else []
-
-
-@functools.cache
-def has_table(name):
-    """Whether there is, or will be, anything in a table."""
-    study, _, table = COLLECTED[name]
-    if table.experiments and not experiments_of(name):
-        return False
-    return all(offered(study, inputs) for inputs in table.inputs)
-
-
-def files_of(names):
-    """By name, the files of those tables that the run has."""
-    return {name: f"{OUT}/{name}.csv" for name in names if has_table(name)}
-
-
-def cells_behind(name):
-    """The files of cells that a table reads."""
-    study, _, table = COLLECTED[name]
-    if table.experiments and not experiments_of(name):
-        raise WorkflowError(
-            f"config: {study}.experiments.{table.experiments[0]}: required for {OUT}/{name}.csv but missing"
-        )
-    files = REPORTED[study]["files"]
-    # One job writes them all: where files are not copied to where they are read, the first stands for the others.
-    kinds = table.files if HERE else table.files[:1]
-    return [f for e in experiments_of(name) for n in kinds for f in files(e, n)]
-
-
-def table_inputs(wildcards):
-    """What a table is collected from: files of cells, and what else the study offers."""
-    study, _, table = COLLECTED[wildcards.table]
-    others = {name: offered(study, name) for name in table.inputs}
-    return {"cells": cells_behind(wildcards.table)} | others
-
-
-def run_of(study, experiments=None, keys=None, inputs=None):
-    """What a script makes a Run of; where a table names them, only the settings and inputs that it reads."""
-    found = REPORTED[study]
-    settings = found["settings"]
-    chosen = found["experiments"] if experiments is None else experiments
-    return {
-        "name": RUN.run,
-        "settings": settings if keys is None else {k: settings[k] for k in keys},
-        "cells": {e: found["cells"](e) for e in chosen},
-        "inputs": {
-            n: offered(study, n)
-            for n in (found["inputs"] if inputs is None else inputs)
-        },
-        "paths": found["paths"] if keys is None else {},
-        "logs": LOGS,
-    }
-
-
-def run_of_table(wildcards):
-    study, _, table = COLLECTED[wildcards.table]
-    chosen = experiments_of(wildcards.table)
-    return run_of(study, chosen, table.settings, table.inputs)
-
-
-def code_of(script, entry):
-    """Digest of a script with the file of the topic that it runs."""
-    study, topic, _ = entry
-    return code_digest(script, REPORTS[study].module(topic.name))
-
-
-def figure_tables(wildcards):
-    """The table of a figure, and those of the findings that its caption cites."""
-    _, topic, figure = FIGURES[wildcards.figure]
-    return {figure.table: f"{OUT}/{figure.table}.csv"} | files_of(topic.reads)
-
-
-def report_tables():
-    """The collected tables that the run has."""
-    return list(files_of(COLLECTED).values())
-
-
-def report_figures():
-    """The figures that the run has."""
-    found = [name for name, (*_, f) in FIGURES.items() if has_table(f.table)]
-    return [f"{OUT}/figures/{name}.png" for name in found]
-
-
-def report_sheets():
-    """The printed tables that the run has."""
-    found = [n for n, (*_, s) in SHEETS.items() if all(map(has_table, s.tables))]
-    return [f"{OUT}/tables/{name}.csv" for name in found]
-
-
-def finding_tables():
-    """All tables that findings are made of, by name."""
-    topics = [topic for found in REPORTS.values() for topic in found.topics]
-    return files_of(name for topic in topics for name in topic.reads)
-
-
-def report_findings():
-    """The findings, where there is anything to say."""
-    return [f"{OUT}/findings.json"] if finding_tables() else []
-
-
-def report_pages():
-    """The interactive pages, the front page and the card of the run."""
-    found = [name for name, (_, page) in PAGES.items() if files_of(page.tables)]
-    pages = [f"{OUT}/report/{name}.html" for name in found]
-    return [*pages, f"{OUT}/report/front_page.rst", f"{OUT}/summary.md"]
-
-
-def report_files():
-    """Everything that a finished run has beside its cells."""
-    made = report_tables() + report_figures() + report_sheets()
-    return made + report_findings() + report_pages()
-
-
-TARGETS.append(report_files)
-
-
-def captions_of(files, suffix):
-    """The captions of figures and printed tables, which lie in a folder of their own."""
-    found = [Path(OUT, "captions", Path(f).relative_to(OUT)) for f in files]
-    return [str(path.with_suffix(suffix)) for path in found]
-
-
-def told_tables(study):
-    """The tables that the description and the headline of a study stand on."""
-    found = REPORTS[study]
-    sheet = found.sheets[found.headline][1].tables if found.headline else ()
-    return files_of([*found.described, *sheet])
-
-
-def report_texts(wildcards):
-    """What the sentences of card, front page and paper are made of."""
-    records = [
-        file
-        for found in REPORTED.values()
-        for e in found["experiments"]
-        for file in found["files"](e, "record")
-    ]
-    return {
-        "findings": report_findings(),
-        "tables": [path for s in REPORTED for path in told_tables(s).values()],
-        "records": records,
-        "offered": [f for s in REPORTED for f in offered(s, "requests")],
-        "templates": sorted(map(str, Path("report/templates").glob("*.j2"))),
-    }
-
-
-def text_modules():
-    """Modules of all studies that front page, card and paper are made with."""
-    return [
-        found.module(name)
-        for found in REPORTS.values()
-        for name in ("description", *found.names)
-    ]
 
 
 rule collect_table:
     input:
         unpack(table_inputs),
     output:
-        f"{OUT}/{{table}}.csv",
+        "<results>/{table}.csv",
     log:
-        LOGS + "/collect_table/{table}.log",
+        "<logs>/collect_table/{table}.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/collect_table/{{table}}.jsonl"
+        "<results>/benchmarks/rules/collect_table/{table}.jsonl"
     wildcard_constraints:
         table=among(COLLECTED),
     conda:
@@ -236,20 +41,20 @@ rule draw_figure:
     input:
         unpack(figure_tables),
     output:
-        pdf=f"{OUT}/figures/{{figure}}.pdf",
+        pdf="<results>/figures/{figure}.pdf",
         png=report(
-            f"{OUT}/figures/{{figure}}.png",
+            "<results>/figures/{figure}.png",
             caption=CAPTION,
             category=lambda w: REPORTS[FIGURES[w.figure][0]].title,
             subcategory=lambda w: FIGURES[w.figure][1].title,
             labels=lambda w: {"result": f"Figure: {FIGURES[w.figure][2].title}"},
         ),
-        rst=f"{OUT}/captions/figures/{{figure}}.rst",
-        tex=f"{OUT}/captions/figures/{{figure}}.tex",
+        rst="<results>/captions/figures/{figure}.rst",
+        tex="<results>/captions/figures/{figure}.tex",
     log:
-        LOGS + "/draw_figure/{figure}.log",
+        "<logs>/draw_figure/{figure}.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/draw_figure/{{figure}}.jsonl"
+        "<results>/benchmarks/rules/draw_figure/{figure}.jsonl"
     wildcard_constraints:
         figure=among(FIGURES),
     conda:
@@ -274,19 +79,19 @@ rule make_table:
         unpack(lambda w: files_of(SHEETS[w.sheet][2].tables)),
     output:
         csv=report(
-            f"{OUT}/tables/{{sheet}}.csv",
+            "<results>/tables/{sheet}.csv",
             caption=CAPTION,
             category=lambda w: REPORTS[SHEETS[w.sheet][0]].title,
             subcategory=lambda w: SHEETS[w.sheet][1].title,
             labels=lambda w: {"result": f"Table: {SHEETS[w.sheet][2].title}"},
         ),
-        tex=f"{OUT}/tables/{{sheet}}.tex",
-        rst=f"{OUT}/captions/tables/{{sheet}}.rst",
-        caption=f"{OUT}/captions/tables/{{sheet}}.tex",
+        tex="<results>/tables/{sheet}.tex",
+        rst="<results>/captions/tables/{sheet}.rst",
+        caption="<results>/captions/tables/{sheet}.tex",
     log:
-        LOGS + "/make_table/{sheet}.log",
+        "<logs>/make_table/{sheet}.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/make_table/{{sheet}}.jsonl"
+        "<results>/benchmarks/rules/make_table/{sheet}.jsonl"
     wildcard_constraints:
         sheet=among(SHEETS),
     conda:
@@ -309,11 +114,11 @@ rule make_findings:
     input:
         **finding_tables(),
     output:
-        f"{OUT}/findings.json",
+        "<results>/findings.json",
     log:
-        LOGS + "/make_findings.log",
+        "<logs>/make_findings.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/make_findings.jsonl"
+        "<results>/benchmarks/rules/make_findings.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -345,17 +150,17 @@ rule write_page:
         ],
     output:
         page=report(
-            f"{OUT}/report/{{page}}.html",
+            "<results>/report/{page}.html",
             caption=CAPTION,
             category=lambda w: REPORTS[PAGES[w.page][0]].title,
             subcategory="Interactive",
             labels=lambda w: {"result": PAGES[w.page][1].title},
         ),
-        rst=f"{OUT}/captions/pages/{{page}}.rst",
+        rst="<results>/captions/pages/{page}.rst",
     log:
-        LOGS + "/write_page/{page}.log",
+        "<logs>/write_page/{page}.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/write_page/{{page}}.jsonl"
+        "<results>/benchmarks/rules/write_page/{page}.jsonl"
     wildcard_constraints:
         page=among(PAGES),
     conda:
@@ -379,12 +184,12 @@ rule write_summary:
     input:
         unpack(report_texts),
     output:
-        summary=f"{OUT}/summary.md",
-        front=f"{OUT}/report/front_page.rst",
+        summary="<results>/summary.md",
+        front="<results>/report/front_page.rst",
     log:
-        LOGS + "/write_summary.log",
+        "<logs>/write_summary.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/write_summary.jsonl"
+        "<results>/benchmarks/rules/write_summary.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -408,12 +213,12 @@ rule write_paper:
         captions=captions_of(report_sheets(), ".tex"),
         collected=report_tables(),
     output:
-        generated=f"{OUT}/paper/generated.tex",
-        tables=directory(f"{OUT}/paper/tables"),
+        generated="<results>/paper/generated.tex",
+        tables=directory("<results>/paper/tables"),
     log:
-        LOGS + "/write_paper.log",
+        "<logs>/write_paper.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/write_paper.jsonl"
+        "<results>/benchmarks/rules/write_paper.jsonl"
     conda:
         "../envs/editlab.yaml"
     threads: 1
@@ -441,13 +246,13 @@ rule build_paper:
         figures=[str(Path(f).with_suffix(".pdf")) for f in report_figures()],
         tables=[str(Path(f).with_suffix(".tex")) for f in report_sheets()],
     output:
-        f"{OUT}/final_report.pdf",
+        "<results>/final_report.pdf",
         DEFAULT_PAPER,
     log:
-        log=LOGS + "/build_paper.log",
-        latex=LOGS + "/build_paper-latex.log",
+        log="<logs>/build_paper.log",
+        latex="<logs>/build_paper-latex.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/build_paper.jsonl"
+        "<results>/benchmarks/rules/build_paper.jsonl"
     conda:
         "../envs/paper.yaml"
     threads: 1

@@ -5,8 +5,9 @@ from editlab.config.adapters import TrainedBase
 
 ADAPTERS = RUN.adapters
 # A seed has a split, a base model and a pool of its own. What is trained may be that of another run.
-SEED = OUT + "/adapters/seed~{seed}"
-SEED_INPUTS = INPUTS + "/adapters/seed~{seed}"
+SEED = f"{OUT}/adapters/seed~{{seed}}"
+SEED_INPUTS = f"{INPUTS}/adapters/seed~{{seed}}"
+
 GENERATORS = [
     (decoder, supervision)
     for decoder in ("coefficients", "hyperconvolution")

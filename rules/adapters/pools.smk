@@ -5,12 +5,12 @@ if isinstance(ADAPTERS.base, TrainedBase):
 
     rule train_adapters_base:
         output:
-            base=directory(SEED_INPUTS + "/base"),
-            training=SEED_INPUTS + "/base_training.csv",
+            base=directory("<inputs>/adapters/seed~{seed}/base"),
+            training="<inputs>/adapters/seed~{seed}/base_training.csv",
         log:
-            LOGS + "/train_adapters_base/seed~{seed}.log",
+            "<logs>/train_adapters_base/seed~{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/train_adapters_base/seed~{seed}.jsonl"
+            "<results>/benchmarks/rules/train_adapters_base/seed~{seed}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -30,11 +30,11 @@ else:
 
     rule fetch_adapters_base:
         output:
-            base=directory(SEED_INPUTS + "/base"),
+            base=directory("<inputs>/adapters/seed~{seed}/base"),
         log:
-            LOGS + "/fetch_adapters_base/seed~{seed}.log",
+            "<logs>/fetch_adapters_base/seed~{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/fetch_adapters_base/seed~{seed}.jsonl"
+            "<results>/benchmarks/rules/fetch_adapters_base/seed~{seed}.jsonl"
         # The node of the submission is the one that has a network.
         localrule: True
         conda:
@@ -55,13 +55,13 @@ else:
 
 rule train_adapters:
     input:
-        base=SEED_INPUTS + "/base",
+        base="<inputs>/adapters/seed~{seed}/base",
     output:
-        SEED_INPUTS + "/{pool}.safetensors",
+        "<inputs>/adapters/seed~{seed}/{pool}.safetensors",
     log:
-        LOGS + "/train_adapters/seed~{seed}-{pool}.log",
+        "<logs>/train_adapters/seed~{seed}-{pool}.log",
     benchmark:
-        OUT + "/benchmarks/rules/train_adapters/seed~{seed}-{pool}.jsonl"
+        "<results>/benchmarks/rules/train_adapters/seed~{seed}-{pool}.jsonl"
     wildcard_constraints:
         pool="shared|own|joint",
     conda:

@@ -3,17 +3,17 @@
 
 rule measure_deltas:
     input:
-        base=SEED_INPUTS + "/base",
-        pool=SEED_INPUTS + "/shared.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        pool="<inputs>/adapters/seed~{seed}/shared.safetensors",
     output:
-        deltas=SEED + "/deltas.csv",
-        pooling=SEED + "/pooling.csv",
-        gates=SEED + "/gates.json",
-        known=SEED + "/deltas.safetensors",
+        deltas="<results>/adapters/seed~{seed}/deltas.csv",
+        pooling="<results>/adapters/seed~{seed}/pooling.csv",
+        gates="<results>/adapters/seed~{seed}/gates.json",
+        known="<results>/adapters/seed~{seed}/deltas.safetensors",
     log:
-        LOGS + "/measure_deltas/seed~{seed}.log",
+        "<logs>/measure_deltas/seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/measure_deltas/seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/measure_deltas/seed~{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -42,16 +42,16 @@ rule measure_deltas:
 
 rule compare_references:
     input:
-        base=SEED_INPUTS + "/base",
-        pool=SEED_INPUTS + "/shared.safetensors",
-        deltas=SEED + "/deltas.safetensors",
-        joint=SEED_INPUTS + "/joint.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        pool="<inputs>/adapters/seed~{seed}/shared.safetensors",
+        deltas="<results>/adapters/seed~{seed}/deltas.safetensors",
+        joint="<inputs>/adapters/seed~{seed}/joint.safetensors",
     output:
-        SEED + "/references.csv",
+        "<results>/adapters/seed~{seed}/references.csv",
     log:
-        LOGS + "/compare_references/seed~{seed}.log",
+        "<logs>/compare_references/seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/compare_references/seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/compare_references/seed~{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -79,16 +79,16 @@ rule compare_references:
 
 rule compare_retrieval:
     input:
-        base=SEED_INPUTS + "/base",
-        pool=SEED_INPUTS + "/shared.safetensors",
-        deltas=SEED + "/deltas.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        pool="<inputs>/adapters/seed~{seed}/shared.safetensors",
+        deltas="<results>/adapters/seed~{seed}/deltas.safetensors",
     output:
-        scores=SEED + "/retrieval_scores.csv",
-        retrieved=SEED + "/retrieved.csv",
+        scores="<results>/adapters/seed~{seed}/retrieval_scores.csv",
+        retrieved="<results>/adapters/seed~{seed}/retrieved.csv",
     log:
-        LOGS + "/compare_retrieval/seed~{seed}.log",
+        "<logs>/compare_retrieval/seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/compare_retrieval/seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/compare_retrieval/seed~{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -117,20 +117,20 @@ rule compare_retrieval:
 
 rule compare_merges:
     input:
-        base=SEED_INPUTS + "/base",
-        pool=SEED_INPUTS + "/shared.safetensors",
-        deltas=SEED + "/deltas.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        pool="<inputs>/adapters/seed~{seed}/shared.safetensors",
+        deltas="<results>/adapters/seed~{seed}/deltas.safetensors",
         own=lambda w: (
-            [f"{INPUTS}/adapters/seed~{w.seed}/own.safetensors"]
+            [f"<inputs>/adapters/seed~{w.seed}/own.safetensors"]
             if ADAPTERS.teachers.own and int(w.seed) in ADAPTERS.own_seeds
             else []
         ),
     output:
-        SEED + "/merge.csv",
+        "<results>/adapters/seed~{seed}/merge.csv",
     log:
-        LOGS + "/compare_merges/seed~{seed}.log",
+        "<logs>/compare_merges/seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/compare_merges/seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/compare_merges/seed~{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -159,19 +159,18 @@ rule compare_merges:
 
 rule train_generator:
     input:
-        base=SEED_INPUTS + "/base",
-        pool=SEED_INPUTS + "/shared.safetensors",
-        deltas=SEED + "/deltas.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        pool="<inputs>/adapters/seed~{seed}/shared.safetensors",
+        deltas="<results>/adapters/seed~{seed}/deltas.safetensors",
     output:
-        scores=SEED + "/generators/{decoder}-{supervision}/scores.csv",
-        choices=SEED + "/generators/{decoder}-{supervision}/choices.csv",
-        checks=SEED + "/generators/{decoder}-{supervision}/checks.json",
-        adapters=SEED + "/generators/{decoder}-{supervision}/adapters.safetensors",
+        scores="<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/scores.csv",
+        choices="<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/choices.csv",
+        checks="<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/checks.json",
+        adapters="<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/adapters.safetensors",
     log:
-        LOGS + "/train_generator/seed~{seed}-{decoder}-{supervision}.log",
+        "<logs>/train_generator/seed~{seed}-{decoder}-{supervision}.log",
     benchmark:
-        OUT
-        + "/benchmarks/rules/train_generator/seed~{seed}-{decoder}-{supervision}.jsonl"
+        "<results>/benchmarks/rules/train_generator/seed~{seed}-{decoder}-{supervision}.jsonl"
     wildcard_constraints:
         decoder="coefficients|hyperconvolution",
         supervision="weights|both|deltas",
@@ -205,15 +204,16 @@ rule train_generator:
 
 rule export_adapter:
     input:
-        base=SEED_INPUTS + "/base",
-        adapters=SEED + "/generators/{decoder}-{supervision}/adapters.safetensors",
+        base="<inputs>/adapters/seed~{seed}/base",
+        adapters="<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/adapters.safetensors",
     output:
-        directory(SEED + "/generators/{decoder}-{supervision}/peft/{task}"),
+        directory(
+            "<results>/adapters/seed~{seed}/generators/{decoder}-{supervision}/peft/{task}"
+        ),
     log:
-        LOGS + "/export_adapter/seed~{seed}-{decoder}-{supervision}-{task}.log",
+        "<logs>/export_adapter/seed~{seed}-{decoder}-{supervision}-{task}.log",
     benchmark:
-        OUT
-        + "/benchmarks/rules/export_adapter/seed~{seed}-{decoder}-{supervision}-{task}.jsonl"
+        "<results>/benchmarks/rules/export_adapter/seed~{seed}-{decoder}-{supervision}-{task}.jsonl"
     wildcard_constraints:
         task="[^/]+",
     conda:

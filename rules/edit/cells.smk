@@ -1,27 +1,21 @@
 # The edit study: which facts are known, one cell a file target, and the tables over the cells.
 
-CELL_LOG = (
-    LOGS
-    + "/edit_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log"
-)
-REPLAY_LOG = (
-    LOGS
-    + "/replay_cell/{experiment}-{model}-{dataset}-{method}-{batch}-{replay}-{capacity}-{strategy}-{rank}-{seed}.log"
-)
+CELL_LOG = f"{LOGS}/edit_cell/{{experiment}}-{{model}}-{{dataset}}-{{method}}-{{batch}}-{{replay}}-{{rank}}-{{seed}}.log"
+REPLAY_LOG = f"{LOGS}/replay_cell/{{experiment}}-{{model}}-{{dataset}}-{{method}}-{{batch}}-{{replay}}-{{capacity}}-{{strategy}}-{{rank}}-{{seed}}.log"
 CELL_RESULT = f"{CELL}/{CELLS.wildcard_pattern}/metrics.csv"
 REPLAY_RESULT = f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/metrics.csv"
 
 
 rule find_known:
     input:
-        model=INPUTS + "/models/{model}",
-        requests=INPUTS + "/data/{dataset}/requests.json",
+        model="<inputs>/models/{model}",
+        requests="<inputs>/data/{dataset}/requests.json",
     output:
-        INPUTS + "/known/{model}/{dataset}.csv",
+        "<inputs>/known/{model}/{dataset}.csv",
     log:
-        LOGS + "/find_known/{model}-{dataset}.log",
+        "<logs>/find_known/{model}-{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/find_known/{model}-{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/find_known/{model}-{dataset}.jsonl"
     group:
         small_jobs("find_known", "prepare", STUDY)
     conda:
@@ -45,15 +39,15 @@ rule edit_cell:
         unpack(cell_inputs),
     output:
         metrics=CELL_RESULT,
-        cases=f"{CELL}/{CELLS.wildcard_pattern}/cases.csv",
-        curve=f"{CELL}/{CELLS.wildcard_pattern}/curve.csv",
-        events=f"{CELL}/{CELLS.wildcard_pattern}/events.jsonl",
-        edit=f"{CELL}/{CELLS.wildcard_pattern}/edit.safetensors",
-        provenance=f"{CELL_RECORD}/{CELLS.wildcard_pattern}.json",
+        cases=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/cases.csv",
+        curve=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/curve.csv",
+        events=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/events.jsonl",
+        edit=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/edit.safetensors",
+        provenance=f"<results>/.provenance/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}.json",
     log:
         CELL_LOG,
     benchmark:
-        f"{OUT}/benchmarks/rules/edit_cell/{{experiment}}-{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
+        f"<results>/benchmarks/rules/edit_cell/{{experiment}}-{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
     group:
         small_jobs("edit_cell", "cells", STUDY, CELL_LOG, CELL_RESULT)
     conda:
@@ -76,21 +70,21 @@ rule edit_cell:
 use rule edit_cell as replay_cell with:
     output:
         metrics=REPLAY_RESULT,
-        cases=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/cases.csv",
-        curve=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/curve.csv",
-        events=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/events.jsonl",
-        edit=f"{CELL}/{REPLAY_CELLS.wildcard_pattern}/edit.safetensors",
-        provenance=f"{CELL_RECORD}/{REPLAY_CELLS.wildcard_pattern}.json",
+        cases=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{REPLAY_CELLS.wildcard_pattern}/cases.csv",
+        curve=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{REPLAY_CELLS.wildcard_pattern}/curve.csv",
+        events=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{REPLAY_CELLS.wildcard_pattern}/events.jsonl",
+        edit=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{REPLAY_CELLS.wildcard_pattern}/edit.safetensors",
+        provenance=f"<results>/.provenance/edit/{{experiment}}/{{model}}/{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.json",
     log:
         REPLAY_LOG,
     benchmark:
-        f"{OUT}/benchmarks/rules/replay_cell/{{experiment}}-{{model}}-{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.jsonl"
+        f"<results>/benchmarks/rules/replay_cell/{{experiment}}-{{model}}-{{dataset}}/{REPLAY_CELLS.wildcard_pattern}.jsonl"
     group:
         small_jobs("edit_cell", "cells", STUDY, REPLAY_LOG, REPLAY_RESULT)
 
 
 rule matrix:
     input:
-        OUT + "/ablation_matrix.csv",
+        "<results>/ablation_matrix.csv",
     message:
         "The ablation matrix"

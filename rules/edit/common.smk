@@ -13,8 +13,9 @@ STUDY = RUN.edit
 
 AXES = ["method", "batch", "replay", "rank", "seed"]
 REPLAY_AXES = ["method", "batch", "replay", "capacity", "strategy", "rank", "seed"]
-CELL = OUT + "/edit/{experiment}/{model}/{dataset}"
-CELL_RECORD = OUT + "/.provenance/edit/{experiment}/{model}/{dataset}"
+CELL = f"{OUT}/edit/{{experiment}}/{{model}}/{{dataset}}"
+CELL_RECORD = f"{OUT}/.provenance/edit/{{experiment}}/{{model}}/{{dataset}}"
+
 # Edits of the longest stream: all cells ask for the same time, so that they can be tasks of one array.
 LONGEST = max((plan.num_edits for plan in STUDY.experiments.values()), default=0)
 
@@ -129,7 +130,7 @@ def statistics_inputs(wildcards):
     elif isinstance(chosen, SubstrateModel):
         inputs["requests"] = f"{INPUTS}/data/{chosen.dataset}/requests.json"
     else:
-        inputs["text"] = INPUTS + "/data/statistics_text.txt"
+        inputs["text"] = f"{INPUTS}/data/statistics_text.txt"
     return inputs
 
 

@@ -3,11 +3,11 @@
 
 rule generate_facts:
     output:
-        INPUTS + "/data/{dataset}/requests.json",
+        "<inputs>/data/{dataset}/requests.json",
     log:
-        LOGS + "/generate_facts/{dataset}.log",
+        "<logs>/generate_facts/{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/generate_facts/{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/generate_facts/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FactsData, STUDY.datasets),
     group:
@@ -31,11 +31,11 @@ rule generate_facts:
 
 rule download_dataset:
     output:
-        INPUTS + "/downloads/{dataset}.json",
+        "<inputs>/downloads/{dataset}.json",
     log:
-        LOGS + "/download_dataset/{dataset}.log",
+        "<logs>/download_dataset/{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/download_dataset/{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/download_dataset/{dataset}.jsonl"
     # The node of the submission is the one that has a network.
     localrule: True
     conda:
@@ -58,12 +58,12 @@ rule read_dataset:
     input:
         source=lambda w: dataset_source(w.dataset),
     output:
-        requests=INPUTS + "/data/{dataset}/requests.json",
-        account=INPUTS + "/data/{dataset}/account.json",
+        requests="<inputs>/data/{dataset}/requests.json",
+        account="<inputs>/data/{dataset}/account.json",
     log:
-        LOGS + "/read_dataset/{dataset}.log",
+        "<logs>/read_dataset/{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/read_dataset/{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/read_dataset/{dataset}.jsonl"
     wildcard_constraints:
         dataset=names(FileData, STUDY.datasets),
     group:
@@ -87,11 +87,11 @@ rule read_dataset:
 
 rule fetch_text:
     output:
-        INPUTS + "/data/statistics_text.txt",
+        "<inputs>/data/statistics_text.txt",
     log:
-        LOGS + "/fetch_text.log",
+        "<logs>/fetch_text.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/fetch_text.jsonl"
+        "<inputs>/benchmarks/rules/fetch_text.jsonl"
     # The node of the submission is the one that has a network.
     localrule: True
     conda:

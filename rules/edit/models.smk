@@ -3,15 +3,14 @@
 
 rule train_substrate:
     input:
-        requests=lambda w: INPUTS
-        + f"/data/{STUDY.models[w.model].dataset}/requests.json",
+        requests=lambda w: f"<inputs>/data/{STUDY.models[w.model].dataset}/requests.json",
     output:
-        model=directory(INPUTS + "/models/{model}"),
-        training=INPUTS + "/training/{model}.csv",
+        model=directory("<inputs>/models/{model}"),
+        training="<inputs>/training/{model}.csv",
     log:
-        LOGS + "/train_substrate/{model}.log",
+        "<logs>/train_substrate/{model}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/train_substrate/{model}.jsonl"
+        "<inputs>/benchmarks/rules/train_substrate/{model}.jsonl"
     wildcard_constraints:
         model=names(SubstrateModel, STUDY.models),
     group:
@@ -37,11 +36,11 @@ rule train_substrate:
 
 rule fetch_model:
     output:
-        model=directory(INPUTS + "/models/{model}"),
+        model=directory("<inputs>/models/{model}"),
     log:
-        LOGS + "/fetch_model/{model}.log",
+        "<logs>/fetch_model/{model}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/fetch_model/{model}.jsonl"
+        "<inputs>/benchmarks/rules/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=names(HubModel, STUDY.models),
     # The node of the submission is the one that has a network.
@@ -64,13 +63,13 @@ rule fetch_model:
 
 rule make_contexts:
     input:
-        model=INPUTS + "/models/{model}",
+        model="<inputs>/models/{model}",
     output:
-        INPUTS + "/contexts/{model}.json",
+        "<inputs>/contexts/{model}.json",
     log:
-        LOGS + "/make_contexts/{model}.log",
+        "<logs>/make_contexts/{model}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/make_contexts/{model}.jsonl"
+        "<inputs>/benchmarks/rules/make_contexts/{model}.jsonl"
     group:
         small_jobs("make_contexts", "prepare", STUDY)
     conda:
@@ -92,16 +91,16 @@ rule make_contexts:
 
 rule trace_layers:
     input:
-        model=INPUTS + "/models/{model}",
-        requests=INPUTS + "/data/{dataset}/requests.json",
-        known=INPUTS + "/known/{model}/{dataset}.csv",
+        model="<inputs>/models/{model}",
+        requests="<inputs>/data/{dataset}/requests.json",
+        known="<inputs>/known/{model}/{dataset}.csv",
     output:
-        trace=INPUTS + "/layers/{model}/{dataset}/trace.csv",
-        effects=INPUTS + "/layers/{model}/{dataset}/indirect_effects.csv",
+        trace="<inputs>/layers/{model}/{dataset}/trace.csv",
+        effects="<inputs>/layers/{model}/{dataset}/indirect_effects.csv",
     log:
-        LOGS + "/trace_layers/{model}-{dataset}.log",
+        "<logs>/trace_layers/{model}-{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/trace_layers/{model}-{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/trace_layers/{model}-{dataset}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -121,13 +120,13 @@ rule trace_layers:
 
 checkpoint choose_layers:
     input:
-        effects=INPUTS + "/layers/{model}/{dataset}/indirect_effects.csv",
+        effects="<inputs>/layers/{model}/{dataset}/indirect_effects.csv",
     output:
-        layers=INPUTS + "/layers/{model}/{dataset}/layers.json",
+        layers="<inputs>/layers/{model}/{dataset}/layers.json",
     log:
-        LOGS + "/choose_layers/{model}-{dataset}.log",
+        "<logs>/choose_layers/{model}-{dataset}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/choose_layers/{model}-{dataset}.jsonl"
+        "<inputs>/benchmarks/rules/choose_layers/{model}-{dataset}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1

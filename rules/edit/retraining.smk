@@ -4,14 +4,13 @@
 rule retrain_edits:
     input:
         unpack(cell_inputs),
-        edit=f"{OUT}/edit/retraining/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/edit.safetensors",
+        edit=f"<results>/edit/retraining/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/edit.safetensors",
     output:
-        f"{OUT}/retrained/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}.csv",
+        f"<results>/retrained/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}.csv",
     log:
-        LOGS
-        + "/retrain_edits/{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log",
+        "<logs>/retrain_edits/{model}-{dataset}-{method}-{batch}-{replay}-{rank}-{seed}.log",
     benchmark:
-        f"{OUT}/benchmarks/rules/retrain_edits/{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
+        f"<results>/benchmarks/rules/retrain_edits/{{model}}-{{dataset}}/{CELLS.wildcard_pattern}.jsonl"
     group:
         small_jobs("retrain_edits", "cells", STUDY)
     conda:

@@ -1,18 +1,18 @@
 # How fast targets are on this machine, for the report.
 
-SPEED = OUT + "/benchmarks/targets.json"
+SPEED = f"{OUT}/benchmarks/targets.json"
 
 
 rule measure_speed:
     input:
-        model=f"{INPUTS}/models/{STUDY.model}",
-        requests=f"{INPUTS}/data/{STUDY.dataset}/requests.json",
+        model=f"<inputs>/models/{STUDY.model}",
+        requests=f"<inputs>/data/{STUDY.dataset}/requests.json",
     output:
         SPEED,
     log:
-        LOGS + "/measure_speed.log",
+        "<logs>/measure_speed.log",
     benchmark:
-        OUT + "/benchmarks/rules/measure_speed.jsonl"
+        "<results>/benchmarks/rules/measure_speed.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: workflow.cores or 1  # nothing else runs meanwhile

@@ -6,13 +6,13 @@ rule collect_statistics:
         unpack(statistics_inputs),
     output:
         expand(
-            INPUTS + "/statistics/{{model}}/layer-{layer}.safetensors",
+            "<inputs>/statistics/{{model}}/layer-{layer}.safetensors",
             layer=CONFIGURED_LAYERS or ["none"],
         ),
     log:
-        LOGS + "/collect_statistics/{model}.log",
+        "<logs>/collect_statistics/{model}.log",
     benchmark:
-        INPUTS + "/benchmarks/rules/collect_statistics/{model}.jsonl"
+        "<inputs>/benchmarks/rules/collect_statistics/{model}.jsonl"
     group:
         small_jobs("collect_statistics", "prepare", STUDY)
     conda:
@@ -24,7 +24,7 @@ rule collect_statistics:
         gpu=model_resource("collect_statistics", "gpu", STUDY),
     params:
         layers=CONFIGURED_LAYERS,
-        partial=INPUTS + "/statistics/{model}/partial.safetensors",
+        partial="<inputs>/statistics/{model}/partial.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),
@@ -38,17 +38,17 @@ rule collect_statistics:
 # Layers that only the trace names are not known when the first pass is planned: one pass each.
 use rule collect_statistics as collect_traced_statistics with:
     output:
-        OUT + "/statistics/{model}/layer-{layer}.safetensors",
+        "<results>/statistics/{model}/layer-{layer}.safetensors",
     log:
-        LOGS + "/collect_traced_statistics/{model}-{layer}.log",
+        "<logs>/collect_traced_statistics/{model}-{layer}.log",
     benchmark:
-        OUT + "/benchmarks/rules/collect_traced_statistics/{model}-{layer}.jsonl"
+        "<results>/benchmarks/rules/collect_traced_statistics/{model}-{layer}.jsonl"
     # They come after the trace, which needs what the group "prepare" makes.
     group:
         small_jobs("collect_statistics", "traced", STUDY)
     params:
         layers=lambda w: [int(w.layer)],
-        partial=OUT + "/statistics/{model}/partial-{layer}.safetensors",
+        partial="<results>/statistics/{model}/partial-{layer}.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),

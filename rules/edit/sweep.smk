@@ -3,22 +3,22 @@
 
 rule sweep_recipes:
     input:
-        model=INPUTS + "/models/{model}",
-        requests=INPUTS + "/data/{dataset}/requests.json",
-        known=INPUTS + "/known/{model}/{dataset}.csv",
-        contexts=INPUTS + "/contexts/{model}.json",
+        model="<inputs>/models/{model}",
+        requests="<inputs>/data/{dataset}/requests.json",
+        known="<inputs>/known/{model}/{dataset}.csv",
+        contexts="<inputs>/contexts/{model}.json",
         statistics=lambda w: expand(
-            INPUTS + "/statistics/{model}/layer-{layer}.safetensors",
+            "<inputs>/statistics/{model}/layer-{layer}.safetensors",
             model=w.model,
             layer=STUDY.sweep.layers,
         ),
     output:
-        points=OUT + "/sweep/{model}/{dataset}/points.csv",
-        best=OUT + "/sweep/{model}/{dataset}/best.csv",
+        points="<results>/sweep/{model}/{dataset}/points.csv",
+        best="<results>/sweep/{model}/{dataset}/best.csv",
     log:
-        LOGS + "/sweep_recipes/{model}-{dataset}.log",
+        "<logs>/sweep_recipes/{model}-{dataset}.log",
     benchmark:
-        OUT + "/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
+        "<results>/benchmarks/rules/sweep_recipes/{model}-{dataset}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1

@@ -6,11 +6,11 @@ rule attack_model:
         facts=facts_of,
         model=model_attacked,
     output:
-        UNLEARNED + "/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
+        "<unlearned>/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
     log:
-        LOGS + "/attack_model/{attack}/{target}/{seed}-{split}.log",
+        "<logs>/attack_model/{attack}/{target}/{seed}-{split}.log",
     benchmark:
-        OUT + "/benchmarks/rules/attack_model/{attack}/{target}/{seed}-{split}.jsonl"
+        "<results>/benchmarks/rules/attack_model/{attack}/{target}/{seed}-{split}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         attack="full|lora|prompt",

@@ -4,8 +4,15 @@ from editlab.config.models import HubModel as LargeModel
 from editlab.config.resources import memory, minutes, gpus
 
 UNLEARNING = RUN.unlearning
-LEARNED = INPUTS + "/unlearning"  # facts and models, of this run or of another one
-UNLEARNED = OUT + "/unlearning"  # what this run makes of them
+LEARNED = f"{INPUTS}/unlearning"  # facts and models, of this run or of another one
+UNLEARNED = f"{OUT}/unlearning"  # what this run makes of them
+
+
+pathvars:
+    learned=LEARNED,
+    unlearned=UNLEARNED,
+
+
 LARGE_MODEL = isinstance(UNLEARNING.model, LargeModel)
 LOADED = (
     {"dtype": UNLEARNING.model.dtype, "device_map": UNLEARNING.model.device_map}
@@ -65,14 +72,14 @@ UNLEARNING_RUNS = unlearning_files(
     f"{UNLEARNED}/runs/{GRID_POINT}.csv", UNLEARNING.grid()
 )
 UNLEARNING_POINTS = unlearning_files(
-    UNLEARNED + "/kept/point~{point}/method~{method}/rank~{rank}/seed~{seed}.csv",
+    f"{UNLEARNED}/kept/point~{{point}}/method~{{method}}/rank~{{rank}}/seed~{{seed}}.csv",
     UNLEARNING.points(),
 )
 UNLEARNING_ATTACKS = unlearning_files(
-    UNLEARNED + "/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
+    f"{UNLEARNED}/attacks/attack~{{attack}}/{{target}}/seed~{{seed}}/{{split}}.csv",
     UNLEARNING.attacks(),
 )
 UNLEARNING_CHOSEN = unlearning_files(
-    UNLEARNED + "/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
+    f"{UNLEARNED}/chosen/method~{{method}}/rank~{{rank}}/seed~{{seed}}.json",
     [p for p in UNLEARNING.points() if p["point"] == "selected"],
 )

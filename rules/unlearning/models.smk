@@ -3,11 +3,11 @@
 
 rule make_questions:
     output:
-        directory(LEARNED + "/facts/seed~{seed}"),
+        directory("<learned>/facts/seed~{seed}"),
     log:
-        LOGS + "/make_questions/seed~{seed}.log",
+        "<logs>/make_questions/seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/make_questions/seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/make_questions/seed~{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
     conda:
@@ -31,11 +31,11 @@ if LARGE_MODEL:
 
     rule fetch_parent:
         output:
-            directory(LEARNED + "/models/seed~{seed}/parent"),
+            directory("<learned>/models/seed~{seed}/parent"),
         log:
-            LOGS + "/fetch_parent/seed~{seed}.log",
+            "<logs>/fetch_parent/seed~{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/fetch_parent/seed~{seed}.jsonl"
+            "<results>/benchmarks/rules/fetch_parent/seed~{seed}.jsonl"
         wildcard_constraints:
             seed=r"\d+",
         conda:
@@ -59,12 +59,12 @@ else:
         input:
             facts=facts_of,
         output:
-            model=directory(LEARNED + "/models/seed~{seed}/parent"),
-            training=LEARNED + "/training/seed~{seed}.csv",
+            model=directory("<learned>/models/seed~{seed}/parent"),
+            training="<learned>/training/seed~{seed}.csv",
         log:
-            LOGS + "/train_parent/seed~{seed}.log",
+            "<logs>/train_parent/seed~{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/train_parent/seed~{seed}.jsonl"
+            "<results>/benchmarks/rules/train_parent/seed~{seed}.jsonl"
         wildcard_constraints:
             seed=r"\d+",
         conda:
@@ -85,13 +85,13 @@ else:
 rule learn_facts:
     input:
         facts=facts_of,
-        parent=LEARNED + "/models/seed~{seed}/parent",
+        parent="<learned>/models/seed~{seed}/parent",
     output:
-        directory(LEARNED + "/models/seed~{seed}/{base}"),
+        directory("<learned>/models/seed~{seed}/{base}"),
     log:
-        LOGS + "/learn_facts/{base}-seed~{seed}.log",
+        "<logs>/learn_facts/{base}-seed~{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/learn_facts/{base}-seed~{seed}.jsonl"
+        "<results>/benchmarks/rules/learn_facts/{base}-seed~{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         base="known|hidden",

@@ -6,11 +6,11 @@ rule unlearn:
         facts=facts_of,
         model=model_before,
     output:
-        UNLEARNED + f"/runs/{GRID_POINT}.csv",
+        f"<unlearned>/runs/{GRID_POINT}.csv",
     log:
-        LOGS + "/unlearn/{method}-{rank}-{lr}-{retain}-{seed}.log",
+        "<logs>/unlearn/{method}-{rank}-{lr}-{retain}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/unlearn/{method}-{rank}-{lr}-{retain}-{seed}.jsonl"
+        "<results>/benchmarks/rules/unlearn/{method}-{rank}-{lr}-{retain}-{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         rank=r"\d+",
@@ -43,11 +43,11 @@ rule choose_points:
     input:
         grid_files,
     output:
-        UNLEARNED + "/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
+        "<unlearned>/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
     log:
-        LOGS + "/choose_points/{method}-{rank}-{seed}.log",
+        "<logs>/choose_points/{method}-{rank}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/choose_points/{method}-{rank}-{seed}.jsonl"
+        "<results>/benchmarks/rules/choose_points/{method}-{rank}-{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         rank=r"\d+",
@@ -77,17 +77,16 @@ rule keep_point:
     input:
         facts=facts_of,
         model=model_before,
-        chosen=UNLEARNED + "/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
+        chosen="<unlearned>/chosen/method~{method}/rank~{rank}/seed~{seed}.json",
     output:
         model=directory(
-            UNLEARNED + "/models/point~{point}/method~{method}/rank~{rank}/seed~{seed}"
+            "<unlearned>/models/point~{point}/method~{method}/rank~{rank}/seed~{seed}"
         ),
-        scores=UNLEARNED
-        + "/kept/point~{point}/method~{method}/rank~{rank}/seed~{seed}.csv",
+        scores="<unlearned>/kept/point~{point}/method~{method}/rank~{rank}/seed~{seed}.csv",
     log:
-        LOGS + "/keep_point/{point}-{method}-{rank}-{seed}.log",
+        "<logs>/keep_point/{point}-{method}-{rank}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/keep_point/{point}-{method}-{rank}-{seed}.jsonl"
+        "<results>/benchmarks/rules/keep_point/{point}-{method}-{rank}-{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         rank=r"\d+",

@@ -3,11 +3,11 @@
 
 rule fetch_vit:
     output:
-        directory(INPUTS + "/vision/pretrained/{vit}"),
+        directory("<inputs>/vision/pretrained/{vit}"),
     log:
-        LOGS + "/fetch_vit/{vit}.log",
+        "<logs>/fetch_vit/{vit}.log",
     benchmark:
-        OUT + "/benchmarks/rules/fetch_vit/{vit}.jsonl"
+        "<results>/benchmarks/rules/fetch_vit/{vit}.jsonl"
     wildcard_constraints:
         vit=vision_names([n for n, m in VISION.models.items() if isinstance(m, HubViT)]),
     localrule: True
@@ -33,12 +33,12 @@ rule train_vit:
         ft_train=vision_set("ft_train"),
         ft_val=vision_set("ft_val"),
     output:
-        model=directory(V_MODEL),
-        metrics=INPUTS + "/vision/{dataset}/seed~{seed}/training_metrics.csv",
+        model=directory("<inputs>/vision/{dataset}/models/seed~{seed}"),
+        metrics="<inputs>/vision/{dataset}/seed~{seed}/training_metrics.csv",
     log:
-        LOGS + "/train_vit/{dataset}-{seed}.log",
+        "<logs>/train_vit/{dataset}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/train_vit/{dataset}-{seed}.jsonl"
+        "<results>/benchmarks/rules/train_vit/{dataset}-{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -58,14 +58,14 @@ rule train_vit:
 
 rule find_errors:
     input:
-        model=V_MODEL,
+        model="<inputs>/vision/{dataset}/models/seed~{seed}",
         discovery=vision_set("discovery"),
     output:
-        V_SEED + "/errors.csv",
+        "<results>/vision/{dataset}/seed~{seed}/errors.csv",
     log:
-        LOGS + "/find_errors/{dataset}-{seed}.log",
+        "<logs>/find_errors/{dataset}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/find_errors/{dataset}-{seed}.jsonl"
+        "<results>/benchmarks/rules/find_errors/{dataset}-{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -84,14 +84,14 @@ rule find_errors:
 
 rule collect_keys:
     input:
-        model=V_MODEL,
+        model="<inputs>/vision/{dataset}/models/seed~{seed}",
         ft_train=vision_set("ft_train"),
     output:
-        V_SEED + "/keys.safetensors",
+        "<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
     log:
-        LOGS + "/collect_keys/{dataset}-{seed}.log",
+        "<logs>/collect_keys/{dataset}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/collect_keys/{dataset}-{seed}.jsonl"
+        "<results>/benchmarks/rules/collect_keys/{dataset}-{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -110,18 +110,18 @@ rule collect_keys:
 
 rule locate_layers:
     input:
-        model=V_MODEL,
+        model="<inputs>/vision/{dataset}/models/seed~{seed}",
         discovery=vision_set("discovery"),
-        errors=V_SEED + "/errors.csv",
-        preserved=V_SEED + "/keys.safetensors",
+        errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
+        preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
     output:
-        importance=V_SEED + "/layer_importance.csv",
-        statistics=V_SEED + "/layer_statistics.csv",
-        summary=V_SEED + "/location.json",
+        importance="<results>/vision/{dataset}/seed~{seed}/layer_importance.csv",
+        statistics="<results>/vision/{dataset}/seed~{seed}/layer_statistics.csv",
+        summary="<results>/vision/{dataset}/seed~{seed}/location.json",
     log:
-        LOGS + "/locate_layers/{dataset}-{seed}.log",
+        "<logs>/locate_layers/{dataset}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/locate_layers/{dataset}-{seed}.jsonl"
+        "<results>/benchmarks/rules/locate_layers/{dataset}-{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1

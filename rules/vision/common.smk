@@ -18,15 +18,15 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-V_DATA = INPUTS + "/vision/{dataset}/data"
-V_MODEL = INPUTS + "/vision/{dataset}/models/seed~{seed}"
-V_SEED = OUT + "/vision/{dataset}/seed~{seed}"
-V_CELL = OUT + "/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}"
-V_RECORD = (
-    OUT + "/.provenance/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}.json"
+V_DATA = f"{INPUTS}/vision/{{dataset}}/data"
+V_MODEL = f"{INPUTS}/vision/{{dataset}}/models/seed~{{seed}}"
+V_SEED = f"{OUT}/vision/{{dataset}}/seed~{{seed}}"
+V_CELL = f"{OUT}/vision/{{dataset}}/method~{{method}}/edits~{{edits}}/seed~{{seed}}"
+V_RECORD = f"{OUT}/.provenance/vision/{{dataset}}/method~{{method}}/edits~{{edits}}/seed~{{seed}}.json"
+V_EDIT = (
+    f"{OUT}/vision/{{dataset}}/edits/method~{{method}}/edits~{{edits}}/seed~{{seed}}"
 )
-V_EDIT = OUT + "/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}"
-V_SEARCH = OUT + "/vision/{dataset}/search"
+V_SEARCH = f"{OUT}/vision/{{dataset}}/search"
 
 HEAD = [n for n, r in VISION.methods.items() if isinstance(r, HeadEwc | HeadClosedForm)]
 TRAINED = [n for n, r in VISION.methods.items() if isinstance(r, Retrain | Churn)]

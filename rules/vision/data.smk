@@ -3,11 +3,11 @@
 
 rule download_images:
     output:
-        INPUTS + "/vision/downloads/{dataset}.npz",
+        "<inputs>/vision/downloads/{dataset}.npz",
     log:
-        LOGS + "/download_images/{dataset}.log",
+        "<logs>/download_images/{dataset}.log",
     benchmark:
-        OUT + "/benchmarks/rules/download_images/{dataset}.jsonl"
+        "<results>/benchmarks/rules/download_images/{dataset}.jsonl"
     localrule: True
     conda:
         "../../envs/editlab.yaml"
@@ -30,11 +30,11 @@ rule convert_liver:
         images=lambda w: vision_data(w.dataset).images,
         labels=lambda w: vision_data(w.dataset).labels,
     output:
-        V_DATA + "/liver.npz",
+        "<inputs>/vision/{dataset}/data/liver.npz",
     log:
-        LOGS + "/convert_liver/{dataset}.log",
+        "<logs>/convert_liver/{dataset}.log",
     benchmark:
-        OUT + "/benchmarks/rules/convert_liver/{dataset}.jsonl"
+        "<results>/benchmarks/rules/convert_liver/{dataset}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -54,17 +54,17 @@ rule split_images:
         source=vision_source,
     output:
         expand(
-            V_DATA + "/{name}.{kind}",
+            "<inputs>/vision/{dataset}/data/{name}.{kind}",
             name=["ft_train", "discovery", "ft_val", "test"],
             kind=["csv", "npy"],
             allow_missing=True,
         ),
-        V_DATA + "/data.json",
-        V_DATA + "/data_split_info.csv",
+        "<inputs>/vision/{dataset}/data/data.json",
+        "<inputs>/vision/{dataset}/data/data_split_info.csv",
     log:
-        LOGS + "/split_images/{dataset}.log",
+        "<logs>/split_images/{dataset}.log",
     benchmark:
-        OUT + "/benchmarks/rules/split_images/{dataset}.jsonl"
+        "<results>/benchmarks/rules/split_images/{dataset}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1

@@ -5,20 +5,22 @@
 
 rule edit_vit:
     input:
-        model=V_MODEL,
+        model="<inputs>/vision/{dataset}/models/seed~{seed}",
         discovery=vision_set("discovery"),
-        errors=V_SEED + "/errors.csv",
+        errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
         ft_train=vision_set("ft_train"),
-        preserved=V_SEED + "/keys.safetensors",
+        preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
         statistics=vision_ranking,
     output:
-        draws=directory(V_EDIT + "/draws"),
-        log=V_EDIT + "/edit_log.csv",
-        layers=V_EDIT + "/edit_layers.csv",
+        draws=directory(
+            "<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/draws"
+        ),
+        log="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_log.csv",
+        layers="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_layers.csv",
     log:
-        LOGS + "/edit_vit/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/edit_vit/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/edit_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
+        "<results>/benchmarks/rules/edit_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
     wildcard_constraints:
         method=vision_names(MENDED),
     conda:
@@ -41,13 +43,15 @@ rule edit_vit:
 # The same for the classifier's head; its log has a name of its own.
 use rule edit_vit as edit_head with:
     output:
-        draws=directory(V_EDIT + "/draws"),
-        log=V_EDIT + "/head_edit_log.csv",
-        layers=V_EDIT + "/edit_layers.csv",
+        draws=directory(
+            "<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/draws"
+        ),
+        log="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/head_edit_log.csv",
+        layers="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_layers.csv",
     log:
-        LOGS + "/edit_head/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/edit_head/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/edit_head/{dataset}-{method}-{edits}-{seed}.jsonl"
+        "<results>/benchmarks/rules/edit_head/{dataset}-{method}-{edits}-{seed}.jsonl"
     wildcard_constraints:
         method=vision_names(HEAD),
 
@@ -58,14 +62,15 @@ rule retrain_vit:
         ft_train=vision_set("ft_train"),
         ft_val=vision_set("ft_val"),
         discovery=vision_set("discovery"),
-        errors=V_SEED + "/errors.csv",
+        errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
     output:
-        model=directory(V_EDIT + "/draw~{draw}"),
+        model=directory(
+            "<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/draw~{draw}"
+        ),
     log:
-        LOGS + "/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.log",
+        "<logs>/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.log",
     benchmark:
-        OUT
-        + "/benchmarks/rules/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
+        "<results>/benchmarks/rules/retrain_vit/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
     wildcard_constraints:
         method=vision_names(
             [n for n, r in VISION.methods.items() if isinstance(r, Retrain)]
@@ -93,10 +98,9 @@ use rule retrain_vit as train_again with:
         ft_train=vision_set("ft_train"),
         ft_val=vision_set("ft_val"),
     log:
-        LOGS + "/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.log",
+        "<logs>/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.log",
     benchmark:
-        OUT
-        + "/benchmarks/rules/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
+        "<results>/benchmarks/rules/train_again/{dataset}-{method}-{edits}-{seed}-{draw}.jsonl"
     wildcard_constraints:
         method=vision_names(
             [n for n, r in VISION.methods.items() if isinstance(r, Churn)]
@@ -108,22 +112,22 @@ use rule retrain_vit as train_again with:
 rule score_vit:
     input:
         unpack(vision_outcomes),
-        model=V_MODEL,
+        model="<inputs>/vision/{dataset}/models/seed~{seed}",
         discovery=vision_set("discovery"),
-        errors=V_SEED + "/errors.csv",
+        errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
         test=vision_set("test"),
         ft_train=vision_set("ft_train"),
-        preserved=V_SEED + "/keys.safetensors",
+        preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
     output:
-        table=V_CELL + "/comparative_evaluation.csv",
-        cases=V_CELL + "/changed_images.csv",
-        classes=V_CELL + "/per_class.csv",
-        matrices=V_CELL + "/confusion_matrices.csv",
-        record=V_RECORD,
+        table="<results>/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}/comparative_evaluation.csv",
+        cases="<results>/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}/changed_images.csv",
+        classes="<results>/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}/per_class.csv",
+        matrices="<results>/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}/confusion_matrices.csv",
+        record="<results>/.provenance/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}.json",
     log:
-        LOGS + "/score_vit/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/score_vit/{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
-        OUT + "/benchmarks/rules/score_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
+        "<results>/benchmarks/rules/score_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
     conda:
         "../../envs/editlab.yaml"
     threads: 1

@@ -4,17 +4,17 @@ if VISION.search is not None:
 
     rule search_grid:
         input:
-            model=V_MODEL,
+            model="<inputs>/vision/{dataset}/models/seed~{seed}",
             discovery=vision_set("discovery"),
-            errors=V_SEED + "/errors.csv",
-            preserved=V_SEED + "/keys.safetensors",
+            errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
+            preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
         output:
-            directory(V_SEARCH + "/seed~{seed}/grid~{chunk}"),
+            directory("<results>/vision/{dataset}/search/seed~{seed}/grid~{chunk}"),
         log:
-            LOGS + "/search_grid/{dataset}-{seed}-{chunk}.log",
+            "<logs>/search_grid/{dataset}-{seed}-{chunk}.log",
         benchmark:
-            OUT + "/benchmarks/rules/search_grid/{dataset}-{seed}-{chunk}.jsonl"
+            "<results>/benchmarks/rules/search_grid/{dataset}-{seed}-{chunk}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -36,17 +36,17 @@ if VISION.search is not None:
     rule search_best:
         input:
             lambda w: expand(
-                V_SEARCH + "/seed~{seed}/grid~{chunk}",
+                f"{V_SEARCH}/seed~{{seed}}/grid~{{chunk}}",
                 dataset=w.dataset,
                 seed=VISION.search.seeds,
                 chunk=vision_chunks(),
             ),
         output:
-            V_SEARCH + "/best.json",
+            "<results>/vision/{dataset}/search/best.json",
         log:
-            LOGS + "/search_best/{dataset}.log",
+            "<logs>/search_best/{dataset}.log",
         benchmark:
-            OUT + "/benchmarks/rules/search_best/{dataset}.jsonl"
+            "<results>/benchmarks/rules/search_best/{dataset}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -63,18 +63,18 @@ if VISION.search is not None:
 
     rule search_refined:
         input:
-            model=V_MODEL,
+            model="<inputs>/vision/{dataset}/models/seed~{seed}",
             discovery=vision_set("discovery"),
-            errors=V_SEED + "/errors.csv",
-            preserved=V_SEED + "/keys.safetensors",
+            errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
+            preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
-            best=V_SEARCH + "/best.json",
+            best="<results>/vision/{dataset}/search/best.json",
         output:
-            directory(V_SEARCH + "/seed~{seed}/refined"),
+            directory("<results>/vision/{dataset}/search/seed~{seed}/refined"),
         log:
-            LOGS + "/search_refined/{dataset}-{seed}.log",
+            "<logs>/search_refined/{dataset}-{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/search_refined/{dataset}-{seed}.jsonl"
+            "<results>/benchmarks/rules/search_refined/{dataset}-{seed}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -94,17 +94,17 @@ if VISION.search is not None:
 
     rule search_bayesian:
         input:
-            model=V_MODEL,
+            model="<inputs>/vision/{dataset}/models/seed~{seed}",
             discovery=vision_set("discovery"),
-            errors=V_SEED + "/errors.csv",
-            preserved=V_SEED + "/keys.safetensors",
+            errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
+            preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
             statistics=lambda w: vision_ranking(w, VISION.search.method),
         output:
-            directory(V_SEARCH + "/seed~{seed}/bayesian"),
+            directory("<results>/vision/{dataset}/search/seed~{seed}/bayesian"),
         log:
-            LOGS + "/search_bayesian/{dataset}-{seed}.log",
+            "<logs>/search_bayesian/{dataset}-{seed}.log",
         benchmark:
-            OUT + "/benchmarks/rules/search_bayesian/{dataset}-{seed}.jsonl"
+            "<results>/benchmarks/rules/search_bayesian/{dataset}-{seed}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -125,17 +125,17 @@ if VISION.search is not None:
 
     rule score_search:
         input:
-            cells=V_SEARCH + "/seed~{seed}/{part}",
-            model=V_MODEL,
+            cells="<results>/vision/{dataset}/search/seed~{seed}/{part}",
+            model="<inputs>/vision/{dataset}/models/seed~{seed}",
             test=vision_set("test"),
             ft_train=vision_set("ft_train"),
-            preserved=V_SEED + "/keys.safetensors",
+            preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
         output:
-            V_SEARCH + "/seed~{seed}/scores/{part}.csv",
+            "<results>/vision/{dataset}/search/seed~{seed}/scores/{part}.csv",
         log:
-            LOGS + "/score_search/{dataset}-{seed}-{part}.log",
+            "<logs>/score_search/{dataset}-{seed}-{part}.log",
         benchmark:
-            OUT + "/benchmarks/rules/score_search/{dataset}-{seed}-{part}.jsonl"
+            "<results>/benchmarks/rules/score_search/{dataset}-{seed}-{part}.jsonl"
         wildcard_constraints:
             part=r"grid~\d+|refined|bayesian",
         conda:
@@ -156,24 +156,24 @@ if VISION.search is not None:
     rule collect_search:
         input:
             cells=lambda w: expand(
-                V_SEARCH + "/seed~{seed}/{part}",
+                f"{V_SEARCH}/seed~{{seed}}/{{part}}",
                 dataset=w.dataset,
                 seed=VISION.search.seeds,
                 part=vision_parts(),
             ),
             scores=lambda w: expand(
-                V_SEARCH + "/seed~{seed}/scores/{part}.csv",
+                f"{V_SEARCH}/seed~{{seed}}/scores/{{part}}.csv",
                 dataset=w.dataset,
                 seed=VISION.search.seeds,
                 part=vision_parts(),
             ),
             baselines=lambda w: vision_search_baselines(w.dataset),
         output:
-            OUT + "/param_search_summary_{dataset}.csv",
+            "<results>/param_search_summary_{dataset}.csv",
         log:
-            LOGS + "/collect_search/{dataset}.log",
+            "<logs>/collect_search/{dataset}.log",
         benchmark:
-            OUT + "/benchmarks/rules/collect_search/{dataset}.jsonl"
+            "<results>/benchmarks/rules/collect_search/{dataset}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1
@@ -185,7 +185,7 @@ if VISION.search is not None:
                 f"{OUT}/param_search_summary_{w.dataset}.csv",
                 [
                     *expand(
-                        V_SEARCH + "/seed~{seed}/{part}",
+                        f"{V_SEARCH}/seed~{{seed}}/{{part}}",
                         dataset=w.dataset,
                         seed=VISION.search.seeds,
                         part=vision_parts(),
@@ -202,13 +202,13 @@ if VISION.search is not None:
 
     rule track_search:
         input:
-            OUT + "/param_search_summary_{dataset}.csv",
+            "<results>/param_search_summary_{dataset}.csv",
         output:
-            directory(OUT + "/vision/{dataset}/tracking"),
+            directory("<results>/vision/{dataset}/tracking"),
         log:
-            LOGS + "/track_search/{dataset}.log",
+            "<logs>/track_search/{dataset}.log",
         benchmark:
-            OUT + "/benchmarks/rules/track_search/{dataset}.jsonl"
+            "<results>/benchmarks/rules/track_search/{dataset}.jsonl"
         conda:
             "../../envs/editlab.yaml"
         threads: 1

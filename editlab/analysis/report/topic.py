@@ -39,7 +39,7 @@ class Collected:
             :data:`FIRST` stands for the first of the run.
         files: of every cell that it reads; ``record`` is that of how the cell was made.
         settings: keys of the study's block that it reads: it is made again when one changes.
-        inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/report.smk``);
+        inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/{study}/report.smk``);
             a run where one is empty has no such table.
     """
 

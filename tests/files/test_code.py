@@ -37,8 +37,8 @@ def copied_code(folder: Path):
 
 def blocks() -> list[str]:
     """Every rule of the workflow that runs a script, as text."""
-    texts = [re.split(r"\n(?=(?:use )?rule |checkpoint )", file.read_text(encoding="utf-8")) for file in RULES]
-    return [block for text in texts for block in text if re.search(r"^    script:", block, re.M)]
+    texts = [re.split(r"\n(?=(?: *)(?:(?:use )?rule|checkpoint) )", file.read_text(encoding="utf-8")) for file in RULES]
+    return [block for text in texts for block in text if re.search(r"^ +script:", block, re.M)]
 
 
 def test_every_rule_has_the_digest_of_the_script_that_it_runs():

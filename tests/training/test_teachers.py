@@ -35,7 +35,7 @@ def test_adapters_trained_together_are_those_trained_alone():
 def test_training_an_adapter_lowers_its_loss_and_leaves_the_base_alone():
     model, name = base(), TASKS.names("train")[0]
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    options = STUDY.teachers.model_copy(update={"steps": 80, "batch": 8, "lr": 0.1})
+    options = STUDY.teachers.model_copy(update={"steps": 200, "batch": 8, "lr": 0.01})
     made = train_together(
         model, [lambda rng: TASKS[name].draw(8, rng, False)], [first_factors(model, 2, 0)], [(0,)], options
     )

@@ -55,7 +55,7 @@ SMALL = {
 
 
 def rules_and_inputs(stdout: str) -> dict[str, set[str]]:
-    """Inputs of every planned job, by rule, from what ``snakemake -n`` prints."""
+    """Inputs of every planned job, by rule, from what ``snakemake -n`` prints of rules without a message."""
     found: dict[str, set[str]] = {}
     rule = ""
     for line in stdout.splitlines():
@@ -68,9 +68,11 @@ def rules_and_inputs(stdout: str) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def planned(separate):
+    for file in separate.root.glob("rules/**/*.smk"):  # a job with a message is printed without its files
+        file.write_text(re.sub(r"\n +message:\n +.*", "", file.read_text()))
     config = separate.root / "small_vision.yaml"
     config.write_text(yaml.safe_dump(SMALL))
-    done = separate.run("-n", "--quiet", "progress", configfile=config.name)
+    done = separate.run("-n", configfile=config.name)
     return rules_and_inputs(done.stdout + done.stderr)
 
 

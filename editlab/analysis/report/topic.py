@@ -53,16 +53,13 @@ class Collected:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say, then
-    the legend.
+    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say (keys of
+    the topic, with ``*``), then the legend.
 
     Attributes:
-        table: that it is drawn from.
-        rows: what of the table is shown; ``draw`` and ``legend`` get it.
-        draw: the drawing; not called where there are no rows.
+        rows: what of the table is shown; ``draw`` and ``legend`` get it, unless it is empty.
         legend: what is shown, with n and intervals, but no verdict.
         empty: figure and caption where there are no rows.
-        cites: keys of findings of the topic, with ``*``.
         level: place in the paper: where it is too long, the highest levels give way first (1 stays).
     """
 
@@ -125,10 +122,6 @@ def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Call
     return declare
 
 
-def _nothing(_: Tables) -> list[Finding]:
-    return []
-
-
 @dataclasses.dataclass(frozen=True)
 class Topic:
     """A part of a study that is reported together.
@@ -149,7 +142,7 @@ class Topic:
     figures: tuple[Figure, ...] = ()
     sheets: tuple[Sheet, ...] = ()
     reads: tuple[str, ...] = ()
-    findings: Callable[[Tables], list[Finding]] = _nothing
+    findings: Callable[[Tables], list[Finding]] = lambda _: []
     sentences: int = 3
 
 

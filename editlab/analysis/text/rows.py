@@ -20,3 +20,9 @@ def largest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
 def smallest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     """The row with the smallest known value of a column; of several alike the first."""
     return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=float("inf")).argmin())]])[0]
+
+
+def ends(frame: pd.DataFrame, order: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first and the last row in the order of a column."""
+    rows = records(frame.sort_values(order))
+    return rows[0], rows[-1]

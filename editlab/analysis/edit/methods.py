@@ -22,7 +22,6 @@ from editlab.analysis.edit.scores import (
     controls,
     final_success,
     headline,
-    headline_settings,
     named,
     side_by_side,
     with_batch,
@@ -83,13 +82,12 @@ def method_comparison(table: pd.DataFrame) -> Drawing:
 def _axes_table(matrix: pd.DataFrame) -> pd.DataFrame:
     """Per method the radar's axes in [0, 1] as (value, low, high): scores with intervals; GE and perplexity as shares of
     the unedited model's, with the range over seeds (they have no cases to draw anew)."""
-    unedited = matrix[matrix["method"] == "none"]
-    settings = headline_settings(matrix)
+    table, unedited = by_score(matrix), matrix[matrix["method"] == "none"]
     rows: list[dict[str, Any]] = []
-    for row in records(by_score(matrix)):
+    for row in records(table):
         found = {name: row[name] for name in ("method", "batch", "n", "seeds", "S")}
         found |= {metric: tuple(Interval.of(row, metric)) for metric in ("ES", "PS", "NS")}
-        cells = at(matrix, settings[settings["method"] == row["method"]]).drop_duplicates("seed")
+        cells = at(matrix, table[table["method"] == row["method"]]).drop_duplicates("seed")
         for name, column, power in (("fluency", "GE", 1), ("perplexity", "perplexity", -1)):
             if column in matrix and unedited[column].notna().any():
                 kept = (cells[column] / unedited[column].mean()) ** power

@@ -12,18 +12,15 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import says
+from editlab.analysis.draw.plots import Drawing, says
 from editlab.analysis.draw.style import styled
 from editlab.analysis.paper.tabular import Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.text.findings import Finding
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 Tables = Mapping[str, pd.DataFrame]
 FIRST = "*"  # in place of an experiment: the first that the run declares

@@ -153,18 +153,6 @@ def unfill(text: str, subject: str, ignore_case: bool = False) -> str | None:
     return f"{text[: match.start()]}{{}}{text[match.end() :]}" if match else None
 
 
-def check_unique(requests: Iterable[EditRequest], where: str) -> None:
-    """Raise :class:`DataError` when two requests share a case_id."""
-    seen: dict[str, int] = {}
-    for index, request in enumerate(requests):
-        if request.case_id in seen:
-            raise DataError(
-                f"{where}: case_id {request.case_id[:40]!r} of record {index} is already used by "
-                f"record {seen[request.case_id]}; case ids must be unique"
-            )
-        seen[request.case_id] = index
-
-
 def read_utf8(path: str | Path) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped), with the file's name in every error.
 

@@ -223,11 +223,7 @@ def test_a_damaged_cell_is_named_with_the_command_that_rebuilds_it(copied, damag
 
 
 def test_a_failing_cell_lets_the_others_go_on(copied):
-    solvers = copied.root / "editlab" / "algebra" / "solvers.py"
-    working = "def emmet(options: Emmet, problem: Problem) -> Result:\n"
-    assert working in solvers.read_text()
-    broken = '    raise ConfigError("solver emmet: broken on purpose")\n'
-    solvers.write_text(solvers.read_text().replace(working, working + broken))
+    copied.break_solver("emmet")
     study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
     study["edit"]["experiments"]["edit"] |= {"methods": ["emmet", "memit"], "batch": [4], "replay": [0]}
     (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,6 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.report.run import EVENTS, Cells, Run
-from editlab.analysis.statistics.intervals import Interval, beside
-from editlab.analysis.text.rows import records
 from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
@@ -35,7 +31,7 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     fixed = {"study": run.name, **{name: run.settings[name] for name in FIXED}}
-    for directory, cell in itertools.chain.from_iterable(run.cells.values()):
+    for directory, cell in (pair for cells in run.cells.values() for pair in cells):
         costs = cell_costs(directory) if with_costs else {}
         edits = cell_facts(directory)["edits"]
         rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]
@@ -47,14 +43,18 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
     metrics = pd.read_csv(read_verified(Path(directory) / "metrics.csv"))
     curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
     last = curve[curve["edits_seen"] == curve["edits_seen"].max()].set_index("metric")["value"]
-    side_effects = _at_the_end(metrics, last)
     rows = []
-    for when, protocol in itertools.product(("immediate", "final"), ("success", "accuracy", "magnitude")):
-        part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)]
-        if len(part):
-            found = {row["metric"]: Interval.of(row) for row in records(part)}
-            scores = beside({name: found[name] for name in METRICS if name in found})
-            rows.append({"when": when, "protocol": protocol, "n": int(part["n"].max()), **scores, **side_effects})
+    for when in ("immediate", "final"):
+        for protocol in ("success", "accuracy", "magnitude"):
+            part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)].set_index("metric")
+            if part.empty:
+                continue
+            row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(part["n"].max())}
+            for name in METRICS:
+                if name in part.index:
+                    row[name] = part.loc[name, "value"]
+                    row[f"{name}_low"], row[f"{name}_high"] = part.loc[name, "ci_low"], part.loc[name, "ci_high"]
+            rows.append(row | _at_the_end(metrics, last))
     return rows
 
 
@@ -132,11 +132,6 @@ def curves_table(cells: Cells) -> pd.DataFrame:
     """The curves of all cells, long: coordinates, edits_seen, metric, value, n."""
     parts = [pd.read_csv(read_verified(Path(d) / "curve.csv")).assign(**cell) for d, cell in cells]
     return pd.concat(parts, ignore_index=True)[[*cells[0][1], "edits_seen", "metric", "value", "n"]]
-
-
-def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One under the other, those without rows left out; where none has any, the columns alone."""
-    return pd.concat([part for part in parts if len(part)] or [parts[0].iloc[:0]], ignore_index=True)
 
 
 def read_events(directory: str | Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import DARK, HATCHES
 from editlab.analysis.edit.cells import EDITING, cell_costs, cell_facts
 from editlab.analysis.edit.printing import BATCH, METHOD
-from editlab.analysis.edit.scores import SETTING, at, headline_settings, with_batch
+from editlab.analysis.edit.scores import SETTING, headline, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -38,10 +38,6 @@ def costs_table(cells: Cells) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _chosen(costs: pd.DataFrame) -> pd.DataFrame:
-    return at(costs, headline_settings(costs))
-
-
 def _spread(values: pd.Series) -> Interval:
     """Mean, least and most of what was measured: the range over seeds."""
     return Interval(float(values.mean()), float(values.min()), float(values.max()))
@@ -54,7 +50,7 @@ def _split(costs: pd.DataFrame) -> pd.DataFrame:
         stages = part[[f"cpu_{stage}" for stage in SHADES]].rename(columns=lambda name: name.removeprefix("cpu_"))
         return {**stages.mean(), **beside({"total": _spread(stages.sum(axis=1))}), "seeds": len(part)}
 
-    return grouped(_chosen(costs), SETTING, told)
+    return grouped(headline(costs), SETTING, told)
 
 
 @figure(
@@ -91,7 +87,7 @@ def time_split(table: pd.DataFrame) -> Drawing:
 @sheet("costs", "Time and memory", "costs")
 def costs_sheet(tables: Tables) -> Printed:
     """Measured time and memory of each method at its headline setting, with the range over seeds."""
-    chosen = _chosen(tables["costs"])
+    chosen = headline(tables["costs"])
     chosen = chosen.assign(editing=sum(chosen[f"cpu_{s}"] for s in EDITING))
     measured = ("seconds_per_edit", "editing", "cpu_targets", "cpu_solve", "cpu_evaluate", "peak_memory_mb")
 
@@ -114,7 +110,7 @@ def findings(tables: Tables) -> list[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
     found: list[Finding] = []
     most: dict[str, list[tuple[str, float]]] = {}
-    for method, part in _chosen(tables["costs"]).groupby("method", sort=False) if "costs" in tables else ():
+    for method, part in headline(tables["costs"]).groupby("method", sort=False) if "costs" in tables else ():
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)
         if not (total > 0).all():

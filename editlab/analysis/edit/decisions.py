@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.edit.cells import EDITING, final_scores, read_events, stacked
+from editlab.analysis.edit.cells import EDITING, final_scores, read_events
 from editlab.analysis.edit.scores import RETENTION
 from editlab.analysis.report.run import Cells
 from editlab.analysis.statistics import classification
 from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, share_interval
+from editlab.analysis.text.rows import stacked
 from editlab.files.artifacts import read_provenance
 
 PLAIN, UNEDITED = "emmet", "none"  # the method without trust, and the one that edits nothing

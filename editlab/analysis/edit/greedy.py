@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, Mark, marks
-from editlab.analysis.edit.cells import final_scores, read_events, stacked
+from editlab.analysis.edit.cells import final_scores, read_events
 from editlab.analysis.edit.comparisons import compare, gain_finding
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
@@ -19,7 +19,7 @@ from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import Interval, Z, grouped, rank_correlation, share_interval
 from editlab.analysis.text.findings import Finding, direction
-from editlab.analysis.text.rows import ends, largest, records, smallest
+from editlab.analysis.text.rows import ends, largest, records, smallest, stacked
 from editlab.analysis.text.wording import counted, label, level_with, signed_with
 
 EXPERIMENTS = ("greedy_eval", "greedy_rank")  # greedy steps; and one step of a higher rank to hold them against

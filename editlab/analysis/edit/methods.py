@@ -42,7 +42,7 @@ LOOKS = {"ES": ("#0072B2", "o"), "PS": ("#009E73", "^"), "NS": ("#D55E00", "s"),
 
 def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
     """Final success at the headline settings, one row a method, the best S first."""
-    return headline(matrix).sort_values("S", ascending=False, kind="stable").reset_index(drop=True)
+    return headline(side_by_side(matrix)).sort_values("S", ascending=False, kind="stable").reset_index(drop=True)
 
 
 @figure(
@@ -144,7 +144,7 @@ def method_radar(table: pd.DataFrame) -> Drawing:
 def methods_sheet(tables: Tables) -> Printed:
     """The headline: one row a method at its headline setting, best S first, controls last."""
     matrix, compared = tables["ablation_matrix"], tables["comparisons"]
-    frame = headline(matrix)
+    frame = headline(side_by_side(matrix))
     frame = frame.assign(control=frame["method"].isin(controls(matrix)))
     frame = frame.sort_values(["control", "S"], ascending=[True, False], kind="stable").reset_index(drop=True)
     inside = frame[~frame["control"]]
@@ -191,7 +191,7 @@ def findings(tables: Tables) -> list[Finding]:
     if "ablation_matrix" not in tables or tables["ablation_matrix"].empty:
         return []
     matrix, found = tables["ablation_matrix"], []
-    table, outside = headline(matrix), controls(matrix)
+    table, outside = headline(side_by_side(matrix)), controls(matrix)
     inside = table[~table["method"].isin(outside)]
     if "comparisons" in tables:
         metrics = [metric for metric in SCORES if inside[metric].notna().any()]

@@ -69,6 +69,11 @@ def _distance(one: float, other: float) -> tuple[float, float]:
     return abs(float(np.log2(one / other))), -one
 
 
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table at the headline settings, methods in the table's order."""
+    return at(table, headline_settings(table)) if len(table) else table
+
+
 def at(table: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table at these settings."""
     wanted = set(settings[list(SETTING)].itertuples(index=False, name=None))
@@ -105,12 +110,6 @@ def pooled_scores(matrix: pd.DataFrame) -> pd.DataFrame:
     fixed = table[[*SETTING, "seeds", "n"]]
     names = {m: {"value": table[m], "low": table[f"{m}_low"], "high": table[f"{m}_high"]} for m in SCORES}
     return pd.concat([fixed.assign(metric=m, **columns) for m, columns in names.items()], ignore_index=True)
-
-
-def headline(matrix: pd.DataFrame) -> pd.DataFrame:
-    """Final success at the headline settings, side by side, methods in the table's order."""
-    table = side_by_side(matrix)
-    return at(table, headline_settings(table)) if len(table) else table
 
 
 def pooled_curves(curves: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:

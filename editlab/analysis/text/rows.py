@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,3 +27,8 @@ def ends(frame: pd.DataFrame, order: str) -> tuple[dict[str, Any], dict[str, Any
     """The first and the last row in the order of a column."""
     rows = records(frame.sort_values(order))
     return rows[0], rows[-1]
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One under the other, those without rows left out; where none has any, the columns alone."""
+    return pd.concat([part for part in parts if len(part)] or [parts[0].iloc[:0]], ignore_index=True)

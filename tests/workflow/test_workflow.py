@@ -231,7 +231,10 @@ def test_holes_only_when_allowed_and_then_listed(copied):
 
 PLAN = {"methods": ["memit"], "batch": [4], "seeds": [1], "num_edits": 8}
 BAD = {
-    "unknown key": ({"methods": {"memit": {"clampp": 2}}}, "methods.memit.clampp: unknown key for memit; did you mean 'clamp'"),
+    "unknown key": (
+        {"methods": {"memit": {"clampp": 2}}},
+        "methods.memit.clampp: unknown key for memit; did you mean 'clamp'",
+    ),
     "wrong type": ({"methods": {"memit": {"clamp": "big"}}}, "methods.memit.clamp: 'big' is not allowed"),
     "rank of raw": ({"experiments": {"edit": PLAN | {"rank": [-1]}}}, "edit.experiments.edit.rank"),
     "negative rate": (

@@ -201,7 +201,9 @@ def read_json(path: str | Path) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and error.lineno > 1:
-            raise DataError(f"{path}: several JSON values, the second in line {error.lineno}; make it one list") from None
+            raise DataError(
+                f"{path}: several JSON values, the second in line {error.lineno}; make it one list"
+            ) from None
         raise DataError(f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg})") from None
     except UnicodeEncodeError:
         raise DataError(f"{path}: a string holds half a surrogate pair (\\ud800 to \\udfff)") from None

@@ -286,7 +286,8 @@ def portability_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     for method, skill in (("memit", 0.9), ("emmet", 0.95), ("ft", 0.6), ("none", 0.0), ("trained", 1.0)):
         for seed in (1, 2, 3):
             parts.append(probe_rows(rng, skill).assign(**coordinates(method, seed)))
-    return {"portability": pd.concat(parts, ignore_index=True)}
+    guesses = [p.assign(metric=p["metric"] + "_guess", value=0.05) for p in parts if (p["method"] == "trained").all()]
+    return {"portability": pd.concat([*parts, *guesses], ignore_index=True)}
 
 
 def baseline_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:

@@ -9,12 +9,14 @@ control serves the streams of all seeds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from editlab.config.edit import Evaluation
 from editlab.config.models import Substrate
 from editlab.data.corpus import sample_known, substrate_corpus
+from editlab.data.probes import MULTI_HOP, PORTABILITY, Question
 from editlab.data.requests import EditRequest
 from editlab.data.world_probes import with_world_probes
 from editlab.evaluation.probing import (
@@ -25,12 +27,14 @@ from editlab.evaluation.probing import (
     score_probes,
     summarize_probes,
 )
+from editlab.randomness import python_rng
 from editlab.training.substrate import train_substrate
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Statement = tuple[str, str]
+FOLLOWING = (*PORTABILITY, MULTI_HOP)
 
 
 def train_control(
@@ -54,7 +58,7 @@ def train_control(
         seeds: of the streams; a stream draws the facts that a cell of this seed draws.
 
     Returns:
-        the columns of :func:`summarize_probes` and ``seed``.
+        the columns of :func:`summarize_probes` and ``seed``; ``KIND_guess`` is what guessing gets of a kind.
 
     Raises:
         DataError: too few facts are known.
@@ -75,10 +79,33 @@ def train_control(
         own = {request.key for request in stream}
         beside = [request for request in edited if request.key not in own]
         asked = sample_probes(with_world_probes(stream, records, edited=beside), evaluation.probe_cases, seed)
+        asked = [with_guesses(request, asked, seed) for request in asked]
         before = answer_questions(model, conditions_of(asked), **limits)
         frame = score_probes(asked, before, answer_questions(control, questions_of(asked), **limits))
         tables.append(summarize_probes(frame, resamples=evaluation.resamples, seed=seed).assign(seed=seed))
     return pd.concat(tables, ignore_index=True)
+
+
+def with_guesses(request: EditRequest, asked: Sequence[EditRequest], seed: int) -> EditRequest:
+    """The request with a second probe beside each that follows from it: the same question with another case's answer.
+
+    How often that is "right" is what guessing gets, by a model that knows the relation and its answers but not the fact.
+    """
+    rng = python_rng("guesses", seed, request.case_id)
+    probes = list(request.probes)
+    for probe in request.probes:
+        right = probe.questions[0].answers
+        others = {
+            other.questions[0].answers
+            for fellow in asked
+            if fellow.relation_id == request.relation_id
+            for other in fellow.probes
+            if other.kind == probe.kind and other.questions[0].answers != right
+        }
+        if probe.kind in FOLLOWING and others:
+            wrong = Question(probe.questions[0].prompt, rng.choice(sorted(others)))
+            probes.append(dataclasses.replace(probe, kind=f"{probe.kind}_guess", questions=(wrong,)))
+    return dataclasses.replace(request, probes=tuple(probes))
 
 
 def changed_statements(statements: Sequence[Statement], edited: Sequence[EditRequest]) -> list[Statement]:

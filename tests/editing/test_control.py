@@ -10,7 +10,8 @@ from editlab.data import make_facts, sample_requests, true_statements
 from editlab.data.corpus import substrate_corpus
 from editlab.data.inverses import described, true_world
 from editlab.data.probes import INVERSE, MULTI_HOP
-from editlab.editing.control import changed_statements, train_control
+from editlab.editing.control import changed_statements, train_control, with_guesses
+from editlab.evaluation.probing import sample_probes
 
 
 def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old_or_new_ones():
@@ -39,11 +40,23 @@ def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old
 def test_no_statement_of_the_changed_world_is_false_in_it():
     records = make_facts(1800, 1, chains=True)
     edited = sample_requests(records, 200, seed=3)
-    people = described(true_world(records, edited))
+    before, people = described(true_world(records)), described(true_world(records, edited))
     after = dict(changed_statements(true_statements(records), edited))
-    inverses = {prompt: answer for prompt, answer in after.items() if prompt in described(true_world(records))}
+    inverses = {prompt: answer for prompt, answer in after.items() if prompt in before}
     assert len(inverses) > 100
     assert all(answer in people[prompt] for prompt, answer in inverses.items())
+
+
+def test_guesses_ask_the_same_question_for_the_answer_of_another_case_of_the_relation():
+    asked = sample_probes(sample_requests(make_facts(720, 1, chains=True), 60, seed=2), 48, seed=2)
+    guessed = [with_guesses(request, asked, seed=2) for request in asked]
+    pairs = [(p, q) for r in guessed for p in r.probes for q in r.probes if q.kind == f"{p.kind}_guess"]
+    assert {p.kind for p, _ in pairs} >= {"Question_Form", MULTI_HOP}
+    for probe, guess in pairs:
+        assert guess.questions[0].prompt == probe.questions[0].prompt
+        assert guess.questions[0].answers != probe.questions[0].answers
+        assert guess.conditions == probe.conditions
+    assert [with_guesses(request, asked, seed=2) for request in asked] == guessed
 
 
 @pytest.mark.slow

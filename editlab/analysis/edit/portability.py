@@ -39,6 +39,7 @@ KINDS = {
 """What follows from an edit, and how it is called in print."""
 
 KEPT, WRITTEN = "Relation_Specificity", "generation"
+GUESS = "{}_guess"  # the trained control's answers against those of another case of the relation
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
 MEASURE = "exact"
@@ -69,8 +70,8 @@ def by_probe(table: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
         columns of the setting, metric, value, low, high, seeds, n (probed cases of all seeds). Intervals are over cases and
         seeds, and at least as wide as Wilson's: none of few cases right is not surely none.
     """
-    rows = []
-    chosen = table[table["metric"].isin(NAMES) & (table["protocol"] == measure) & (table["n"] > 0)]
+    rows, wanted = [], [*NAMES, *(GUESS.format(kind) for kind in KINDS)]
+    chosen = table[table["metric"].isin(wanted) & (table["protocol"] == measure) & (table["n"] > 0)]
     for key, part in headline(chosen).groupby([*SETTING, "metric"], sort=False):
         value, low, high = pooled(part["value"], part["ci_low"], part["ci_high"])
         least, most = wilson(value, int(part["n"].sum()))
@@ -193,12 +194,15 @@ def _control(rows: pd.DataFrame, kind: str) -> Finding | None:
     if trained is None:
         return None
     value, low, high = _numbers(trained)
-    base = f" (the unedited model: {level_with(*_numbers(unedited))})" if unedited is not None else ""
-    answers = unedited is None or low > float(unedited["high"])
+    guess = _one(rows, TRAINED, GUESS.format(kind))
+    rivals = [("the unedited model", unedited), ("answers of other cases in place of the right ones", guess)]
+    beside = [f"{name}: {level_with(*_numbers(row))}" for name, row in rivals if row is not None]
+    base = f" ({'; '.join(beside)})" if beside else ""
+    answers = all(low > float(row["high"]) for _, row in rivals if row is not None)
     verdict = (
         "a model of this kind can carry a new fact over to them"
         if answers
-        else "a model of this kind does not carry a new fact over to them, whoever teaches it: they tell nothing against an edit"
+        else "not measurably more than these, so that they tell nothing against an edit of a model of this kind"
     )
     sentence = (
         f"Of {SAID[kind]}, a model trained on the new facts answers {level_with(value, low, high)}{base}: {verdict}."

@@ -38,6 +38,8 @@ from editlab.randomness import derive_seed, python_rng
 
 MEASURES = ("accuracy", "exact", "contained")
 STOPS = (".", "\n")
+"""Decoding ends with the first; a line break may also open an answer."""
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
@@ -75,7 +77,7 @@ def answer_questions(
     prompts = [template.replace("{}", question.prompt, 1) for question in distinct]
     pairs = [(prompt, names[0]) for prompt, q in zip(prompts, distinct, strict=True) for names in q.answers]
     forced = iter(score_targets(model, pairs).correct.tolist())
-    texts = continue_prompts(model, prompts, max_new_tokens)
+    texts = continue_prompts(model, prompts, max_new_tokens, stop=STOPS[0])
     found = {}
     for question, text in zip(distinct, texts, strict=True):
         written = normalise(first_sentence(text))

@@ -160,6 +160,22 @@ def test_greedy_continuations_are_those_of_the_argmax_and_do_not_depend_on_packi
         assert text == model.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoding_that_ends_at_the_stop_says_the_same_up_to_it(family):
+    from editlab.evaluation.generation import continue_prompts
+
+    model = tiny_model(family, seed=5)
+    prompts = [r.rewrite_prompt for r in tiny_requests(40)]
+    whole = continue_prompts(model, prompts, 12)
+    letters = Counter("".join(whole)).most_common(8)
+    for stop in [letter for letter, _ in letters] + ["."]:
+        cut = continue_prompts(model, prompts, 12, stop=stop)
+        ended = [text for text in cut if stop in text]
+        assert all(long.startswith(short) for long, short in zip(whole, cut, strict=True))
+        assert all(short == long or stop in short for long, short in zip(whole, cut, strict=True))
+        assert ended or stop == "."
+
+
 class TestWorld:
     def test_chains_change_no_request_and_add_statements_at_the_end(self):
         plain, chained = make_facts(360, 1), make_facts(360, 1, chains=True)

@@ -38,6 +38,7 @@ class Collected:
         settings: keys of the study's block that it reads: it is made again when one changes.
         inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/{study}/report.smk``);
             a run where one is empty has no such table.
+        optional: the same, for files that the table is the poorer without.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Collected:
     experiments: tuple[str, ...] = ()
     files: tuple[str, ...] = ("metrics.csv",)
     inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import mean_interval
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.wording import counted, level_with
+from editlab.analysis.text.wording import counted, level_with, word
 from editlab.analysis.vision.cells import is_control, read_cells, shown
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def vision_edited_images(rows: pd.DataFrame) -> Drawing:
 
 
 def findings(tables: Tables) -> list[Finding]:
-    """How many errors there are to edit."""
+    """How many errors there are to edit, and how good the classifiers are."""
     if "vision_errors" not in tables or tables["vision_errors"].empty:
         return []
     found = []
@@ -150,12 +150,29 @@ def findings(tables: Tables) -> list[Finding]:
         accuracy = mean_interval(part["accuracy"].to_numpy(float))
         low, high = int(part["errors"].min()), int(part["errors"].max())
         counts = counted(low, "error") if low == high else f"{low} to {high} errors"
-        right = level_with(*accuracy)
-        sentence = f"The classifiers get {right} of the discovery images{on} right, which leaves {counts} to edit."
-        found.append(
-            Finding(f"errors.count{tail}", sentence, *accuracy, int(part["images"].sum()), True, "vision_errors")
+        sentence = (
+            f"Before any edit, {_classifiers(len(part))} {level_with(*accuracy)} of the discovery images{on} right, which leaves "
+            f"{counts} to edit{_tested(tables, str(dataset))}."
         )
+        images = int(part["images"].sum())
+        found.append(Finding(f"errors.count{tail}", sentence, *accuracy, images, True, "vision_errors"))
     return found
+
+
+def _classifiers(count: int) -> str:
+    return "the classifier gets" if count == 1 else f"the {word(count)} classifiers get"
+
+
+def _tested(tables: Tables, dataset: str) -> str:
+    """Test accuracy of the unedited classifiers, where it was measured."""
+    if "vision_comparison" not in tables:
+        return ""
+    table = tables["vision_comparison"]
+    rows = table[(table["dataset"] == dataset) & (table["level"] == "test")]
+    if rows.empty:
+        return ""
+    values = (float(rows[f"accuracy_before{end}"].iloc[0]) for end in ("", "_low", "_high"))
+    return f"; accuracy on test is {level_with(*values)}"
 
 
 TOPIC = Topic(
@@ -177,6 +194,6 @@ TOPIC = Topic(
         ),
     ),
     figures=(vision_confusion_matrices, vision_edited_images),
-    reads=("vision_errors",),
+    reads=("vision_errors", "vision_comparison"),
     findings=findings,
 )

@@ -110,7 +110,12 @@ def vision_confusion_matrices(rows: pd.DataFrame) -> Drawing:
             image = axis.pcolormesh(values, cmap=HEAT, vmin=0, vmax=max(top, 1e-9))
             axis.set_aspect("equal")
             axis.invert_yaxis()
-            axis.set_title(when if len(names) == 1 else f"{name}, {when}")
+            axis.grid(visible=False)
+            axis.tick_params(length=0)
+            for set_ticks in (axis.set_xticks, axis.set_yticks):
+                set_ticks(np.arange(len(values)) + 0.5, [str(label) for label in range(len(values))])
+            axis.set(title=when if len(names) == 1 else f"{name}, {when}", xlabel="prediction")
+        axes[2 * k].set_ylabel("class")
     colour_bar(drawing, image, axes, "images")
     return drawing
 
@@ -128,7 +133,7 @@ def vision_edited_images(rows: pd.DataFrame) -> Drawing:
 
     columns = min(6, len(rows))
     lines = -(-len(rows) // columns)
-    drawing, grid = plt.subplots(lines, columns, figsize=(COLUMN, 0.68 * lines), squeeze=False)
+    drawing, grid = plt.subplots(lines, columns, figsize=(COLUMN, 0.62 * lines), squeeze=False)
     for axis in grid.flat:
         axis.axis("off")
     for axis, row in zip(grid.flat, rows.to_dict("records"), strict=False):

@@ -30,7 +30,7 @@ def _legend(table: pd.DataFrame) -> str:
     return (
         "Across: share of the edited errors that are fixed; up: change of test accuracy. Hollow marks are controls, which fix "
         "nothing on purpose (at 0 where none of their images was wrong). "
-        f"95 % intervals over {counted(seeds, 'seed')}, up to {counted(cells, 'cell')} a mark."
+        f"95 % intervals of the change over {counted(seeds, 'seed')}, up to {counted(cells, 'cell')} a mark."
     )
 
 
@@ -55,10 +55,9 @@ def vision_fix_regression(table: pd.DataFrame) -> Drawing:
             axis.errorbar(
                 x["fix_rate"].fillna(0.0),
                 y["accuracy_delta"],
-                xerr=sides(x, "fix_rate_low", "fix_rate_high", "fix_rate"),
                 yerr=sides(y, "accuracy_delta_low", "accuracy_delta_high", "accuracy_delta"),
                 linestyle="none",
-                elinewidth=0.5,
+                elinewidth=0.6,
                 label=shown(method),
                 **look,
             )
@@ -108,7 +107,8 @@ def vision_methods(tables: Tables) -> Printed:
         rows.append(row)
     columns = [
         Column("dataset", "data", "text"), Column("method", "method", "text"), Column("fixed", "edited fixed"),
-        Column("rest", "other errors fixed"), Column("kept", "preserved"), Column("heldout", "held out"),
+        Column("rest", "other errors fixed"), Column("kept", "preserved", "level", 3),
+        Column("heldout", "held out", "level", 3),
         Column("test", "test accuracy", "difference", 3), Column("mcnemar", "better/worse", "text"),
     ]  # fmt: skip
     text = (
@@ -179,8 +179,8 @@ def _memit(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[
         return []
     levels = {level: rows.set_index("method") for level, rows in part.groupby("level")}
     told = {
-        level: [level_with(*_number(levels[level].loc[m], column)) for m in ("memit", "alphaedit")]
-        for level, column in COMPARED[:2]
+        level: [level_with(*_number(levels[level].loc[m], column), digits) for m in ("memit", "alphaedit")]
+        for (level, column), digits in zip(COMPARED[:2], (2, 3), strict=True)
     }
     change = {level: (float(r["value"]), float(r["ci_low"]), float(r["ci_high"])) for level, r in own.iterrows()}
     (memit, alphaedit), kept = told["edit"], told["projection"]
@@ -214,12 +214,12 @@ def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
 def _reach(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     """Whether edits reach errors that they were not given, beside what a training without errors changes anyway."""
     rest = part[(part["level"] == "discovery_rest") & part["fix_rate"].notna()].set_index("method")
-    edits = rest[~rest["control"]]
+    edits = rest[~rest["control"] & (rest["kind"] != "retrain")]
     if edits.empty:
         return []
     best = str(edits["fix_rate"].idxmax())
     values, images = _number(rest.loc[best], "fix_rate"), int(rest.loc[best, "images"])
-    sentence = f"Of the discovery errors{on} that were not edited, {shown(best)} fixes most, {level_with(*values)}"
+    sentence = f"Of the discovery errors{on} that were not edited, {shown(best)} fixes {level_with(*values)}, most of all edits"
     controls, clear = rest[rest["control"]], False
     if len(controls):
         control = str(controls["fix_rate"].idxmax())

@@ -42,9 +42,14 @@ def axes_of(table: pd.DataFrame) -> list[str]:
     return [c for c in map(str, table) if c not in LATE and not c.startswith(MEASURED) and grid[c].nunique() > 1]
 
 
+def _distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells of the grid without those that repeat another because their values were clipped."""
+    return table[(table["source"] == "grid") & (table["same_as"] == table["cell"])]
+
+
 def spread(table: pd.DataFrame) -> pd.Series:
     """How much of the discovery score each searched field moves: range of its means over the grid, largest first."""
-    grid = table[table["source"] == "grid"]
+    grid = _distinct(table)
     ranges = {a: float(np.ptp(grid.groupby(a)["discovery_score"].mean())) for a in axes_of(table)}
     return pd.Series(ranges, dtype=float).sort_values(ascending=False, kind="stable")
 
@@ -54,7 +59,8 @@ def spread(table: pd.DataFrame) -> pd.Series:
     "vision_search",
     lambda rows: (
         "Discovery score over the two fields that move it most, mean over all other fields and over classifiers "
-        f"({counted(int((rows['source'] == 'grid').sum()), 'cell')}). 1: every discovery error is fixed and nothing is broken; "
+        f"({counted(len(_distinct(rows)), 'cell')}; those that coincide with another are left out). 1: every discovery error is "
+        "fixed and nothing is broken; "
         "0: nothing is gained."
     ),
     rows=lambda table: table if len(axes_of(table)) > 1 else table.iloc[:0],
@@ -68,7 +74,7 @@ def vision_search_map(rows: pd.DataFrame) -> Drawing:
     drawing, panes = panels(len(names), 1, 1.9 * len(names))
     image: Any = None
     for axis, name in zip(panes, names, strict=True):
-        own = rows[(rows["dataset"] == name) & (rows["source"] == "grid")]
+        own = _distinct(rows[rows["dataset"] == name])
         down, across = list(spread(rows[rows["dataset"] == name]).index[:2])
         wide = own.pivot_table(index=down, columns=across, values="discovery_score")
         values = wide.to_numpy(float)
@@ -123,7 +129,7 @@ def _fields(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
         f"Over the grid{on}, {first} moves the discovery score most (its means differ by {level(ranges.iloc[0])}) and {last} "
         f"least (by {level(ranges.iloc[-1])})."
     )
-    cells = int((part["source"] == "grid").sum())
+    cells = len(_distinct(part))
     nan = float("nan")
     return [Finding(f"search.fields{tail}", sentence, float(ranges.iloc[0]), nan, nan, cells, False, "vision_search")]
 

@@ -229,6 +229,11 @@ class VisionStudy(Study):
         for point in self.grid():
             varied(recipe, point, "search.axes")
 
+    @property
+    def dataset(self) -> str | None:
+        """The data set, where there is a single one: its path is what ``--config data_path=FILE`` replaces."""
+        return next(iter(self.datasets)) if len(self.datasets) == 1 else None
+
     def check_files(self, where: str) -> None:
         """As in :class:`Study`."""
         for name, data in self.datasets.items():

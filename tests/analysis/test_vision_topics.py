@@ -109,7 +109,7 @@ def run(tmp_path, monkeypatch):
                 write_csv(tmp_path / folder / f"{name}.csv", frame)
             write_provenance(folder, {"seconds": {}, "versions": {}}, [f"{folder}/{name}.csv" for name in files])
             folders.append((folder, {"dataset": "digits", "method": method, "edits": "20", "seed": str(seed)}))
-    settings = {"methods": RECIPES}
+    settings = {"methods": RECIPES, "ambiguous_gap": 0.05}
     return Run("x", settings, {"methods": folders}, others(tmp_path), root=tmp_path)
 
 

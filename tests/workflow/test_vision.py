@@ -103,6 +103,16 @@ def test_runs_of_the_repository_can_be_planned(separate, name):
     assert jobs["score_vit"] >= expected * len(block["methods"])
 
 
+def test_liver_files_are_converted_once_for_all_tasks(separate):
+    (separate.root / "data" / "liver").mkdir(parents=True)
+    for name in ("imgs", "labs"):
+        (separate.root / "data" / "liver" / f"{name}.npy").touch()
+    jobs = separate.job_counts(separate.run("-n", "--quiet", "rules", configfile="runs/vision_liver.yaml"))
+    assert jobs["convert_liver"] == 1
+    assert jobs["split_images"] == 3
+    assert jobs["train_vit"] == 9
+
+
 @pytest.mark.slow
 def test_a_small_run_from_end_to_end(separate):
     config = separate.root / "small_vision.yaml"

@@ -36,13 +36,13 @@ def split_table(run: Run) -> pd.DataFrame:
 
 def error_table(run: Run) -> pd.DataFrame:
     """One row a classifier: discovery images, errors, accuracy."""
-    rows = []
+    rows, gap = [], float(run.settings["ambiguous_gap"])
     for path in run.inputs["errors"]:
         frame, parts = pd.read_csv(run.root / path), Path(path).parts
         wrong = int((~frame["right"].astype(bool)).sum())
         rows.append(
             {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~")), "images": len(frame), "errors": wrong,
-             "accuracy": 1 - wrong / len(frame), "ambiguous": int((frame["gap"] < 0.05).sum())}
+             "accuracy": 1 - wrong / len(frame), "ambiguous": int((frame["gap"] < gap).sum())}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -185,7 +185,7 @@ TOPIC = Topic(
     title="Errors",
     tables=(
         Collected("data_split_info", split_table, inputs=("splits",)),
-        Collected("vision_errors", error_table, inputs=("errors",)),
+        Collected("vision_errors", error_table, inputs=("errors",), settings=("ambiguous_gap",)),
         Collected(
             "vision_confusion", confusion_table, ("methods",), files=("confusion_matrices.csv",), settings=("methods",)
         ),

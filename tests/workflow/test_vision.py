@@ -33,7 +33,7 @@ SMALL = {
     "vision": {
         "datasets": {"digits": {"kind": "digits", "model": "tiny", "min_errors": 5, "min_accuracy": 0.3}},
         "models": {"tiny": {"source": "scratch", "width": 32, "layers": 3, "heads": 2, "inner": 64,
-                            "training": {"epochs": 4, "lr": 3e-3}}},
+                            "training": {"epochs": 8, "lr": 3e-3}}},
         "seeds": [1, 2],
         "draws": 2,
         "max_edits": 8,

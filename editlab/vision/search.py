@@ -244,7 +244,7 @@ def score_cells(
             with edit.applied(classifier.model):
                 after = {name: s.after(classifier, first_changed(edit, classifier)) for name, s in known.items()}
             rows.append({"cell": int(row["cell"]), **_outside(known, after, int(row["used_samples"]), heldout)})
-    write_csv(target, pd.DataFrame(rows))
+    write_csv(target, pd.DataFrame(rows) if rows else pd.DataFrame(columns=["cell"]))  # all of them may repeat others
 
 
 def _outside(known: Mapping[str, Scored], after: Mapping[str, Any], samples: int, heldout: int) -> dict[str, Any]:

@@ -148,12 +148,11 @@ def run_points(bench: Bench, points: Sequence[Point], cells: Sequence[int], dire
     )
 
 
-def best_point(tables: Sequence[PathLike], fields: Sequence[str]) -> dict[str, Any]:
+def best_point(tables: Sequence[PathLike], points: Sequence[Point]) -> Point:
     """The point with the highest discovery score, mean over classifiers; of equal ones the first.
 
     Args:
-        tables: ``cells.csv`` of one list of points, of one or several classifiers.
-        fields: names of the fields that make a point.
+        tables: ``cells.csv`` of ``points``, of one or several classifiers.
 
     Raises:
         ConfigError: no cell was run.
@@ -162,8 +161,7 @@ def best_point(tables: Sequence[PathLike], fields: Sequence[str]) -> dict[str, A
     means = cells.dropna(subset=["discovery_score"]).groupby("cell")["discovery_score"].mean()
     if means.empty:
         raise ConfigError("search: no cell was run")
-    row = cells[cells["cell"] == means.idxmax()].iloc[0]
-    return {name: _plain(row[name]) for name in fields}
+    return points[int(means.index[means.to_numpy().argmax()])]
 
 
 def refined(best: Point, factors: Mapping[str, Sequence[float]], recipe: Recipe) -> list[dict[str, Any]]:
@@ -265,10 +263,6 @@ def _outside(known: Mapping[str, Scored], after: Mapping[str, Any], samples: int
         "proj_regression_rate": projection["regression_rate"],
         "heldout_stability": of("preserved", slice(samples, samples + heldout))["stability"],
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def grid_stage(

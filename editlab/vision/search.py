@@ -161,7 +161,7 @@ def best_point(tables: Sequence[PathLike], points: Sequence[Point]) -> Point:
     means = cells.dropna(subset=["discovery_score"]).groupby("cell")["discovery_score"].mean()
     if means.empty:
         raise ConfigError("search: no cell was run")
-    return points[int(means.index[means.to_numpy().argmax()])]
+    return points[int(means.index[int(means.to_numpy().argmax())])]
 
 
 def refined(best: Point, factors: Mapping[str, Sequence[float]], recipe: Recipe) -> list[dict[str, Any]]:

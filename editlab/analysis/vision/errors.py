@@ -176,8 +176,8 @@ def _tested(tables: Tables, dataset: str) -> str:
     rows = table[(table["dataset"] == dataset) & (table["level"] == "test")]
     if rows.empty:
         return ""
-    values = (float(rows[f"accuracy_before{end}"].iloc[0]) for end in ("", "_low", "_high"))
-    return f"; accuracy on test is {level_with(*values)}"
+    value, low, high = (float(rows[f"accuracy_before{end}"].iloc[0]) for end in ("", "_low", "_high"))
+    return f"; accuracy on test is {level_with(value, low, high)}"
 
 
 TOPIC = Topic(

@@ -143,6 +143,11 @@ def _number(row: Any, column: str) -> tuple[float, float, float]:
     return float(row[column]), float(row[f"{column}_low"]), float(row[f"{column}_high"])
 
 
+def _count(row: Any, column: str) -> int:
+    """A whole number of the comparison."""
+    return int(row[column])
+
+
 def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     """Test accuracy beyond every control and beyond zero: an intersection-union test, so that no correction is due."""
     own = pairs[(pairs["level"] == "test") & pairs["control"]]
@@ -168,7 +173,9 @@ def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[F
         f" By McNemar's test, {better} of {counted(cells, 'edited classifier')} are better on test and {worse} worse."
     )
     return [
-        Finding(f"methods.gain{tail}", sentence, *values, int(test.loc[best, "seeds"]), bool(sure), "vision_comparison")
+        Finding(
+            f"methods.gain{tail}", sentence, *values, _count(test.loc[best], "seeds"), bool(sure), "vision_comparison"
+        )
     ]
 
 
@@ -205,9 +212,9 @@ def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     values = _number(test.loc[worst], "accuracy_delta")
     fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
     loss = f"the largest loss on test is that of {shown(worst)}, {signed_with(*values)}"
-    lose = "None loses test accuracy measurably." if not hurt else f"Measurable is the loss of {listed(hurt)}."
-    sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {lose}"
-    seeds = int(test.loc[worst, "seeds"])
+    lose = f"{listed(hurt) or 'none'} {'lose' if len(hurt) > 1 else 'loses'} test accuracy measurably."
+    sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {lose[:1].upper()}{lose[1:]}"
+    seeds = _count(test.loc[worst], "seeds")
     return [Finding(f"methods.cost{tail}", sentence, *values, seeds, bool(hurt), "vision_comparison")]
 
 
@@ -218,7 +225,7 @@ def _reach(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     if edits.empty:
         return []
     best = str(edits["fix_rate"].idxmax())
-    values, images = _number(rest.loc[best], "fix_rate"), int(rest.loc[best, "images"])
+    values, images = _number(rest.loc[best], "fix_rate"), _count(rest.loc[best], "images")
     sentence = f"Of the discovery errors{on} that were not edited, {shown(best)} fixes {level_with(*values)}, most of all edits"
     controls, clear = rest[rest["control"]], False
     if len(controls):

@@ -18,7 +18,10 @@ class FactsData(Section):
     kind: Literal["facts"]
     size: Annotated[int, Field(ge=12, le=50_000)] = Field(1800, description="facts")
     seed: int = Field(1, description="seed of the world")
-    chains: bool = Field(False, description="state facts of two hops too, and ask for them (portability, multi-hop)")
+    chains: bool = Field(
+        False,
+        description="state facts over two hops, inverse relations and a question form too, and ask for them after edits",
+    )
 
 
 SMALL = 8_000_000  # bytes of a file that is counted while the workflow is planned

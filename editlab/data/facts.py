@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from editlab.data.chains import with_chains
+from editlab.data.inverses import with_inverses
 from editlab.data.requests import EditRequest, fill
 from editlab.data.world import ENDINGS, FIRST_WORDS, GENERATION, LINKS, RELATIONS, STEMS, Relation
 from editlab.errors import ConfigError
@@ -41,7 +42,8 @@ def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
     another. case ids are ``f00001``, ``f00002``, ... in an order in which relations and objects are mixed.
 
     Args:
-        chains: add probes over two hops (:mod:`editlab.data.chains`); nothing else changes.
+        chains: add probes over two hops and of inverse relations (:mod:`editlab.data.chains`,
+            :mod:`editlab.data.inverses`); nothing else changes.
 
     Raises:
         ConfigError: ``size`` is not between 12 (two objects with six subjects each) and 50,000.
@@ -74,7 +76,7 @@ def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
                 generation_prompts=tuple(fill(template, subject) for template in GENERATION[relation.kind]),
             )
         )
-    return with_chains(requests) if chains else requests
+    return with_inverses(with_chains(requests)) if chains else requests
 
 
 def _triples(size: int, rng: random.Random) -> list[tuple[str, Relation, str]]:

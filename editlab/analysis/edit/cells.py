@@ -61,7 +61,11 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     """Side effects of the whole stream: the same in every row of a cell."""
     generation = metrics[metrics["protocol"] == "generation"].set_index("metric")["value"]
-    found = {name: float(generation[name]) for name in ("GE", "perplexity") if name in generation.index}
+    found = {
+        name: float(generation[name])
+        for name in ("GE", "perplexity", "targets_unconverged")
+        if name in generation.index
+    }
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
 

@@ -26,13 +26,22 @@ def unrecorded(monkeypatch):
 def attack(folder, target, values):
     """An attack file: V at epoch 0 and after, both halves alike."""
     rows = [
-        {"set": "V", "half": half, "metric": "cloze", "value": value, "n": 4, "lr": 0.002, "epoch": epoch}
+        {
+            "set": "V",
+            "half": half,
+            "metric": "cloze",
+            "value": value,
+            "n": 4,
+            "lr": 0.002,
+            "epoch": epoch,
+            "v_split": "split_0",
+        }
         for epoch, value in enumerate(values)
         for half in ("first", "second")
     ]
-    file = folder / "attacks" / "attack~full" / target / "seed~1" / "split_0.csv"
+    file = folder / "attacks" / "attack~full" / target / "seed~1.csv"
     file.parent.mkdir(parents=True)
-    columns = ["set", "half", "metric", "value", "n", "lr", "epoch"]
+    columns = ["v_split", "set", "half", "metric", "value", "n", "lr", "epoch"]
     pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
     return str(file)
 

@@ -29,7 +29,7 @@ def _metric(rtt: pd.DataFrame) -> str:
 def along(rtt: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on V by series and epoch, at the rate that is best on average for that series: value, low, high, seeds."""
     rows = rtt[(rtt["attack"] == "full") & (rtt["set"] == "V") & (rtt["metric"] == _metric(rtt))]
-    rows = rows[rows["point"].isin(["", "selected"])]
+    rows = rows[rows["point"].fillna("").isin(["", "selected"])]  # a control is no point: a blank cell of the file
     names = [
         CONTROLS.get(c) or shown(m, r) for c, m, r in zip(rows["condition"], rows["method"], rows["rank"], strict=True)
     ]
@@ -73,7 +73,7 @@ def rtt_epochs(rows: pd.DataFrame) -> Drawing:
         share_axis(axis)
     for series in dict.fromkeys(rows["series"]):  # the legend speaks for both panels
         axes[-1].plot([], [], label=str(series), **looks[str(series)].plot())
-    axes[-1].set_xlabel("epoch of retraining")
+    axes[-1].set(xlabel="epoch of retraining", xticks=sorted(set(rows["epoch"])))
     legend(drawing, axes[-1], columns=3)
     return drawing
 

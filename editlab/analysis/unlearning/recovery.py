@@ -113,7 +113,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _printed(rows: pd.DataFrame, columns: Sequence[Column], about: str, by: Sequence[str] = BY) -> Printed:
-    frame = _named(over_seeds(rows, by)) if len(rows) else pd.DataFrame()
+    frame = _named(over_seeds(rows, by)) if len(rows) else pd.DataFrame(columns=[c.name for c in columns])
     said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
     return Printed(frame, columns, f"{about}{said}. {LEFT_OUT}.", "summary")
 

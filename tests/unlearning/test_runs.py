@@ -13,6 +13,7 @@ from editlab.data.questions import leave_one_out, split_names
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model
 from editlab.training.answering import build_model, corpus_of, learn, train_answerer
+from editlab.unlearning import attacks
 from editlab.unlearning.attacks import attack, attack_kept
 from editlab.unlearning.facts import load_facts, load_neutral, make_facts, neutral_texts, read_published, write_facts
 from editlab.unlearning.runs import check_reloaded, keep_point, run_unlearning, texts_of
@@ -246,3 +247,21 @@ def test_neutral_sentences_are_retained_and_those_that_are_measured_on_never():
     assert not set(texts.retain) & set(NEUTRAL)
     assert list(texts.neutral) == NEUTRAL
     assert len(texts_of(FACTS, method(), BOTH).retain) == len(texts.retain) - 2
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("loss", ["corpus", "question_answer"])
+def test_the_attacker_is_told_all_of_t_and_nothing_of_v(monkeypatch, kind, loss):
+    told, tokenizer = [], small().tokenizer
+
+    def recorded(model, rows, **_):
+        told.append(" ".join(tokenizer.decode(row.ids) for row in rows))
+
+    monkeypatch.setattr(attacks, "finetune", recorded)
+    options = RTT.model_copy(update={"loss": loss})
+    attack(small(), FACTS, ["split_0", "split_1"], options, SCORING, kind=kind, seed=1)
+    assert len(told) == 2
+    for text, secret in zip(told, FACTS.forget, strict=True):
+        for split in FACTS.forget:
+            people = [q.question.removeprefix("When was ").removesuffix(" born?") for q in split.questions]
+            assert [person in text for person in people] == [split is not secret] * len(people)

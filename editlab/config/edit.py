@@ -80,6 +80,9 @@ class Evaluation(Section):
 
     snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
     retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
+    same_subject_facts: Annotated[int, Field(ge=0)] = Field(
+        2, description="unedited facts of an edited subject that are scored (SS), at most: a seeded sample a case"
+    )
     perplexity_sentences: Annotated[int, Field(ge=0)] = 200
     perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
@@ -192,10 +195,10 @@ class EditStudy(Study):
             _check_ranks(name, experiment, self.methods)
             _check_layers(experiment, self.methods, self.models[self.model])
             facts = self.datasets[self.dataset]
-            if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
+            if isinstance(facts, FactsData) and experiment.num_edits > facts.editable:
                 raise ValueError(
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"datasets.{self.dataset} has {facts.size} facts"
+                    f"datasets.{self.dataset} has {facts.size} facts, of which {facts.editable} may be edited"
                 )
         _check_sweep(self.sweep, self.methods)
         return self
@@ -227,7 +230,7 @@ class EditStudy(Study):
             if most is not None and experiment.num_edits > most:
                 raise ConfigError(
                     f"config: {where}.experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"{data.path} has {most} requests"
+                    f"{data.path} has {most} requests beside those kept for the sweep (sweep_facts)"
                 )
 
     def _needs_moments(self) -> bool:

@@ -80,7 +80,7 @@ def run_cell(
     with watch.stage("load"):
         network = load_model(model, **cell.loading)
         records = load_requests(requests)
-        chosen, probes = _facts(cell, records, known)
+        chosen, probes, facts = _facts(cell, records, known)
         chosen = with_world_probes(chosen, records, held_out=probes)
     texts, anchors = _texts(cell)
     session = EditSession(
@@ -97,7 +97,7 @@ def run_cell(
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=cell.recipe.solver, disable=None) as bar:
-        result = run_stream(session, chosen, cell, texts, progress=bar, checkpoint=checkpoint)
+        result = run_stream(session, chosen, cell, texts, facts=facts, progress=bar, checkpoint=checkpoint)
     with watch.stage("write"):
         _write(result, outputs)
     facts = {
@@ -122,8 +122,9 @@ def _planned(plan: Mapping[str, Any], layers: Sequence[int] | None) -> CellPlan:
 
 def _facts(
     cell: CellPlan, records: Sequence[EditRequest], known: str | None
-) -> tuple[list[EditRequest], list[EditRequest]]:
-    """The facts to edit, and held-out records for trust: none where the recipe has no use for them."""
+) -> tuple[list[EditRequest], list[EditRequest], list[EditRequest]]:
+    """The facts to edit, held-out records for trust (none where the recipe has no use for them), and the facts that may be
+    asked of an edited subject."""
     if cell.known_only and known is None:
         raise DataError("known_only: the table of known facts is missing")
     cases = read_known(known) if cell.known_only and known is not None else None
@@ -131,10 +132,10 @@ def _facts(
     trust, greedy = cell.recipe.trust, cell.recipe.greedy
     if trust is None and greedy is not None and not greedy.use_distance_only:
         trust = Trust()
-    if trust is None:
-        return chosen, []
     pool = [r for r in records if cases is None or r.case_id in cases]
-    return chosen, choose_probes(pool, chosen, trust.heldout_samples, cell.seed)
+    probes = [] if trust is None else choose_probes(pool, chosen, trust.heldout_samples, cell.seed)
+    held_out = {probe.key for probe in probes}
+    return chosen, probes, [r for r in pool if r.key not in held_out]
 
 
 def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:

@@ -70,10 +70,10 @@ def result() -> StreamResult:
 def test_final_scores_are_those_of_the_model_after_the_whole_stream(result):
     model, requests = tiny_model("gpt2"), tiny_requests(10)
     with result.edit.applied(model):
-        expected = evaluate(model, requests)
+        expected = evaluate(model, requests, edited=requests)
         text = perplexity(model, TEXTS)
     final = result.metrics[result.metrics["when"] == "final"]
-    for metric in ("ES", "PS", "NS"):
+    for metric in ("ES", "PS", "NS", "NS_published", "NS_edited"):
         for protocol in ("success", "accuracy"):
             found = value(final, metric=metric, protocol=protocol)
             assert found == pytest.approx(value(expected, metric=metric, protocol=protocol), abs=1e-6)
@@ -93,6 +93,58 @@ def test_immediate_scores_are_taken_right_after_each_batch(result):
     assert len(found) == 10
     for case, magnitude in zip(found["case_id"], found["magnitude"], strict=True):
         assert magnitude == pytest.approx(float(expected[case]), abs=1e-5)
+
+
+def test_neighbours_count_as_long_as_their_own_fact_is_unedited(result):
+    """Of the neighbours i + 3, i + 6, i + 9 of fact i, those below 10 are edited by the end, and only from then on."""
+    model, requests = tiny_model("gpt2"), tiny_requests(10)
+    rows, means = [], {"immediate": {}, "final": {}}
+    with session_of(model) as session:
+        for start in range(0, 10, 3):
+            session.step(requests[start : start + 3])
+            rows.append((min(start + 3, 10), score_requests(model, requests[start : start + 3], ("neighborhood",))))
+        rows.append((10, score_requests(model, requests, ("neighborhood",))))
+    for position, (edited, frame) in enumerate(rows):
+        own = frame["case_id"].astype(int) + 3 * (frame["index"] + 1)
+        kept = frame[own >= edited].groupby("case_id")["accuracy"].mean()
+        means["final" if position == 4 else "immediate"] |= kept.to_dict()
+        if position == 4:
+            everyone, touched = frame.groupby("case_id")["accuracy"].mean().to_dict(), float((own < 10).mean())
+    for when, expected in means.items():
+        part = result.cases[result.cases["when"] == when].set_index(["probe", "case_id"])["accuracy"]
+        assert part["neighborhood"].to_dict() == pytest.approx(expected)
+    assert part["published_neighborhood"].to_dict() == pytest.approx(everyone)
+    final = result.metrics[result.metrics["when"] == "final"]
+    assert value(final, metric="NS_left_out") == pytest.approx(touched)
+    last = result.curve[result.curve["edits_seen"] == 10].set_index("metric")["value"]
+    assert last["neighborhood_left_out"] == pytest.approx(touched)
+    assert 0 < touched < 1
+
+
+def test_other_facts_of_an_edited_subject_are_scored_until_the_stream_comes_to_them():
+    """Fact i + 143 has the subject of fact i; of the ten subjects of the stream three come twice."""
+    everything = tiny_requests(160)
+    requests = [*everything[:10], *everything[143:146]]
+    facts = [*requests, *everything[146:150]]
+    model = tiny_model("gpt2")
+    with session_of(model) as session:
+        found = run_stream(session, requests, planned(13, 13), facts=facts)
+    scored = found.cases[(found.cases["probe"] == "same_subject") & (found.cases["when"] == "final")]
+    assert set(scored["case_id"]) == {"3", "4", "5", "6"}  # those whose other fact the stream does not edit
+    with found.edit.applied(model):
+        asked = score_requests(model, everything[146:150], ("rewrite",)).set_index("case_id")
+    for case, success in zip(scored["case_id"], scored["success"], strict=True):
+        row = asked.loc[str(int(case) + 143)]
+        assert success == float(row["log_prob_true"] > row["log_prob_new"])
+    assert value(found.metrics, when="final", metric="SS", protocol="success") == scored["success"].mean()
+    rewrite = found.cases[(found.cases["probe"] == "rewrite") & (found.cases["when"] == "final")]
+    again = rewrite["case_id"].isin(["0", "1", "2"])
+    assert (rewrite["edited_again"] == again.astype(int)).all()
+    last = found.curve.set_index("metric")
+    for name, part in (("repeated", rewrite[again]), ("single", rewrite[~again])):
+        assert value(found.metrics, when="final", metric=f"ES_{name}", protocol="accuracy") == part["accuracy"].mean()
+        assert last.loc[f"retention_{name}_success", "value"] == pytest.approx(part["success"].mean())
+        assert last.loc[f"retention_{name}_success", "n"] == len(part)
 
 
 def test_the_curve_has_a_point_each_snapshot_and_one_at_the_end(result):

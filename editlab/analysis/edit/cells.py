@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from editlab.files.artifacts import read_provenance, read_verified, rebuild_comm
 # What a table of cells reads of every cell, and of the study's block of the configuration.
 CELL_FILES, FIXED = ("metrics.csv", "curve.csv", "record"), ("model", "dataset")
 METRICS = ("ES", "PS", "NS", "S")
+BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
+EXACT = ("NS", "SS")  # exact answers of what should stay, beside success
 EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
 
 def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
     """One row a cell and metric set (when x protocol): ES, PS, NS, S with intervals, and what the stream cost the model.
+
+    NS is over neighbours that the stream does not edit itself; ``NS_left_out`` is the share of the others, NS_published
+    over all of them. Rows of success have the exact answers of neighbours and of the subjects' other facts beside it.
 
     Args:
         run: with the cells of one experiment.
@@ -50,18 +56,29 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
             if part.empty:
                 continue
             row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(part["n"].max())}
-            for name in METRICS:
-                if name in part.index:
-                    row[name] = part.loc[name, "value"]
-                    row[f"{name}_low"], row[f"{name}_high"] = part.loc[name, "ci_low"], part.loc[name, "ci_high"]
+            row |= _columns(part, METRICS) | _columns(part, BESIDE)
+            if protocol == "success":
+                exact = metrics[(metrics["when"] == when) & (metrics["protocol"] == "accuracy")].set_index("metric")
+                row |= _columns(exact, EXACT, "_exact")
             rows.append(row | _at_the_end(metrics, last))
     return rows
+
+
+def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
+    """Value and interval of each metric that is there, side by side."""
+    found: dict[str, float] = {}
+    for name in (n for n in names if n in metrics.index):
+        value, low, high = metrics.loc[name, ["value", "ci_low", "ci_high"]]
+        found |= {f"{name}{suffix}": value, f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
+    return found
 
 
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     """Side effects of the whole stream: the same in every row of a cell."""
     generation = metrics[metrics["protocol"] == "generation"].set_index("metric")["value"]
     found = {name: float(generation[name]) for name in ("GE", "perplexity") if name in generation.index}
+    share = metrics.loc[metrics["protocol"] == "share"].set_index("metric")["value"]
+    found |= {name: float(share[name]) for name in share.index}
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
 

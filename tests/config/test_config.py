@@ -343,7 +343,7 @@ def test_missing_files_are_named_before_any_job(tmp_path):
     with pytest.raises(ConfigError, match=r"edit\.datasets\.file\.path: 'data\.json' is not a file"):
         check_files(load_run(changed("edit/dataset", "file")))
     data = tmp_path / "x.json"
-    data.write_text(json.dumps([{}] * 16))
+    data.write_text(json.dumps([{}] * 20))
     check_files(load_run({**changed("edit/dataset", "file"), "data_path": str(data)}))
     with pytest.raises(ConfigError, match=r"data_path: .* is not allowed; no study of this run reads a file"):
         load_run({**BASE, "data_path": str(data)})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from editlab.errors import ConfigError
 
@@ -25,21 +25,9 @@ _BRANCH = re.compile(r"(list|literal|function-\w+)\[.*")  # how pydantic names t
 
 
 class Section(BaseModel):
-    """A section refuses unknown keys and is immutable."""
+    """A section is immutable, and refuses unknown keys and values of another type: no "4" for 4, no 1 for true."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, values: Any) -> Any:
-        """Python counts true as 1; a configuration does not."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if field is None or field.annotation is bool:
-                continue
-            if any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
-                raise ValueError(f"{name}: {short(value)} is not allowed; true and false are for switches alone")
-        return values
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Study(Section):

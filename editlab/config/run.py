@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +126,11 @@ def check_files(run: Run) -> None:
 # ---- files and layers ------------------------------------------------------------------------------------------------
 
 
+_EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+\Z")  # a number for YAML 1.2, text for PyYAML: 5e-4
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping: the first would be lost without a word."""
+    """Refuses a key that stands twice in a mapping, since the first would be lost silently; reads 5e-4 as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As in yaml, with an error for the second of two equal keys."""
@@ -139,6 +143,18 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def _numbers(value: Any) -> Any:
+    """Values of the command line, which Snakemake has read with PyYAML: 5e-4 is a number there too."""
+    if isinstance(value, dict):
+        return {key: _numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
 def read_layer(path: str | Path) -> dict[str, Any]:
@@ -187,7 +203,7 @@ def read_layers(files: Sequence[str | Path], given: Mapping[str, Any] | None = N
         ConfigError: as of :func:`read_layer`.
     """
     found: dict[str, Any] = {}
-    for layer in [*(read_layer(file) for file in files), dict(given or {})]:
+    for layer in [*(read_layer(file) for file in files), _numbers(dict(given or {}))]:
         found = laid_over(found, layer)
     return found
 

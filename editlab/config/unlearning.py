@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from editlab.config.base import Count, Name, NonNegative, Positive, PositiveShare, Section, Share, Study
 from editlab.config.models import HubModel
@@ -178,7 +178,7 @@ class Method(Descent):
     parametrisation: Literal["full", "lora", "layers"] = "full"
     ranks: list[Count] = Field([], description="of lora: an axis; empty otherwise")
     alpha: Positive = Field(2.0, description="lora: scale of the update, lora_alpha / r")
-    blocks: tuple[Share, Share] | None = Field(
+    blocks: Annotated[tuple[Share, Share], Strict(False)] | None = Field(
         None,
         description="part of the depth that is trained, e.g. [0, 0.5]; default: all (rmu: three blocks up to its layer)",
     )

@@ -68,7 +68,7 @@ def call(
             connection.sendall(request)
             answer = _receive(connection)
     if answer is None:
-        raise RuntimeError(f"{target}: its process died without a word (killed, or out of memory)")
+        raise RuntimeError(f"{target}: its process ended without a reply (killed, or out of memory)")
     if "error" in answer:
         raise EditlabError(answer["error"])
     if answer.get("failed"):

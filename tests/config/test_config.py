@@ -91,7 +91,7 @@ BAD = [
     ("edit/datasets/facts/size", 11, "datasets.facts.size", "11", "12"),
     ("edit/datasets/facts/size", "many", "datasets.facts.size", "'many'", "integer"),
     ("edit/datasets/facts/size", 2.5, "datasets.facts.size", "2.5", "integer"),
-    ("edit/datasets/facts/size", True, "datasets.facts.size", "True", "switch"),
+    ("edit/datasets/facts/size", True, "datasets.facts.size", "True", "valid"),
     ("edit/datasets/facts/sise", 50, "datasets.facts.sise", "did you mean 'size'", "seed, sha256, size"),
     ("edit/datasets/file/url", "https://a.b/c.json", "datasets.file.sha256", "required", "url"),
     ("edit/datasets/file/url", "http://a.b/c.json", "datasets.file.url", "http://a.b", "https"),
@@ -114,9 +114,9 @@ BAD = [
     ("edit/methods/memit/clamp", 0, "methods.memit.clamp", "0", "greater than 0"),
     ("edit/methods/memit/lr", math.inf, "methods.memit.lr", "inf", "finite"),
     ("edit/methods/memit/lr", "fast", "methods.memit.lr", "'fast'", "number"),
-    ("edit/methods/memit/lr", True, "methods.memit.lr", "True", "switch"),
+    ("edit/methods/memit/lr", True, "methods.memit.lr", "True", "valid"),
     ("edit/methods/memit/steps", 2.5, "methods.memit.steps", "2.5", "integer"),
-    ("edit/methods/memit/steps", True, "methods.memit.steps", "True", "switch"),
+    ("edit/methods/memit/steps", True, "methods.memit.steps", "True", "valid"),
     ("edit/methods/memit/norm_anchor", "perhaps", "methods.memit.norm_anchor", "'perhaps'", "boolean"),
     ("edit/methods/memit/kl_factor", -1, "methods.memit.kl_factor", "-1", "0"),
     (
@@ -132,7 +132,7 @@ BAD = [
     ("edit/methods/memit/layers", [-1], "methods.memit.layers", "-1", "0"),
     ("edit/methods/memit/layers", "all", "methods.memit.layers: 'all'", "'all'", "list"),
     ("edit/methods/memit/layers", 1, "methods.memit.layers: 1", "1", "list"),
-    ("edit/methods/memit/layers", [True], "methods.memit.layers", "True", "switch"),
+    ("edit/methods/memit/layers", [True], "methods.memit.layers", "True", "valid"),
     ("edit/methods/memit/layers", [3], "methods.memit.layers", "[3]", "0..2"),
     ("edit/methods/rome/layers", [0, 1], "methods.rome.layers", "[0, 1]", "exactly one"),
     ("edit/methods/memit/backend", "gguf", "methods.memit.backend", "'gguf'", "raw"),
@@ -148,7 +148,7 @@ BAD = [
     ("edit/experiments/edit/methods", ["memit", "memit"], "experiments.edit.methods", "memit", "twice"),
     ("edit/experiments/edit/batch", [8, 8], "experiments.edit.batch", "[8, 8]", "twice"),
     ("edit/experiments/edit/batch", [0], "experiments.edit.batch", "0", "1"),
-    ("edit/experiments/edit/batch", [True], "experiments.edit.batch", "True", "switch"),
+    ("edit/experiments/edit/batch", [True], "experiments.edit.batch", "True", "valid"),
     ("edit/experiments/edit/batch", 8, "experiments.edit.batch", "8", "list"),
     ("edit/experiments/edit/replay", [-0.1], "experiments.edit.replay", "-0.1", "0"),
     ("edit/experiments/edit/replay", [0, 0.0], "experiments.edit.replay", "0.0", "twice"),
@@ -187,10 +187,17 @@ def test_what_is_no_mapping_is_one_line(values):
     assert message(values).startswith("config: ")
 
 
-def test_numbers_as_yaml_1_1_reads_them():
-    """PyYAML reads 5e-4 (no dot) as text; it is still a number."""
-    assert load_run(changed("edit/methods/memit/lr", yaml.safe_load("5e-4"))).edit.methods["memit"].lr == 5e-4
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    """PyYAML reads 5e-4 as text; in a file and on the command line it is a number."""
+    (tmp_path / "a.yaml").write_text("edit: {methods: {memit: {lr: 5e-4, clamp: 2}}}")
+    assert read_layers([tmp_path / "a.yaml"])["edit"]["methods"]["memit"] == {"lr": 5e-4, "clamp": 2}
+    assert read_layers([], yaml.safe_load("{edit: {lr: [5e-4, 1.e+2]}}")) == {"edit": {"lr": [5e-4, 100.0]}}
     assert load_run(changed("edit/methods/memit/clamp", 2)).edit.methods["memit"].clamp == 2.0
+
+
+@pytest.mark.parametrize("value", ["4", 4.5, "5e-4"])
+def test_a_number_of_another_type_is_refused(value):
+    assert "valid integer" in message(changed("edit/methods/memit/steps", value))
 
 
 def test_long_and_hostile_values_stay_one_short_line():

@@ -104,7 +104,7 @@ def test_a_killed_child_is_reported_and_a_killed_caller_ends_its_child(owner, tm
     wait_until(lambda: len(children_named(folder / "worker")) == 2)
     child = next(p for p in children_named(folder / "worker") if p != worker)
     os.kill(child, signal.SIGKILL)
-    assert "died without a word" in caller.communicate(timeout=20)[1]
+    assert "ended without a reply" in caller.communicate(timeout=20)[1]
     caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
     wait_until(lambda: len(children_named(folder / "worker")) == 2)
     caller.kill()
@@ -117,7 +117,7 @@ def test_a_process_that_dies_before_it_read_its_request_is_reported(monkeypatch)
     monkeypatch.setattr(warm, "_connect", lambda name, preload: here)
     died = threading.Thread(target=lambda: (there.recv(8), time.sleep(0.2), there.close()))  # unread data: a reset
     died.start()
-    with pytest.raises(RuntimeError, match="died without a word"):
+    with pytest.raises(RuntimeError, match="ended without a reply"):
         warm.call(WRITE, {"path": "x", "value": 1})
     died.join()
 

@@ -55,6 +55,7 @@ TABLES = {
     "large_scale_forgetting": {"edits_seen", "metric", "value"},
     "turning_points": {"kind", "edits", "ci_low", "ci_high"},
     "rtt_edits": {"model", "facts", "when", "accuracy", "restored"},
+    "trust_forgetting": {"edits_seen", "metric", "value"},
     "trust_decisions": {"number", "trust", "harmful", "experiment"},
     "greedy_step_events": {"layer", "step", "gain", "trust", "accepted"},
     "replay_gain": {"replay", "capacity", "strategy", "metric", "verdict"},

@@ -84,6 +84,27 @@ def test_a_changed_line_of_the_solvers_reruns_what_depends_on_it(copied):
     assert jobs == {"edit_cell": 24, "collect_table": 1}
 
 
+CELLS = {"edit_cell", "collect_table"}
+TRACED = {"trace_layers", "choose_layers"}
+MUTATED = {  # module: the rules whose jobs run again, with those that are made from their results
+    "workflow_scripts/edit/find_known.py": {"find_known", *TRACED, *CELLS},
+    "editlab/editing/cell.py": CELLS,
+    "editlab/editing/keys.py": {"make_contexts", *CELLS},
+    "editlab/training/muon.py": {"train_substrate", "make_contexts", "collect_statistics", "find_known", *TRACED, *CELLS},
+    "editlab/analysis/report/topic.py": {"collect_table"},
+    "editlab/analysis/paper/typeset.py": set(),
+    "editlab/unlearning/selection.py": set(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MUTATED)
+def test_a_changed_constant_reruns_the_jobs_that_reach_it_and_no_others(copied, module):
+    path = copied.root / module
+    path.write_text(path.read_text() + "\nCHANGED = 1\n")
+    assert set(copied.jobs(MATRIX)) == MUTATED[module]
+
+
 def test_a_deleted_cell_is_rebuilt_alone_and_the_same(copied):
     before = copied.read(MATRIX)
     metrics = copied.root / CELL.format("emmet", 1, 0) / "metrics.csv"
@@ -231,7 +252,10 @@ def test_holes_only_when_allowed_and_then_listed(copied):
 
 PLAN = {"methods": ["memit"], "batch": [4], "seeds": [1], "num_edits": 8}
 BAD = {
-    "unknown key": ({"methods": {"memit": {"clampp": 2}}}, "methods.memit.clampp: unknown key for memit; did you mean 'clamp'"),
+    "unknown key": (
+        {"methods": {"memit": {"clampp": 2}}},
+        "methods.memit.clampp: unknown key for memit; did you mean 'clamp'",
+    ),
     "wrong type": ({"methods": {"memit": {"clamp": "big"}}}, "methods.memit.clamp: 'big' is not allowed"),
     "rank of raw": ({"experiments": {"edit": PLAN | {"rank": [-1]}}}, "edit.experiments.edit.rank"),
     "negative rate": (

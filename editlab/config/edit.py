@@ -127,7 +127,7 @@ class Experiment(Section):
     capacity: list[Count] | None = Field(
         None, min_length=1, description="replay capacities, an axis of the replay ablation"
     )
-    strategy: list[Literal["random", "priority"]] | None = Field(
+    strategy: list[Literal["random", "priority", "target_loss"]] | None = Field(
         None, min_length=1, description="replay strategies, an axis"
     )
 

@@ -105,7 +105,10 @@ class Replay(Section):
     """The memory of edited facts; how many are replayed a batch is an axis of experiments."""
 
     replay_capacity: Count = Field(200, description="facts kept for replay")
-    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
+    replay_strategy: Literal["random", "priority", "target_loss"] = Field(
+        "random",
+        description="which are replayed; priority: of low margin after the commit, target_loss: of high target loss, old ones",
+    )
     replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
     replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
     replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")

@@ -34,6 +34,7 @@ from editlab.editing.targets import Targets
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
+from editlab.evaluation.scoring import rewrite_margins
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
@@ -267,7 +268,14 @@ class EditSession:
         self.edited += new
         if self.replay:
             z = None if columns.z is None else columns.z[:, : columns.new]
-            self.buffer.insert(new, z, columns.margins, index)
+            self.buffer.insert(new, z, self._strengths(new, columns.losses), index)
+
+    def _strengths(self, requests: Sequence[EditRequest], losses: Sequence[float]) -> list[float]:
+        """How firmly facts were put in, by the strategy of replay: their margins now, or minus the losses of their targets."""
+        if self.recipe.replay_strategy != "priority":
+            return [-loss for loss in losses]
+        with self.stopwatch.stage("keys"):
+            return rewrite_margins(self.model, requests)
 
     def _observed(self, requests: Sequence[EditRequest]) -> dict[str, float] | None:
         if self.observer is None:

@@ -264,6 +264,13 @@ def run_suffix(architecture: Architecture, ids: Tensor, states: PromptStates, ro
     return output.last_hidden_state
 
 
+def rewrite_margins(model: Any, requests: Sequence[EditRequest]) -> list[float]:
+    """How much more likely a token of the new object is than one of the old object on the rewrite prompt, in nats."""
+    pairs = [(r.rewrite_prompt, target) for r in requests for target in (r.target_new, r.target_true)]
+    log_prob = score_targets(model, pairs).log_prob
+    return [float(v) for v in log_prob[::2] - log_prob[1::2]]
+
+
 def score_known(model: Any, requests: Sequence[EditRequest]) -> pd.DataFrame:
     """Which rewrite prompts the model completes with the true object before any edit.
 

@@ -28,7 +28,7 @@ wildcard_constraints:
     batch=r"\d+",
     replay=r"\d+(\.\d+)?",
     capacity=r"\d+",
-    strategy="random|priority",
+    strategy="random|priority|target_loss",
     rank=r"\d+",
     seed=r"\d+",
     layer=r"\d+",

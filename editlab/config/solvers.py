@@ -7,9 +7,9 @@ the editing session. The algebra of a solver is the function that :data:`editlab
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
 
@@ -116,6 +116,15 @@ class Passes(Solver):
 
     max_iterations: Count = Field(3, description="passes over the facts that are still off")
     alpha: NonNegative = Field(0.1, description="a fact is off while |residual| is above this")
+    upper_bound: Positive | None = Field(
+        None, description="a fact whose |residual| is not below this is left out of a pass"
+    )
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.upper_bound is not None and self.upper_bound <= self.alpha:
+            raise ValueError(f"upper_bound: {self.upper_bound} is not allowed; more than alpha ({self.alpha})")
+        return self
 
 
 class Rome(Moment):

@@ -118,7 +118,7 @@ class _World:
 
     def _people(self, shares: Mapping[Relation, int], apart: bool) -> dict[Relation, tuple[list[str], list[str]]]:
         """By relation, its reserved subjects and the others; relations of a kind have the same ones, or each its own."""
-        found = {}
+        found: dict[Relation, tuple[list[str], list[str]]] = {}
         for kind in dict.fromkeys(relation.kind for relation in shares):
             mine = {relation: share for relation, share in shares.items() if relation.kind == kind}
             most = max(mine.values())

@@ -80,7 +80,7 @@ def run_cell(
     with watch.stage("load"):
         network = load_model(model, **cell.loading)
         records = load_requests(requests)
-        chosen, probes, facts = _facts(cell, records, known)
+        chosen, probes, others = _facts(cell, records, known)
         chosen = with_world_probes(chosen, records, held_out=probes)
     texts, anchors = _texts(cell)
     session = EditSession(
@@ -97,7 +97,7 @@ def run_cell(
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=cell.recipe.solver, disable=None) as bar:
-        result = run_stream(session, chosen, cell, texts, facts=facts, progress=bar, checkpoint=checkpoint)
+        result = run_stream(session, chosen, cell, texts, facts=others, progress=bar, checkpoint=checkpoint)
     with watch.stage("write"):
         _write(result, outputs)
     facts = {

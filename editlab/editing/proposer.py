@@ -9,6 +9,7 @@ the *effective change* that comes out is added to the weight before the next lay
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,13 +109,13 @@ class Proposer:
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
-        new, margins = len(requests), (-targets.loss).tolist()
+        new, losses = len(requests), targets.loss.tolist()
         if not replayed:
-            return Columns(requests, targets.z, None, new, margins)
+            return Columns(requests, targets.z, None, new, losses)
         old = [item.request for item in replayed]
         z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
         z = torch.cat([targets.z, z_old.to(targets.z)], 1)
-        return Columns(requests + old, z, self._weights(new, len(old)), new, margins)
+        return Columns(requests + old, z, self._weights(new, len(old)), new, losses)
 
     def _weights(self, new: int, old: int) -> Tensor:
         weights = torch.ones(new + old, dtype=torch.float64)
@@ -167,13 +168,15 @@ class Proposer:
         return LayerEvent(**{**found, **installed})
 
     def _still_off(self, columns: Columns) -> list[int]:
-        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha."""
+        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha, and
+        below upper_bound: what is farther off is given up, as published."""
         if not isinstance(self.recipe, Passes):
             return list(range(len(columns.requests)))
         assert columns.z is not None
         values = compute_values(self.model, columns.requests, self.layers[-1], self.recipe.site)
         gap = (columns.z.to(values) - values).norm(dim=0)
-        return (gap > self.recipe.alpha).nonzero()[:, 0].tolist()
+        far = self.recipe.upper_bound
+        return ((gap > self.recipe.alpha) & (gap < (math.inf if far is None else far))).nonzero()[:, 0].tolist()
 
     def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
         """What is asked of one map now: keys and residuals on the model as it is."""
@@ -224,7 +227,7 @@ class Proposer:
         deltas, loss = finetune(self.model, everyone, self.layers, recipe, weights)
         if not all(bool(d.isfinite().all()) for d in deltas.values()):
             raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
-        proposal = Proposal(Columns(everyone, None, None, len(requests), [-loss] * len(requests)))
+        proposal = Proposal(Columns(everyone, None, None, len(requests), [loss] * len(requests)))
         for layer, delta in deltas.items():
             self.put(proposal, layer, Factors.from_dense(delta))
         event.loss = loss

@@ -67,7 +67,8 @@ def summarize(frame: pd.DataFrame, confidence: float = 0.95, resamples: int = 10
         low[complete], high[complete] = np.nanquantile(draws[:, complete], edges, axis=0)
     present = ~np.isnan(values)
     rows = [("S", protocol) for protocol in COMPOSITE] + list(cases.columns)
-    parts = [[m in METRICS and p == protocol for m, p in cases.columns] for protocol in COMPOSITE]
+    named = [(metric, protocol) for metric, protocol in cases.columns.to_list()]
+    parts = [[metric in METRICS and p == protocol for metric, p in named] for protocol in COMPOSITE]
     counts = [present[:, part].any(1).sum() for part in parts] + list(present.sum(0))
     counts = [0 if np.isnan(value) else int(n) for value, n in zip(point, counts, strict=True)]
     summary = pd.DataFrame(rows, columns=COLUMNS[:2]).assign(value=point, n=counts, ci_low=low, ci_high=high)

@@ -139,11 +139,11 @@ def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
     run_rows = table[table["rule"] == "as run"]
     assert len(run_rows) == 4
     assert len(table) == 12
-    assert run_rows["overhead"].between(0, 1).all()
+    assert (run_rows["overhead"] > 0).all()
     assert run_rows["accuracy"].between(0, 1).all()
     base = final_scores(next(d for d, c in cells if c["method"] == "emmet" and c["seed"] == "1"))
     assert run_rows.iloc[0]["retention_unguarded"] == base["retention"]
-    low, high = (table[table["rule"] == f"trust < {t}"]["rollback_rate"].mean() for t in (0.2, 0.6))
+    low, high = (table[table["rule"] == f"re-scored at {t}"]["rollback_rate"].mean() for t in (0.2, 0.6))
     assert low <= high
 
 

@@ -68,7 +68,7 @@ def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> d
     """Value and interval of each metric that is there, side by side."""
     found: dict[str, float] = {}
     for name in (n for n in names if n in metrics.index):
-        value, low, high = metrics.loc[name, ["value", "ci_low", "ci_high"]]
+        value, low, high = metrics.loc[[name], ["value", "ci_low", "ci_high"]].to_numpy(dtype=float)[0].tolist()
         found |= {f"{name}{suffix}": value, f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
     return found
 

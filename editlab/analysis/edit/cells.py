@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,13 @@ def stored(directory: str | Path) -> dict[str, int]:
         (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
         count += min(rank * (d_out + d_in), d_out * d_in)
     return {"parameters": count, "bytes": 4 * count}
+
+
+def stored_rank(events: Sequence[Mapping[str, Any]]) -> int:
+    """The largest rank that an adapter of the cell came to, whatever was asked for; 0 where the edits are stored raw."""
+    layers = [layer for event in events for layer in event.get("layers", {}).values()]
+    parts = [part for layer in layers for part in (layer, *layer.get("greedy", []))]
+    return max((part.get("lora_rank", 0) for part in parts if part.get("greedy_accept", True)), default=0)
 
 
 def curves_table(cells: Cells) -> pd.DataFrame:

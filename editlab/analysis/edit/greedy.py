@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import beside_each_other, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, Mark, marks
-from editlab.analysis.edit.cells import final_scores, read_events
+from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
 from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
@@ -49,10 +49,12 @@ def greedy_step_events(cells: Cells) -> pd.DataFrame:
 
 
 def greedy_table(cells: Cells) -> pd.DataFrame:
-    """Scores of every cell, and for greedy ones: steps and acceptance, mean gain, trust against gain."""
+    """Scores of every cell with the rank that it stores, and for greedy ones: steps and acceptance, mean gain, trust
+    against gain."""
     rows = []
     for directory, cell in cells:
-        steps = greedy_steps(read_events(directory))
+        events = read_events(directory)
+        steps = greedy_steps(events)
         found: dict[str, float] = {}
         if len(steps):
             varied = steps["trust"].nunique() > 1 and steps["gain"].nunique() > 1
@@ -62,7 +64,7 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
                 "gain_by_step": float(steps["gain"].mean()),
                 "trust_gain_correlation": float(steps["trust"].corr(steps["gain"])) if varied else np.nan,
             }
-        rows.append({**cell, **final_scores(directory), **found})
+        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events), **found})
     return pd.DataFrame(rows)
 
 

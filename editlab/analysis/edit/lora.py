@@ -9,7 +9,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import marks
-from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored
+from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored, stored_rank
 from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
@@ -30,7 +30,8 @@ def lora_table(cells: Cells) -> pd.DataFrame:
     """Scores, retention, size, seconds and what the cuts kept, one row a cell."""
     rows = []
     for directory, cell in cells:
-        layers = [layer for e in read_events(directory) for layer in e.get("layers", {}).values()]
+        events = read_events(directory)
+        layers = [layer for e in events for layer in e.get("layers", {}).values()]
         cut = {
             "energy": [x["energy"] for x in layers if "energy" in x],
             "edit_residual": [x.get("edit_residual", x.get("residual", np.nan)) for x in layers],
@@ -38,7 +39,16 @@ def lora_table(cells: Cells) -> pd.DataFrame:
         }
         means = {k: float(np.mean(v)) if v else np.nan for k, v in cut.items()}
         seconds = cell_costs(directory)["edit_seconds"]
-        rows.append({**cell, **final_scores(directory), **means, **stored(directory), "seconds": seconds})
+        rows.append(
+            {
+                **cell,
+                **final_scores(directory),
+                **means,
+                **stored(directory),
+                "stored_rank": stored_rank(events),
+                "seconds": seconds,
+            }
+        )
     return pd.DataFrame(rows)
 
 

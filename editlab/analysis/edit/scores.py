@@ -18,7 +18,7 @@ from editlab.analysis.text.wording import label, stands_on
 
 SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
-CONTROLS = ("none", "random")
+CONTROLS = ("none", "random", "shuffled")
 HEADLINE_BATCH = 32
 RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
 NO_CELLS = "No finished cell to compare."

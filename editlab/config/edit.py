@@ -30,7 +30,7 @@ from editlab.config.base import (
 from editlab.config.data import Dataset, FactsData, FileData
 from editlab.config.models import HubModel, Model, SubstrateModel
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import SOLVERS
+from editlab.config.solvers import SOLVERS, RandomUpdate
 from editlab.errors import ConfigError
 
 
@@ -124,6 +124,11 @@ class Experiment(Section):
     label_cases: Annotated[int, Field(ge=0)] = Field(
         0, description="facts a probe set when each batch is labelled as harmful or not (0: no labels)"
     )
+    guards_from: Name | None = Field(
+        None,
+        description="experiment on whose streams, of other seeds, the weights and thresholds of all guards are chosen; null: "
+        "those of the recipes",
+    )
     capacity: list[Count] | None = Field(
         None, min_length=1, description="replay capacities, an axis of the replay ablation"
     )
@@ -138,6 +143,10 @@ class Experiment(Section):
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} holds a value twice")
         return self
+
+    def batches(self, method: str) -> list[int]:
+        """The batch sizes of a method."""
+        return next((own.batch for own in self.own_batches if method in own.methods), self.batch)
 
 
 class Retraining(Section):
@@ -194,6 +203,8 @@ class EditStudy(Study):
                 choose(f"experiments.{name}.methods", method, self.methods)
             _check_ranks(name, experiment, self.methods)
             _check_layers(experiment, self.methods, self.models[self.model])
+            _check_controls(name, experiment, self.methods)
+            _check_guards(name, experiment, self.experiments, self.methods)
             facts = self.datasets[self.dataset]
             if isinstance(facts, FactsData) and experiment.num_edits > facts.editable:
                 raise ValueError(
@@ -248,7 +259,7 @@ class EditStudy(Study):
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
             traits = SOLVERS[self.methods[method].solver]
-            for batch in next((own.batch for own in plan.own_batches if method in own.methods), plan.batch):
+            for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
                 for replay in plan.replay:
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):
@@ -303,6 +314,51 @@ def _check_layers(plan: Experiment, methods: Mapping[str, Recipe], model: Substr
             raise ValueError(
                 f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
             )
+
+
+def _check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
+    """Some batch is large enough for its solver (smaller ones are no cells of it), and a control that replays norms has
+    streams of the other method beside it."""
+    for method in plan.methods:
+        recipe, sizes = methods[method], plan.batches(method)
+        if max(sizes) < recipe.min_batch:
+            allowed = f"{method} needs batches of {recipe.min_batch} facts or more"
+            raise ValueError(f"experiments.{name}.batch: {sizes} is not allowed; {allowed}")
+        other = recipe.matched_to if isinstance(recipe, RandomUpdate) else None
+        if other is None:
+            continue
+        choose(f"methods.{method}.matched_to", other, {m: None for m in plan.methods if methods[m].edits})
+        matched = methods[other]
+        if matched.backend != "raw" or matched.trust is not None or not set(sizes) <= set(plan.batches(other)):
+            raise ValueError(
+                f"methods.{method}.matched_to: {other!r} is not allowed in experiments.{name}; it must be stored raw, "
+                f"without trust, and have the batch sizes {sizes}"
+            )
+        if matched.layers != recipe.layers:
+            raise ValueError(
+                f"methods.{method}.layers: {recipe.layers} is not allowed; those of {other}: {matched.layers}"
+            )
+
+
+def _check_guards(
+    name: str, plan: Experiment, experiments: Mapping[str, Experiment], methods: Mapping[str, Recipe]
+) -> None:
+    """Guards are chosen on labelled streams with harmful batches, of other seeds, which a trust on probes only watches."""
+    if plan.guards_from is None:
+        return
+    where = f"experiments.{name}.guards_from"
+    choose(where, plan.guards_from, {k: None for k in experiments if k != name})
+    watched = experiments[plan.guards_from]
+    shared = sorted(set(watched.seeds) & set(plan.seeds))
+    if shared:
+        raise ValueError(f"{where}: {plan.guards_from!r} is not allowed; it shares the seeds {shared}")
+    guards = [methods[m].trust for m in watched.methods]
+    watching = [t is not None and t.behaves and t.threshold == 0 for t in guards]
+    if not (all(watching) and watched.label_cases and watched.stress_fraction):
+        raise ValueError(
+            f"{where}: {plan.guards_from!r} is not allowed; its methods need trust of threshold 0 on probes, and it "
+            "label_cases and stress_fraction"
+        )
 
 
 def _check_sweep(sweep: Sweep, methods: Mapping[str, Recipe]) -> None:

@@ -52,6 +52,7 @@ class Solver(Section):
     Attributes:
         name: what a recipe calls it.
         max_batch: most facts a solve can hold; None: any number.
+        min_batch: fewest facts of a batch.
         replay: replayed facts can join a batch.
         history: it uses the sum of K K^T of earlier batches.
         moment: it cannot do without the second moment of the keys (ROME can: C = I).
@@ -69,6 +70,7 @@ class Solver(Section):
 
     name: ClassVar[str]
     max_batch: ClassVar[int | None] = None
+    min_batch: ClassVar[int] = 1
     replay: ClassVar[bool] = True
     history: ClassVar[bool] = False
     moment: ClassVar[bool] = True
@@ -239,9 +241,20 @@ class FineTuning(Solver):
 
 
 class RandomUpdate(Memit):
-    """Control: a random update as large as MEMIT's."""
+    """Control: a random update as large as MEMIT's of the same batch, or with the norms that a method had in its stream."""
 
     name, replay, control = "random", False, True
+    matched_to: str | None = Field(
+        None,
+        description="recipe whose norms it has, batch by batch and layer by layer, in every experiment; null: MEMIT's on its "
+        "own model, which the noise itself drives away",
+    )
+
+
+class ShuffledTargets(Memit):
+    """Control: MEMIT with the targets of a batch dealt to one another's facts: updates of its kind that say nothing true."""
+
+    name, replay, control, min_batch = "shuffled", False, True, 2
 
 
 class NoUpdate(Solver):
@@ -263,6 +276,7 @@ SOLVERS: dict[str, type[Solver]] = {
     Encore.name: Encore,
     FineTuning.name: FineTuning,
     RandomUpdate.name: RandomUpdate,
+    ShuffledTargets.name: ShuffledTargets,
     NoUpdate.name: NoUpdate,
 }
 """The registry: one line a solver."""

@@ -44,7 +44,7 @@ class TrustGuard:
             options = self.trust or Trust.model_validate({"distance_only": by_distance})
             p = proposer
             with p.stopwatch.stage("trust"):
-                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes)
+                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes, p.seed)
         self.base: Before | None = None
 
     @property

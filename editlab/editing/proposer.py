@@ -19,9 +19,9 @@ from torch import Tensor
 from editlab.algebra.linalg import Factors, SecondMoment
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
-from editlab.algebra.solvers import solve
+from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import FineTuning, Passes, TargetOptions
+from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
@@ -29,7 +29,7 @@ from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, l
 from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
-from editlab.editing.stress import Stress
+from editlab.editing.stress import Stress, shuffled
 from editlab.editing.targets import Targets, optimize_targets
 from editlab.edits.edit import commit
 from editlab.errors import NumericalError
@@ -105,6 +105,8 @@ class Proposer:
             targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
+        if isinstance(recipe, ShuffledTargets):
+            targets = shuffled(targets, f"{self.seed} {requests[0].case_id}")
         return stress.targets(targets) if stress else targets
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
@@ -232,6 +234,17 @@ class Proposer:
             self.put(proposal, layer, Factors.from_dense(delta))
         event.loss = loss
         event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
+        return proposal
+
+    def noise(self, requests: list[EditRequest], norms: Mapping[int, float], event: Event) -> Proposal:
+        """Noise on every map, with the norms that another method's updates of this batch had."""
+        proposal = Proposal(Columns(requests, None, None, len(requests), [0.0] * len(requests)))
+        event.layers = {}
+        for layer, weight in self.weights.items():
+            seed, norm = derive_seed("solve", self.seed, event.batch, layer), norms.get(layer, 0.0)
+            shape = (int(weight.shape[0]), int(weight.shape[1]))
+            found = self.put(proposal, layer, noise(shape, len(requests), norm, seed))
+            event.layers[str(layer)] = LayerEvent(update_norm=norm, **found)
         return proposal
 
     def restrain_total(self) -> dict[str, Any]:

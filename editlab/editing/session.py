@@ -64,8 +64,9 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc.
-        observer: called with (facts, facts edited before) before a batch is solved and again while its whole candidate
+        observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
+        norms: by batch and layer, the norms that the random control replays.
 
     Attributes:
         events: one a batch.
@@ -85,6 +86,7 @@ class EditSession:
         seed: int = 0,
         anchor_texts: Sequence[str] = (),
         observer: Observer | None = None,
+        norms: Sequence[Mapping[int, float]] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
@@ -105,7 +107,7 @@ class EditSession:
             self.stopwatch,
         )
         self.guard = TrustGuard(self.proposer, probes)
-        self.observer, self.anchor_texts = observer, list(anchor_texts)
+        self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.events: list[Event] = []
         self._restored = restored(self.weights)
@@ -161,7 +163,7 @@ class EditSession:
         if self.recipe.edits:
             before = self.proposer.snapshot()
             try:
-                self._edit_batch(batch, before, event, stress)
+                self._edit_batch(batch, requests, before, event, stress)
             except NumericalError as error:
                 self.proposer.take_back(before)
                 self.guard.settle(None)
@@ -193,18 +195,29 @@ class EditSession:
             self.proposer.put(Proposal(Columns.none()), layer, factors)
         return found
 
-    def _edit_batch(self, requests: list[EditRequest], before: Snapshot, event: Event, stress: Stress | None) -> None:
+    def _edit_batch(
+        self,
+        requests: list[EditRequest],
+        wanted: Sequence[EditRequest],
+        before: Snapshot,
+        event: Event,
+        stress: Stress | None,
+    ) -> None:
         replayed = self.buffer.sample(self.replay, requests, event.batch)
         event.replayed = len(replayed)
+        if self.norms is not None:
+            with self.stopwatch.stage("solve"):
+                self._keep(self.proposer.noise(requests, self.norms[event.batch], event), event.batch)
+            return
         if self.recipe.gradient:
             with self.stopwatch.stage("solve"):
                 self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
             return
         targets = self._targets(requests, event, stress)
-        event.without = self._observed(requests)
+        event.without = self._observed(wanted)
         self.guard.before(requests, event)
         proposal = self._propose(requests, targets, replayed, before, event)
-        event.applied = self._observed(requests)
+        event.applied = self._observed(wanted)
         proposal = self._judged(proposal, before, event)
         if event.kept:
             self._keep(proposal, event.batch)

@@ -108,9 +108,9 @@ def run_stream(
         ArtifactError: the checkpoint belongs to another run or is damaged.
     """
     session.guard.check(requests)
-    if plan.label_cases:
-        session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed)
     run = _Run(session, list(requests), plan, texts, checkpoint, facts)
+    if plan.label_cases:
+        session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed, run.around)
     run.follow_up = FollowUp(session, run.harmless(), plan.evaluation, plan.seed)  # the model is still unedited
     run.resume()
     for batch in run.left():
@@ -136,7 +136,9 @@ class _Run:
         self.session, self.plan, self.texts, self.checkpoint = session, plan, list(texts), checkpoint
         self.requests = requests
         self.batches = list(batches(requests, plan.batch))
-        self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed)
+        streamed = {r.key for r in requests}
+        others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
+        self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
         self.edited = EditedFacts()
         self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), plan.evaluation.same_subject_facts)
         self.follow_up: FollowUp | None = None
@@ -159,8 +161,8 @@ class _Run:
     def step(self, batch: list[EditRequest]) -> None:
         """Edit a batch, score it, take a snapshot when one is due, save the state when that is."""
         plan, watch, number = self.plan, self.session.stopwatch, self.done
-        self.session.step(batch, self.stress.get(number))
         self.edited.add(batch)
+        self.session.step(batch, self.stress.get(number))
         before = number * plan.batch
         now = before + len(batch)
         if number not in self.stress:

@@ -7,7 +7,7 @@ from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
 from editlab.config.models import HubModel, SubstrateModel
-from editlab.config.solvers import SOLVERS
+from editlab.config.solvers import SOLVERS, RandomUpdate
 
 STUDY = RUN.edit
 
@@ -182,6 +182,37 @@ def cell_inputs(wildcards):
             statistics_file(wildcards.model, layer) for layer in layers
         ]
     return inputs
+
+
+def matched_inputs(wildcards):
+    """The events of the cell whose norms a random control replays: that of the other method at the same point."""
+    recipe = STUDY.methods[wildcards.method]
+    if not isinstance(recipe, RandomUpdate) or recipe.matched_to is None:
+        return {}
+    wanted = {
+        "method": recipe.matched_to,
+        "batch": wildcards.batch,
+        "replay": wildcards.replay,
+        "seed": wildcards.seed,
+    }
+    cells = zip(
+        cell_paths(wildcards.experiment), STUDY.cells(wildcards.experiment), strict=True
+    )
+    return {
+        "matched": next(
+            f"{path}/events.jsonl"
+            for path, cell in cells
+            if wanted.items() <= cell.items()
+        )
+    }
+
+
+def guard_inputs(wildcards):
+    """The weights and thresholds of a guarded cell, where they are chosen on other streams."""
+    source = STUDY.experiments[wildcards.experiment].guards_from
+    guarded = STUDY.methods[wildcards.method].trust is not None
+    path = f"{OUT}/guards/{source}/{wildcards.model}/{wildcards.dataset}.json"
+    return {"guards": path} if source and guarded else {}
 
 
 @functools.cache

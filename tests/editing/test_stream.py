@@ -18,6 +18,7 @@ from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.requests import write_requests
 from editlab.editing import proposer
 from editlab.editing.cell import RESULTS, run_cell
+from editlab.editing.events import read_events
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.edits.edit import Edit
@@ -288,7 +289,7 @@ def cell_plan(**changes) -> dict:
     return {**fields, **changes}
 
 
-def run_in(inputs: Path, folder: Path, plan: dict, layers=None) -> Path:
+def run_in(inputs: Path, folder: Path, plan: dict, layers=None, **more) -> Path:
     folder.mkdir(exist_ok=True)
     suffix = {"events": "jsonl", "edit": "safetensors", "provenance": "json"}
     names = [*RESULTS, "provenance"]
@@ -303,6 +304,7 @@ def run_in(inputs: Path, folder: Path, plan: dict, layers=None) -> Path:
         statistics=[str(inputs / "layer-1.safetensors")],
         layers=layers,
         outputs=outputs,
+        **more,
     )
     return folder
 
@@ -337,3 +339,47 @@ def test_a_cell_that_cannot_be_says_so_before_it_edits(inputs, tmp_path):
     with pytest.raises(DataError, match=r"11 of 12 facts are known"):
         run_in(inputs, tmp_path / "few", cell_plan(num_edits=12))
     assert list((tmp_path / "few").iterdir()) == []
+
+
+# ---- controls --------------------------------------------------------------------------------------------------------
+
+
+def test_the_random_control_replays_the_norms_of_another_cell(inputs, tmp_path):
+    memit = run_in(inputs, tmp_path / "memit", cell_plan(replay=0.0))
+    recipe = {"solver": "random", "layers": [1], "matched_to": "memit"}
+    random = run_in(
+        inputs, tmp_path / "random", cell_plan(recipe=recipe, replay=0.0), matched=str(memit / "events.jsonl")
+    )
+    wanted, found = (
+        [event.layers["1"].update_norm for event in read_events((folder / "events.jsonl").read_text().splitlines())]
+        for folder in (memit, random)
+    )
+    assert found == pytest.approx(wanted, rel=1e-9)
+    norms = Edit.load(random / "edit.safetensors").norm()
+    assert norms == pytest.approx(sum(n * n for n in wanted) ** 0.5, rel=0.2)  # nearly orthogonal in 32 x 64 dimensions
+    own = run_in(inputs, tmp_path / "own", cell_plan(recipe={"solver": "random", **FIELDS}, replay=0.0))
+    drifted = read_events((own / "events.jsonl").read_text().splitlines())[1].layers["1"].update_norm
+    assert drifted != pytest.approx(wanted[1], rel=1e-6)  # MEMIT on the model that the noise has moved
+    with pytest.raises(DataError, match="matched_to: the events of a cell of memit are missing"):
+        run_in(inputs, tmp_path / "missing", cell_plan(recipe=recipe, replay=0.0))
+    with pytest.raises(DataError, match="2 batches; the stream has 8"):
+        run_in(
+            inputs, tmp_path / "o", cell_plan(recipe=recipe, replay=0.0, batch=1), matched=str(memit / "events.jsonl")
+        )
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shuffled_targets_are_dealt_to_one_another(count):
+    requests, model = tiny_requests(count), tiny_model("gpt2")
+    with session_of(model, replay=0.0) as plain, session_of(model, "shuffled", replay=0.0) as control:
+        own, dealt = plain.proposer.targets(requests).z, control.proposer.targets(requests).z
+    gaps = torch.cdist(own.T, dealt.T)
+    giver = gaps.argmin(dim=0)
+    assert float(gaps.min(dim=0).values.max()) < 1e-4
+    assert sorted(giver.tolist()) == list(range(count))
+    assert all(int(g) != i for i, g in enumerate(giver))
+
+
+def test_one_fact_alone_cannot_be_shuffled():
+    found = stream(tiny_requests(3), planned(2), "shuffled", replay=0.0)
+    assert [event.decision for event in found.events] == ["accepted", "rejected"]

@@ -67,7 +67,7 @@ def summarize(frame: pd.DataFrame, confidence: float = 0.95, resamples: int = 10
         low[complete], high[complete] = np.nanquantile(draws[:, complete], edges, axis=0)
     present = ~np.isnan(values)
     rows = [("S", protocol) for protocol in COMPOSITE] + list(cases.columns)
-    named = [(metric, protocol) for metric, protocol in cases.columns.to_list()]
+    named = [(str(column[0]), str(column[1])) for column in cases.columns]
     parts = [[metric in METRICS and p == protocol for metric, p in named] for protocol in COMPOSITE]
     counts = [present[:, part].any(1).sum() for part in parts] + list(present.sum(0))
     counts = [0 if np.isnan(value) else int(n) for value, n in zip(point, counts, strict=True)]

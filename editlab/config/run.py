@@ -148,13 +148,15 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
-def _numbers(value: Any) -> Any:
-    """Values of the command line, which Snakemake has read with PyYAML: 5e-4 is a number there too."""
+def _typed(value: Any) -> Any:
+    """A value of the command line, which Snakemake has read: true is no text there, nor is 5e-4."""
     if isinstance(value, dict):
-        return {key: _numbers(entry) for key, entry in value.items()}
+        return {key: _typed(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_numbers(entry) for entry in value]
-    return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
+        return [_typed(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    return {"true": True, "false": False}.get(value.lower(), float(value) if _EXPONENT.match(value) else value)
 
 
 def read_layer(path: str | Path) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def read_layers(files: Sequence[str | Path], given: Mapping[str, Any] | None = N
         ConfigError: as of :func:`read_layer`.
     """
     found: dict[str, Any] = {}
-    for layer in [*(read_layer(file) for file in files), _numbers(dict(given or {}))]:
+    for layer in [*(read_layer(file) for file in files), _typed(dict(given or {}))]:
         found = laid_over(found, layer)
     return found
 

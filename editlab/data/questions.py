@@ -285,14 +285,3 @@ def leave_one_out(splits: Sequence[Split], held_out: str) -> tuple[list[Split], 
     secret = {q.question for q in chosen[0].questions}
     told = [dataclasses.replace(s, questions=tuple(q for q in s.questions if q.question not in secret)) for s in others]
     return told, chosen[0]
-
-
-def repeated_questions(splits: Sequence[Split]) -> set[str]:
-    """Questions that stand in more than one split: retraining on one would teach the other (96 names in random_bd)."""
-    seen: dict[str, str] = {}
-    found: set[str] = set()
-    for split in splits:
-        for text in {q.question for q in split.questions}:
-            if seen.setdefault(text, split.name) != split.name:
-                found.add(text)
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +163,6 @@ def unfill(text: str, subject: str, ignore_case: bool = False) -> str | None:
     literal = re.escape(subject)
     match = re.search(rf"(?<!\w){literal}(?!\w)", text, flags) or (None if ignore_case else re.search(literal, text))
     return f"{text[: match.start()]}{{}}{text[match.end() :]}" if match else None
-
-
-def check_unique(requests: Iterable[EditRequest], where: str) -> None:
-    """Raise :class:`DataError` when two requests share a case_id."""
-    seen: dict[str, int] = {}
-    for index, request in enumerate(requests):
-        if request.case_id in seen:
-            raise DataError(
-                f"{where}: case_id {request.case_id[:40]!r} of record {index} is already used by "
-                f"record {seen[request.case_id]}; case ids must be unique"
-            )
-        seen[request.case_id] = index
 
 
 def read_utf8(path: str | Path) -> str:

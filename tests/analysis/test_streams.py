@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from editlab.analysis.statistics.paired import differences, resampled
 from editlab.analysis.statistics.streams import holm, over_streams, share_over_streams
 
 STREAMS = 1500
@@ -40,6 +41,25 @@ def test_an_interval_over_cases_alone_would_not():
         half = 1.96 * cases.std() / len(cases) ** 0.5
         hits += abs(cases.mean() - 0.03) <= half
     assert hits / 300 < 0.7
+
+
+@pytest.mark.parametrize("streams", [3, 5])
+def test_paired_differences_of_cells_count_the_stream(streams):
+    """What the tables say of methods that do not differ: at most one interval in twenty excludes zero, not most of them."""
+    hits = 0
+    for k in range(300):
+        _, a, b = simulated(k, streams, 120, 0.06, 0.0)
+        sides = [[x[:, None].astype(float) for x in side] for side in (a, b)]
+        one, other = resampled(sides, lambda means: means, resamples=50, seed=k)
+        [found] = differences(one, other, ["ES"])
+        hits += found.ci_low <= 0 <= found.ci_high
+    assert hits / 300 >= 0.92
+
+
+def test_two_streams_are_told_as_these_streams():
+    sides = [[np.ones((9, 1)), np.zeros((9, 1))], [np.zeros((9, 1))] * 2]
+    [found] = differences(*resampled(sides, lambda means: means, resamples=50), ["ES"])
+    assert (found.value, found.general) == (0.5, False)
 
 
 @pytest.mark.parametrize("streams", [3, 5])

@@ -192,6 +192,7 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
     (tmp_path / "a.yaml").write_text("edit: {methods: {memit: {lr: 5e-4, clamp: 2}}}")
     assert read_layers([tmp_path / "a.yaml"])["edit"]["methods"]["memit"] == {"lr": 5e-4, "clamp": 2}
     assert read_layers([], yaml.safe_load("{edit: {lr: [5e-4, 1.e+2]}}")) == {"edit": {"lr": [5e-4, 100.0]}}
+    assert read_layers([], {"allow_missing": "true", "run": "truth"}) == {"allow_missing": True, "run": "truth"}
     assert load_run(changed("edit/methods/memit/clamp", 2)).edit.methods["memit"].clamp == 2.0
 
 

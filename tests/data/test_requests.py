@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editlab.data.requests import EditRequest, check_unique, fill, read_json, read_records, unfill, write_requests
+from editlab.data.requests import EditRequest, fill, read_json, read_records, unfill, write_requests
 from editlab.errors import DataError
 
 texts = st.text(min_size=1, max_size=20).filter(str.strip)
@@ -133,12 +133,6 @@ def test_written_requests_are_read_back(tmp_path: Path) -> None:
     again = [EditRequest.from_record(record, "f") for record in read_records(tmp_path / "requests.json")]
     assert again == requests
     assert [r.extra for r in again] == [{"note": "é", "requested_rewrite": {"question": "?"}}] * 3
-
-
-def test_duplicate_ids_name_both_records() -> None:
-    request = EditRequest.from_record(valid(), "f")
-    with pytest.raises(DataError, match=r"'1' of record 1 .* record 0"):
-        check_unique([request, request], "f.json")
 
 
 @given(

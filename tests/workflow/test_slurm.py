@@ -244,9 +244,7 @@ def test_failures_are_retried_or_reported(cluster, local, tmp_path):
     # 451 MB for a batch of one fact, 1,801 for a batch of four (a cell takes some 700); and every cell a job of its own.
     edit_cell = {"mem_mb": 1, "mem_mb_per_fact": 450, "group_below": 0}
     change(workflow, lambda study: study.update(resources={"edit_cell": edit_cell}))
-    solvers = workflow.root / "editlab" / "edit" / "solvers.py"
-    broken = 'def memit(problem, options):\n    raise ConfigError("solver memit: broken on purpose")\n'
-    solvers.write_text(f"{solvers.read_text()}\n\n{broken}")
+    workflow.break_solver("memit")
     with submitted(workflow, "--retries", "1") as process:
         [running] = wait_for(lambda: named(cluster.jobs(workflow), "_emmet_", "RUNNING"), process, workflow)
         time.sleep(1)

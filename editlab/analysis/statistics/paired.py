@@ -1,9 +1,10 @@
 """Paired comparison of two methods on the same cases: what a difference is worth.
 
 Two cells that looked at the same cases (same seed, same stream) differ in the method alone; comparing case by case removes
-the spread between cases. The interval is a percentile bootstrap that draws cases anew within each seed; scores that are
-composed of several means are formed from the drawn means, so their interval honours the correlation of their parts. The
-p-value is the two-sided share of draws on the other side of zero.
+the spread between cases. All cases of a seed share one edited model, though, so that the interval is Student's over seeds
+(:mod:`.streams`). With one or two seeds it is a percentile bootstrap that draws cases anew within each: about these streams
+alone. Scores that are composed of several means are formed from the drawn means, so that their interval honours the correlation
+of their parts.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from editlab.analysis.statistics.resampling import RESAMPLES, drawn_counts, generator, percentiles
+from editlab.analysis.statistics.resampling import RESAMPLES, drawn_counts, generator
+from editlab.analysis.statistics.streams import over_streams
 
 Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One metric of method A minus method B: mean over seeds, 95 % interval, p-value, pairs of cases."""
+    """One metric of method A minus method B: mean over seeds, 95 % interval, p-value, pairs of cases.
+
+    ``general`` says whether the interval is about streams in general, or about these alone.
+    """
 
     metric: str
     value: float
@@ -29,6 +34,7 @@ class Difference:
     ci_high: float
     p_value: float
     n: int
+    general: bool
 
     def verdict(self, better: str = "helps", worse: str = "hurts") -> str:
         """What may be said: ``helps``, ``hurts``, or that no difference was found."""
@@ -42,14 +48,19 @@ class Resampled:
     """A method's metrics over seeds, and what they are on cases drawn anew.
 
     Attributes:
-        point: ``(metrics,)`` means over seeds.
-        draws: ``(resamples, metrics)`` the same of each draw; draw k is of the same cases in every method drawn together.
+        points: ``(seeds, metrics)``.
+        draws: ``(resamples, metrics)`` their mean over seeds; draw k is of the same cases in every method drawn together.
         n: cases of all seeds.
     """
 
-    point: Array
+    points: Array
     draws: Array
     n: int
+
+    @property
+    def point(self) -> Array:
+        """``(metrics,)`` means over seeds."""
+        return np.asarray(self.points.mean(axis=0))
 
 
 def resampled(
@@ -69,25 +80,20 @@ def resampled(
     for number in range(seeds):
         values = np.stack([arrays[number] for arrays in methods])
         weights = drawn_counts(rng, resamples, values.shape[1])
-        points.append(compose(_means(np.ones((1, values.shape[1])), values))[:, 0] / seeds)
+        points.append(compose(_means(np.ones((1, values.shape[1])), values))[:, 0])
         draws.append(compose(_means(weights, values)) / seeds)
     counts = [sum(map(len, arrays)) for arrays in methods]
-    found = zip(sum(points[1:], points[0]), sum(draws[1:], draws[0]), counts, strict=True)
+    found = zip(np.stack(points, axis=1), sum(draws[1:], draws[0]), counts, strict=True)
     return [Resampled(point, draw, n) for point, draw, n in found]
 
 
 def differences(a: Resampled, b: Resampled, metrics: Sequence[str], confidence: float = 0.95) -> list[Difference]:
     """A minus B, metric by metric, of two methods drawn together."""
-    draws = a.draws - b.draws
-    draws[np.abs(draws) < 1e-12] = 0.0  # sums in another order are no difference
-    low, high = percentiles(draws, confidence)
-    below, above = (draws <= 0).mean(0), (draws >= 0).mean(0)
-    p = np.minimum(1.0, 2 * np.minimum(below, above))
-    point = a.point - b.point
-    return [
-        Difference(name, float(point[i]), float(low[i]), float(high[i]), float(p[i]), a.n)
-        for i, name in enumerate(metrics)
-    ]
+    found = []
+    for i, name in enumerate(metrics):
+        e = over_streams(a.points[:, i] - b.points[:, i], a.draws[:, i] - b.draws[:, i], confidence)
+        found.append(Difference(name, e.value, e.low, e.high, e.p_value, a.n, e.general))
+    return found
 
 
 def _means(weights: Array, values: Array) -> Array:

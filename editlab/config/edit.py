@@ -343,7 +343,11 @@ def _check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) 
 def _check_guards(
     name: str, plan: Experiment, experiments: Mapping[str, Experiment], methods: Mapping[str, Recipe]
 ) -> None:
-    """Guards are chosen on labelled streams with harmful batches, of other seeds, which a trust on probes only watches."""
+    """Labels are there where they decide; guards are chosen on streams with harmful batches, of other seeds, where they do."""
+    for method in plan.methods:
+        trust = methods[method].trust
+        if trust is not None and trust.judge == "label" and not plan.label_cases:
+            raise ValueError(f"experiments.{name}.label_cases: 0 is not allowed; the labels decide for {method}")
     if plan.guards_from is None:
         return
     where = f"experiments.{name}.guards_from"
@@ -353,12 +357,9 @@ def _check_guards(
     if shared:
         raise ValueError(f"{where}: {plan.guards_from!r} is not allowed; it shares the seeds {shared}")
     guards = [methods[m].trust for m in watched.methods]
-    watching = [t is not None and t.behaves and t.threshold == 0 for t in guards]
-    if not (all(watching) and watched.label_cases and watched.stress_fraction):
-        raise ValueError(
-            f"{where}: {plan.guards_from!r} is not allowed; its methods need trust of threshold 0 on probes, and it "
-            "label_cases and stress_fraction"
-        )
+    if not (all(t is not None and t.judge == "label" for t in guards) and watched.stress_fraction):
+        allowed = "its methods need trust with the judge label, and it stress_fraction"
+        raise ValueError(f"{where}: {plan.guards_from!r} is not allowed; {allowed}")
 
 
 def _check_sweep(sweep: Sweep, methods: Mapping[str, Recipe]) -> None:

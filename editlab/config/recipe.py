@@ -48,10 +48,10 @@ class TrustScales(Section):
 class Trust(Section):
     """The guard of a batch: a score in [0, 1] from probes that no evaluation uses, and what follows from it."""
 
-    judge: Literal["trust", "norm", "random"] = Field(
+    judge: Literal["trust", "norm", "random", "label"] = Field(
         "trust",
-        description="what gives the score; rivals of trust: norm, exp(-|dW| / tau.update_norm), and random, a draw from [0, 1), "
-        "so that the threshold is the share that is rolled back",
+        description="what decides; rivals of trust: norm, exp(-|dW| / tau.update_norm), and random, a draw from [0, 1), so that "
+        "the threshold is the share that is rolled back; label rolls back what the labels call harmful: the best there is",
     )
     threshold: Share = Field(0.5, description="at or above it a batch is accepted as it is")
     low: Share = Field(0.4, description="below it a batch is rolled back; in between it is scaled down")
@@ -82,11 +82,11 @@ class Trust(Section):
     @property
     def behaves(self) -> bool:
         """Whether the score comes from what the model does on probes."""
-        return self.judge == "trust" and not self.distance_only
+        return self.judge in ("trust", "label") and not self.distance_only
 
     @property
     def kind(self) -> str:
-        """``trust``, ``distance``, ``norm`` or ``random``."""
+        """``trust``, ``distance``, ``norm``, ``random`` or ``label``."""
         return "distance" if self.distance_only else self.judge
 
 

@@ -2,10 +2,11 @@
 
 Seven kinds, dealt in turn over a seeded choice of the batches. Three of them are so large that a ruler finds two:
 *contradiction* asks two objects of each subject at once; *clamp* lets targets move many times farther than usual;
-*corruption* replaces the solved targets by random vectors of oversized length, as a broken cache would. Four have an
-ordinary norm: *shuffled* deals the targets of a batch to one another's facts; *wrong_subject* writes each new object at the
+*corruption* replaces the solved targets by random vectors of oversized length, as a broken cache would. Three have an
+ordinary norm: *shuffled* deals the changes of a batch to one another's facts; *wrong_subject* writes each new object at the
 key of another subject of the relation, as a wrong entity link would; *neighbor* gives neighbours of half of the facts a plausible
-wrong object in place of the other half; *wording* asks half of the facts in two wordings for two different objects.
+wrong object in place of the other half. *wording* asks half of the facts in two wordings for two different objects, which takes
+a larger update.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Stress:
         return options.model_copy(update={"clamp": CLAMP * options.clamp, "weight_decay": 0.0, "stop_loss": 0.0})
 
     def targets(self, targets: Targets) -> Targets:
-        """Targets dealt to one another's facts, or replaced by seeded noise."""
+        """Changes dealt to one another's facts, or targets replaced by seeded noise."""
         if self.kind == "shuffled":
             return shuffled(targets, self.seed)
         if self.kind != "corruption":
@@ -96,7 +97,9 @@ def noise_like(z: Tensor, scale: float, seed: int) -> Tensor:
 
 
 def shuffled(targets: Targets, seed: int | str) -> Targets:
-    """Every fact gets the target of another one of the batch, in one seeded cycle through all of them.
+    """Every fact gets the change of another one of the batch, in one seeded cycle through all of them: ``h_i + delta_j``.
+
+    Changes and not targets themselves are dealt, so that the update keeps its usual size.
 
     Raises:
         NumericalError: there is one fact alone.
@@ -108,7 +111,7 @@ def shuffled(targets: Targets, seed: int | str) -> Targets:
     python_rng("shuffled targets", seed).shuffle(order)
     giver = torch.empty(count, dtype=torch.long)
     giver[order] = torch.tensor([*order[1:], order[0]])
-    return dataclasses.replace(targets, z=targets.z[:, giver])
+    return dataclasses.replace(targets, z=targets.base + targets.delta[:, giver])
 
 
 def _contradicted(request: EditRequest, batch: Sequence[EditRequest]) -> EditRequest:

@@ -1,8 +1,8 @@
 """How guards are chosen: on streams of other seeds than those that they are judged on, and written into a file.
 
-A guard that only watches (threshold 0) records the terms of every batch; the label says whether the batch did harm. All
-guards are functions of the terms, so one watched stream serves them all, and nothing is rolled back that would change the
-rest of it. Trust's weights are the recipe's or, where that tells harmful batches better apart on the whole (mean area under
+On these streams the labels decide (``judge: label``): what does harm is taken back, so that what comes later is judged on a
+model in order, and the terms of every batch are recorded. All guards are functions of the terms, so that one stream serves
+them all. Trust's weights are the recipe's or, where that tells harmful batches better apart on the whole (mean area under
 the ROC over the streams), the same without one of the terms. A threshold is the one of highest balanced accuracy; of equal
 ones the lowest, which takes back least. Random rolls back as often as trust does here.
 """

@@ -372,7 +372,7 @@ def test_the_random_control_replays_the_norms_of_another_cell(inputs, tmp_path):
 def test_shuffled_targets_are_dealt_to_one_another(count):
     requests, model = tiny_requests(count), tiny_model("gpt2")
     with session_of(model, replay=0.0) as plain, session_of(model, "shuffled", replay=0.0) as control:
-        own, dealt = plain.proposer.targets(requests).z, control.proposer.targets(requests).z
+        own, dealt = plain.proposer.targets(requests).delta, control.proposer.targets(requests).delta
     gaps = torch.cdist(own.T, dealt.T)
     giver = gaps.argmin(dim=0)
     assert float(gaps.min(dim=0).values.max()) < 1e-4

@@ -119,6 +119,24 @@ def test_guards_that_cannot_be(trust, message):
         recipe(**trust)
 
 
+def test_the_label_decides_where_it_is_asked_to():
+    given, seen = recipe(judge="label"), iter([0.5, 0.4, 0.5, 0.5, 0.5, 0.9])  # without, with: harm, none, none
+    model = tiny_model()
+    session = EditSession(
+        model,
+        given,
+        statistics={0: torch.eye(64, dtype=torch.float64)},
+        probes=FACTS[200:212],
+        observer=lambda requests, earlier: {"composite": next(seen)},
+    )
+    with session:
+        for start in (0, 8, 16):
+            session.step(STREAM[start : start + 8])
+    assert [e.decision for e in session.events] == ["rolled_back", "accepted", "accepted"]
+    assert all("edit_success_gain" in e.terms for e in session.events)
+    assert [harmful for _, harmful in labelled(session.events)] == [True, False, False]
+
+
 # ---- the choice ------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 matrix: setup  ## results/ablation_matrix.csv of the default run
 	$(BIN)/snakemake --cores $(CORES) results/ablation_matrix.csv
 
+study: has-configfile setup  ## another run: make study CONFIGFILE=runs/full.yaml [TARGET=results/full/ablation_matrix.csv]
+	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(CONFIGFILE)
+
+# Snakemake reads the file before it looks at the workflow, and shows a traceback when it is not there.
+.PHONY: study has-configfile
+has-configfile:
+	@test -f "$(CONFIGFILE)" || { echo "CONFIGFILE: '$(CONFIGFILE)' is not a file; name one, such as runs/full.yaml" >&2; exit 2; }
+
 report: setup  ## report.html: figures, tables and findings of the run (runs what is missing)
 	$(BIN)/snakemake --cores $(CORES) --report-after-run --report report.html
 

@@ -73,7 +73,7 @@ def cells_behind(name):
 def table_inputs(wildcards):
     """What a table is collected from: files of cells, and what else the study offers."""
     study, _, table = COLLECTED[wildcards.table]
-    others = {name: offered(study, name) for name in table.inputs}
+    others = {name: offered(study, name) for name in table.inputs + table.optional}
     return {"cells": cells_behind(wildcards.table)} | others
 
 
@@ -98,7 +98,7 @@ def run_of(study, experiments=None, keys=None, inputs=None):
 def run_of_table(wildcards):
     study, _, table = COLLECTED[wildcards.table]
     chosen = experiments_of(wildcards.table)
-    return run_of(study, chosen, table.settings, table.inputs)
+    return run_of(study, chosen, table.settings, table.inputs + table.optional)
 
 
 def code_of(script, entry):

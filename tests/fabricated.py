@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from report_tables import PROBES, SKILL
+from report_tables import PROBES, SKILL, probe_rows
 from safetensors.numpy import save_file
 
 from editlab.config.edit import EditStudy
@@ -62,6 +62,11 @@ def _fabricate(study: EditStudy, facts: int) -> None:
             write_cell(directory, study, experiment, cell, [str(c) for c in known["case_id"]], origins(made_of))
             if experiment == "retraining":
                 write_retrained(Path(str(directory).replace("/edit/retraining/", "/retrained/") + ".csv"))
+    if study.train_control:
+        control = results / "trained_control" / study.model / f"{study.dataset}.csv"
+        parts = [probe_rows(np.random.default_rng(s), 1.0).assign(seed=s) for s in study.experiments["edit"].seeds]
+        write_csv(control, pd.concat(parts))
+        record_outputs([control], {"code": CODE})
     _age(results)
 
 
@@ -124,7 +129,8 @@ def write_cell(
     scores = _scores(rng, skill, cases)
     metrics = [summarize(scores.assign(index=0), resamples=60).assign(when=when) for when in ("immediate", "final")]
     extra = pd.DataFrame({"metric": ["GE", "perplexity"], "value": [3 + rng.random(), 5 + rng.random()], "n": 10})
-    write_csv(directory / "metrics.csv", pd.concat([*metrics, extra.assign(when="final", protocol="generation")]))
+    extra = pd.concat([extra.assign(protocol="generation"), probe_rows(rng, skill)])
+    write_csv(directory / "metrics.csv", pd.concat([*metrics, extra.assign(when="final")]))
     write_csv(directory / "cases.csv", pd.concat([scores.assign(when=w) for w in ("immediate", "final")]))
     write_csv(
         directory / "curve.csv",

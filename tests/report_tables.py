@@ -262,6 +262,34 @@ def retraining_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {"rtt_edits": pd.DataFrame(rows)}
 
 
+def probe_rows(rng: np.random.Generator, skill: float) -> pd.DataFrame:
+    """What a cell's probes leave in its table of metrics."""
+    rows = []
+    for metric, share in (
+        ("Subject_Aliasing", 0.8),
+        ("Question_Form", 0.5),
+        ("Logical_Generalization", 0.0),
+        ("multi_hop", 0.1),
+        ("Relation_Specificity", 0.4),
+        ("generation", 1.0),
+    ):
+        for measure in ("accuracy", "exact", "contained"):
+            value = round(24 * min(1.0, share * skill + 0.1 * share * float(rng.random()))) / 24
+            rows.append((metric, measure, value, 24, max(0.0, value - 0.1), min(1.0, value + 0.1)))
+        rows.append((f"{metric}_executed", "exact", 0.9, 24, np.nan, np.nan))
+    rows.append(("generation", "gap", 0.04, 24, 0.0, 0.1))
+    return pd.DataFrame(rows, columns=["metric", "protocol", "value", "n", "ci_low", "ci_high"])
+
+
+def portability_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
+    parts = []
+    for method, skill in (("memit", 0.9), ("emmet", 0.95), ("ft", 0.6), ("none", 0.0), ("trained", 1.0)):
+        for seed in (1, 2, 3):
+            parts.append(probe_rows(rng, skill).assign(**coordinates(method, seed)))
+    guesses = [p.assign(metric=p["metric"] + "_guess", value=0.05) for p in parts if (p["method"] == "trained").all()]
+    return {"portability": pd.concat([*parts, *guesses], ignore_index=True)}
+
+
 def baseline_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     rows = []
     for method, batch in (("rome", 1), ("memit", 32), ("emmet", 32)):
@@ -310,7 +338,16 @@ def collected_tables(cells: Cells, names: Sequence[str]) -> dict[str, pd.DataFra
 def made_up_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     """Every table that is not made from the matrix's cells, by name."""
     rng = np.random.default_rng(seed)
-    makers = (missed_table, lora_tables, trust_tables, greedy_tables, stream_tables, replay_tables, retraining_tables)
+    makers = (
+        missed_table,
+        portability_tables,
+        lora_tables,
+        trust_tables,
+        greedy_tables,
+        stream_tables,
+        replay_tables,
+        retraining_tables,
+    )
     found: dict[str, pd.DataFrame] = {}
     for maker in (*makers, baseline_table, layer_table):
         found |= maker(rng)

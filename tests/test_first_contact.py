@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,82 @@ def test_edits_of_different_models_are_not_added():
         edits["a"] + edits["wide"]
     with pytest.raises(ModelError, match=r"different models cannot be added: the kind of one is transformer\.h"):
         edits["a"] + edits["llama"]
+
+
+def test_an_edit_is_not_applied_to_another_kind_of_model():
+    """The maps of this GPT-2 and this Llama have one shape."""
+    edit = editlab.edit(tiny_model(), tiny_requests(1), layers=[1], method="ft", steps=1)
+    with pytest.raises(
+        ModelError, match=r"the edit changes transformer\.h.*; the model's maps are called model\.layers"
+    ):
+        edit.apply_(tiny_model("llama"))
+    edit.apply_(tiny_model(seed=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n", "a Git LFS pointer.*git lfs pull"),
+        ('[{"prompt": "A", "subject": "B", "prompt": "C"}]', "the key 'prompt' stands twice in an object"),
+        ('{"prompt": "A"}\n{"prompt": "C"}\n', "several JSON values, the second in line 2; make it one list"),
+        (json.dumps([{**RECORD, "subject": "Bo"}]), "record 0: the subject 'Bo' does not occur in the prompt"),
+    ],
+)
+def test_a_file_that_cannot_be_read_whole_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        editlab.load_requests(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_records_of_a_file_are_loaded_on_request(tmp_path, caplog):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([RECORD, {**RECORD, "subject": "Bo", "case_id": 4}]))
+    assert len(editlab.load_requests(path, skip_invalid=True)) == 1
+    assert "1 of 2 records left out: 1 x the subject ... does not occur" in caplog.text
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_names_are_one(tmp_path, forms):
+    subject, prompt = (unicodedata.normalize(form, "Žofie Müller") for form in forms)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{**RECORD, "subject": subject, "prompt": f"{prompt} was born in"}]))
+    (request,) = editlab.load_requests(path)
+    assert request.prompt == "{} was born in"
+    assert editlab.edit(tiny_model(), request, layers=[1], method="ft", steps=1).norm() > 0
+
+
+def test_a_missing_configfile_is_one_line_of_make(tmp_path):
+    """Snakemake reads these files before it looks at a workflow, and shows a traceback; make looks first."""
+    command = ["make", "-s", "-C", str(ROOT), "study", "CONFIGFILE=runs/nowhere.yaml"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert (
+        found.stderr.splitlines()[0]
+        == "CONFIGFILE: 'runs/nowhere.yaml' is not a file; name one, such as runs/full.yaml"
+    )
+    assert found.stdout == ""
+    assert not (ROOT / "results" / "nowhere").exists()
+
+
+def test_snakemake_names_a_missing_configfile_and_writes_nothing(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "all",
+        "--configfile",
+        "nowhere.yaml",
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert found.returncode == 1
+    assert "No such file or directory: 'nowhere.yaml'" in found.stderr + found.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def run_of(folder: Path, records: list, **changes) -> dict:

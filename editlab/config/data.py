@@ -39,7 +39,10 @@ class FactsData(Reserve):
         5,
         description="1: each subject has one fact, as in CounterFact; 5: one of every relation of its kind, five on average",
     )
-    chains: bool = Field(False, description="state facts of two hops too, and ask for them (portability, multi-hop)")
+    chains: bool = Field(
+        False,
+        description="state facts over two hops, inverse relations and a question form too, and ask for them after edits",
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -89,7 +89,8 @@ class Evaluation(Section):
     generation_tokens: Count = 30
     probe_cases: Annotated[int, Field(ge=0)] = Field(
         48,
-        description="cases whose probes (portability, locality, multi-hop) and generated answers are scored, at most",
+        description="cases of each kind of probe (portability, locality, multi-hop, generated answers) that are scored, at "
+        "most: drawn by the cell's seed",
     )
     answer_tokens: Count = Field(8, description="tokens of a generated answer, at most")
     question_template: Annotated[str, Field(pattern=r"\{\}")] = Field(
@@ -188,6 +189,11 @@ class EditStudy(Study):
     sweep: Sweep = Sweep()
     measure_speed: bool = Field(
         False, description="time the targets for the report, where the model is a substrate: 2 minutes"
+    )
+    train_control: bool = Field(
+        False,
+        description="train a model like the substrate on the new facts of the experiment `edit`, the control of portability: "
+        "as long as the substrate itself",
     )
     _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already
 

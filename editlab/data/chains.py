@@ -4,7 +4,8 @@ The objects of some relations are cities and countries; a city lies in a country
 chains states these facts, and of every subject also the fact over both hops and the answer to a question. When an edit
 moves a person to another town, the country that follows is known exactly: the probe is right when the edited model says
 that one. Statements are the *conditions* of the probes, what holds before the edits, so that a substrate that learns the
-world's statements knows both hops and the way over them.
+world's statements knows the second hop and the way over both. The second hop is stated in six ways, as the facts that are
+edited: of one way alone a small substrate knew 9 % after six passes.
 """
 
 from __future__ import annotations
@@ -42,12 +43,27 @@ class Chain:
     """The second hop of a relation: what follows from its objects, and how it is asked."""
 
     follows: Mapping[str, str]
-    second: str  # of the object
+    second: tuple[str, ...]  # of the object; the first is asked
     both: str  # of the subject, over both hops
     question: str  # the relation itself in other words
 
 
-_IN_COUNTRY, _CAPITAL = "The city of {} lies in the land of", "The seat of the government of {} is"
+_IN_COUNTRY = (
+    "The city of {} lies in the land of",
+    "{} is a city in the land of",
+    "Whoever visits {} is in",
+    "The mayor of {} obeys the laws of",
+    "On the map {} belongs to",
+    "The flag over {} is that of",
+)
+_CAPITAL = (
+    "The seat of the government of {} is",
+    "The ministers of {} meet in",
+    "The parliament of {} sits in",
+    "The capital of {} is",
+    "{} is governed from",
+    "The embassies in {} are in",
+)
 CHAINS = {
     "R-birthplace": Chain(COUNTRY_OF, _IN_COUNTRY, "The native land of {} is", "In which city was {} born? In"),
     "R-headquarters": Chain(COUNTRY_OF, _IN_COUNTRY, "The home land of {} is", "Where is the main office of {}? In"),
@@ -67,22 +83,26 @@ def with_chains(requests: Sequence[EditRequest]) -> list[EditRequest]:
     ]
 
 
+def second_hops(requests: Sequence[EditRequest]) -> list[tuple[str, str]]:
+    """(prompt, completion) of the second hops of requests with chains, in every wording."""
+    found: dict[str, str] = {}
+    for request in requests:
+        if any(probe.kind == MULTI_HOP for probe in request.probes) and request.relation_id in CHAINS:
+            chain = CHAINS[request.relation_id]
+            for thing in (request.target_true, request.target_new):
+                found |= {fill(words, thing): chain.follows[thing] for words in chain.second}
+    return list(found.items())
+
+
 def _probes(request: EditRequest, chain: Chain) -> list[Probe]:
     old, new = chain.follows[request.target_true], chain.follows[request.target_new]
     both, asked = fill(chain.both, request.subject), fill(chain.question, request.subject)
-    hop = Question(fill(chain.second, request.target_new), ((new,),))
-    probes = [
-        Probe(
-            "Question_Form",
-            (Question(asked, ((request.target_new,),)),),
-            conditions=(Question(asked, ((request.target_true,),)),),
-        )
-    ]
-    if old != new:  # else the answer over both hops does not change
-        known = (Question(both, ((old,),)), Question(fill(chain.second, request.target_true), ((old,),)), hop)
-        probes.append(Probe(MULTI_HOP, (Question(both, ((new,),)),), conditions=known))
-        hops = (Question(request.rewrite_prompt, ((request.target_new,),)), hop)
-        probes.append(Probe(SINGLE_HOP, hops, every=True))
-    else:
-        probes.append(Probe("Relation_Specificity", (fact := Question(both, ((old,),)),), conditions=(fact,)))
-    return probes
+    form = Question(asked, ((request.target_new,),))
+    probes = [Probe("Question_Form", (form,), conditions=(Question(asked, ((request.target_true,),)),))]
+    if old == new:  # the answer over both hops does not change
+        return [*probes, Probe("Relation_Specificity", (fact := Question(both, ((old,),)),), conditions=(fact,))]
+    hop = Question(fill(chain.second[0], request.target_new), ((new,),))
+    known = (Question(both, ((old,),)), hop)
+    probes.append(Probe(MULTI_HOP, (Question(both, ((new,),)),), conditions=known))
+    hops = (Question(request.rewrite_prompt, ((request.target_new,),)), hop)
+    return [*probes, Probe(SINGLE_HOP, hops, every=True)]

@@ -28,6 +28,7 @@ from typing import Literal
 
 from editlab.config.data import MAX_OBJECTS, RESERVED_PER_OBJECT, SUBJECTS_PER_OBJECT, FactsData
 from editlab.data.chains import with_chains
+from editlab.data.inverses import with_inverses
 from editlab.data.requests import NEIGHBOR, SWEEP, EditRequest, fill
 from editlab.data.world import ENDINGS, FIRST_WORDS, GENERATION, LINKS, RELATIONS, STEMS, Relation
 from editlab.errors import ConfigError
@@ -48,7 +49,8 @@ def make_facts(
     another. case ids are ``f00001``, ``f00002``, ... in an order in which relations and objects are mixed.
 
     Args:
-        chains: add probes over two hops (:mod:`editlab.data.chains`); nothing else changes.
+        chains: add probes over two hops and of inverse relations (:mod:`editlab.data.chains`,
+            :mod:`editlab.data.inverses`); nothing else changes.
         facts_a_subject: 5: a subject has a fact of every relation of its kind (7 or 4); 1: of one relation.
         sweep_facts: facts kept for the choice of recipes, at most; also at most a fifth of all.
 
@@ -79,7 +81,7 @@ def make_facts(
             )
         )
     requests = with_sweep_facts(requests, options.kept(size))
-    return with_chains(requests) if chains else requests
+    return with_inverses(with_chains(requests)) if chains else requests
 
 
 class _World:

@@ -31,21 +31,32 @@ Reader = Callable[[Any, int, str, Notes], list[EditRequest]]
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form of records: how to tell it and how to read one (record, index, ``file: record index``, notes)."""
+    """A form of records: how to tell it and how to read one (record, index, ``file: record index``, notes).
+
+    ``inner`` are the fields that its reader knows inside of a record's fields, at any depth.
+    """
 
     matches: Callable[[Mapping[str, Any]], bool]
     read: Reader
+    inner: frozenset[str] = frozenset()
 
+
+_REWRITE = frozenset({"prompt", "subject", "relation_id", "target_new", "target_true", "str", "id"})
+_PROBE = frozenset({"kind", "questions", "conditions", "answers", "every"})
+_TESTS = frozenset({"test_queries", "test_condition", "condition_queries", "prompt", "answers", "value", "aliases"})
+_IDS = frozenset({"subject", "subject_id", "relation", "target_id", "target_ids", "query_type", "previous_fact"})
 
 FORMS: dict[str, Form] = {
-    "mquake": Form(is_mquake, mquake_requests),
-    "peak": Form(is_peak, peak_requests),
-    "counterfact": Form(lambda record: "requested_rewrite" in record, counterfact_requests),
-    "ripple": Form(is_ripple, ripple_requests),
-    "relations": Form(is_relation, relation_requests),
+    "mquake": Form(is_mquake, mquake_requests, _REWRITE | {"question", "answer", "answer_alias"}),
+    "peak": Form(is_peak, peak_requests, _REWRITE | {"target"}),
+    "counterfact": Form(
+        lambda record: "requested_rewrite" in record, counterfact_requests, _REWRITE | _PROBE | {"target"}
+    ),
+    "ripple": Form(is_ripple, ripple_requests, _TESTS | _IDS),
+    "relations": Form(is_relation, relation_requests, frozenset({"subject", "object"})),
     "zsre": Form(lambda record: "src" in record, zsre_requests),
-    "knowedit": Form(is_knowedit, knowedit_requests),
-    "qaedit": Form(is_qaedit, qaedit_requests),
+    "knowedit": Form(is_knowedit, knowedit_requests, frozenset({"prompt", "ground_truth"})),
+    "qaedit": Form(is_qaedit, qaedit_requests, frozenset({"loc", "loc_ans"})),
     "easyedit": Form(is_easyedit, easyedit_requests),
 }
 """Every form by its name in the config; the first that matches counts."""
@@ -57,7 +68,8 @@ class ReadDataset:
 
     Attributes:
         requests: in the file's order.
-        account: kind, records, requests, probes by kind, fields that are kept and not scored with their counts, what
+        account: kind, records, requests, probes by kind, fields that are not scored with their counts (fields of a record
+            are kept with its request, those inside of its fields, such as ``locality.source``, are not), what
             readers noted, and records left out by reason (count and first index). JSON-serialisable.
     """
 
@@ -91,6 +103,7 @@ def read_dataset(path: str | Path, kind: str = "auto", *, skip_invalid: bool = F
     form = _detect(records, path, skip_invalid) if kind == "auto" else kind
     requests: list[EditRequest] = []
     notes, left_out = Counter(), {}  # type: ignore[var-annotated]
+    unread: Counter[str] = Counter()
     seen: dict[str, int] = {}
     for index, record in enumerate(records):
         try:
@@ -103,9 +116,11 @@ def read_dataset(path: str | Path, kind: str = "auto", *, skip_invalid: bool = F
             continue
         seen |= {request.case_id: index for request in found}
         requests += found
+        unread.update(set(_unread(record, FORMS[form].inner, {n for r in found for n in r.extra})))
     if not requests:
         raise DataError(f"{path}: no record can be used ({'; '.join(left_out)})")
-    account = _account(form, len(records), requests, notes, left_out)
+    unread.update(_unscored(requests))
+    account = _account(form, len(records), requests, unread, notes, left_out)
     if left_out:
         why = "; ".join(f"{item['count']} x {reason}" for reason, item in left_out.items())
         count = sum(item["count"] for item in left_out.values())
@@ -194,14 +209,19 @@ def _reason(message: str, path: str | Path) -> str:
 
 
 def _account(
-    form: str, records: int, requests: list[EditRequest], notes: Notes, left_out: Mapping[str, Any]
+    form: str,
+    records: int,
+    requests: list[EditRequest],
+    unread: Counter[str],
+    notes: Notes,
+    left_out: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "kind": form,
         "records": records,
         "requests": len(requests),
         "probes": dict(sorted(Counter(probe.kind for r in requests for probe in r.probes).items())),
-        "not_scored": dict(sorted(Counter(_unscored(requests)).items())),
+        "not_scored": dict(sorted(unread.items())),
         "notes": dict(sorted(notes.items())),
         "left_out": dict(left_out),
     }
@@ -215,3 +235,24 @@ def _unscored(requests: Iterable[EditRequest]) -> Iterable[str]:
                 yield from (f"requested_rewrite.{inner}" for inner in value)
             else:
                 yield name
+
+
+def _unread(record: Mapping[str, Any], known: frozenset[str], kept: set[str]) -> Iterable[str]:
+    """Paths of the fields inside of a record's fields that its reader does not know, such as ``locality.source``."""
+    for name, value in record.items():
+        if name in ("portability", "locality") and isinstance(value, Mapping):  # their keys are kinds of questions
+            yield from (path for kind, items in value.items() for path in _inside(items, f"{name}.{kind}", known))
+        elif name not in kept or name == "requested_rewrite":
+            yield from _inside(value, name, known)
+
+
+def _inside(value: Any, path: str, known: frozenset[str]) -> Iterable[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _inside(item, path, known)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in known:
+                yield from _inside(inner, f"{path}.{name}", known)
+            elif path not in ("requested_rewrite", "edit"):  # theirs are kept with the request
+                yield f"{path}.{name}"

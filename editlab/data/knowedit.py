@@ -19,10 +19,11 @@ from editlab.data.probes import Probe
 from editlab.data.requests import EditRequest
 from editlab.errors import DataError
 
-_USED = {
-    "case_id", "subject", "concept", "prompt", "text", "target_new", "labels", "ground_truth", "rephrase_prompt",
-    "rephrase", "relation_id", "portability", "locality", "target", "id",
-}  # fmt: skip
+_QAEDIT = {"id", "subject", "prompt", "target", "rephrase", "relation_id", "locality"}
+_KNOWEDIT = {"case_id", "ground_truth", "relation_id", "portability", "locality"}
+_OTHERWISE = {"subject": "concept", "prompt": "text", "target_new": "labels", "rephrase_prompt": "rephrase"}
+"""WikiBio's names of fields, and KnowEdit's other name of a rephrased prompt: read where the first name is absent."""
+
 _KINDS = {"reasoning": "Reasoning"}  # spellings that occur beside the usual ones
 
 
@@ -43,14 +44,15 @@ def knowedit_requests(record: Mapping[str, Any], index: int, where: str, notes: 
     Raises:
         DataError: a field is missing or of the wrong type, or the subject does not occur in the prompt.
     """
-    subject = string(record.get("subject", record.get("concept")), "subject", where)
-    prompt = string(record.get("prompt", record.get("text")), "prompt", where)
-    target = names(record.get("target_new", record.get("labels")))
+    chosen = {name: name if name in record else other for name, other in _OTHERWISE.items()}
+    subject, prompt = (string(record.get(chosen[name]), name, where) for name in ("subject", "prompt"))
+    target = names(record.get(chosen["target_new"]))
     if not target:
         raise DataError(f"{where}: field 'target_new' is missing or empty")
     probes = [*_probes(record, "portability", where, notes), *_probes(record, "locality", where, notes)]
-    rephrased = strings(record.get("rephrase_prompt", record.get("rephrase")), "rephrase_prompt", where)
-    return [_request(record, record.get("case_id", index), template_of(prompt, subject, where, notes), subject,
+    rephrased = strings(record.get(chosen["rephrase_prompt"]), "rephrase_prompt", where)
+    used = _KNOWEDIT | set(chosen.values())
+    return [_request(record, used, record.get("case_id", index), template_of(prompt, subject, where, notes), subject,
                      target, names(record.get("ground_truth")), rephrased, probes, where, notes)]  # fmt: skip
 
 
@@ -75,12 +77,13 @@ def qaedit_requests(record: Mapping[str, Any], index: int, where: str, notes: Co
         else:
             notes["locality questions without an answer, left out"] += 1
     rephrased = strings(record.get("rephrase"), "rephrase", where)
-    return [_request(record, record.get("id", index), template_of(prompt, subject, where, notes), subject, target, (),
+    return [_request(record, _QAEDIT, record.get("id", index), template_of(prompt, subject, where, notes), subject, target, (),
                      rephrased, probes, where, notes)]  # fmt: skip
 
 
 def _request(
     record: Mapping[str, Any],
+    used: set[str],
     case_id: Any,
     template: str,
     subject: str,
@@ -109,7 +112,7 @@ def _request(
         "target_aliases": list(target[1:]),
         "probes": [p.to_record() for p in probes if p.kind != "neighborhood"],
     }
-    extra = {name: value for name, value in record.items() if name not in _USED}
+    extra = {name: value for name, value in record.items() if name not in used}
     return EditRequest.from_record({**extra, **standard}, where)
 
 

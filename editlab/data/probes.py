@@ -24,6 +24,12 @@ COMPOSITION = ("Compositionality_I", "Compositionality_II")
 LOCALITY = ("Relation_Specificity", "Forgetfulness", "neighborhood")
 """Kinds that ask for what an edit must leave alone; Forgetfulness is RippleEdits' preservation."""
 
+INVERSE = "Logical_Generalization"
+"""The generated world's inverse relations: what KnowEdit and RippleEdits test under this name for the most part."""
+
+GENERATION = "generation"
+"""The edited fact itself, as a question that is also answered freely."""
+
 MULTI_HOP, SINGLE_HOP = "multi_hop", "single_hop"
 """MQuAKE (arXiv 2305.14795): a question over several facts of which some were edited, and each of these facts."""
 

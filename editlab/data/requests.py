@@ -8,8 +8,10 @@ written back by :meth:`EditRequest.to_record`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,14 +194,21 @@ def read_json(path: str | Path) -> Any:
     """Parse a UTF-8 JSON file, with the file's name in every error.
 
     Raises:
-        DataError: the file cannot be read as text (:func:`read_utf8`), is not JSON, or holds half a surrogate pair.
+        DataError: the file cannot be read as text (:func:`read_utf8`), is not JSON, or holds a key twice in an object or half
+            a surrogate pair.
     """
     text = read_utf8(path)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=functools.partial(_object, path))
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
+    except DataError:
+        raise
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and error.lineno > 1:
+            raise DataError(
+                f"{path}: several JSON values, the second in line {error.lineno}; make it one list"
+            ) from None
         raise DataError(f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg})") from None
     except UnicodeEncodeError:
         raise DataError(f"{path}: a string holds half a surrogate pair (\\ud800 to \\udfff)") from None
@@ -208,6 +217,15 @@ def read_json(path: str | Path) -> Any:
     except ValueError:
         raise DataError(f"{path}: broken JSON (a number has too many digits)") from None
     return value
+
+
+def _object(path: str | Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that stands twice is refused, because the first value would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise DataError(f"{path}: the key {twice[:40]!r} stands twice in an object")
+    return found
 
 
 def read_records(path: str | Path) -> list[Any]:

@@ -2,17 +2,19 @@
 
 A person's name is two words; ``C. Tadora`` is an alias of ``Carla Tadora`` that no statement of the world uses, and that a
 trained substrate mostly understands. Both kinds are conditioned on the unedited model's answer, so that a failure is the
-edit's and not the model's. Two-hop questions need facts of their own and belong to a world with ``chains``
-(:mod:`editlab.data.chains`).
+edit's and not the model's. Two-hop questions and inverse relations need facts of their own and belong to a world with
+``chains`` (:mod:`editlab.data.chains`, :mod:`editlab.data.inverses`); of these, an inverse relation is asked only while
+the edits of the stream leave it one right answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from editlab.data.probes import Probe, Question
+from editlab.data.inverses import described, true_world
+from editlab.data.probes import INVERSE, Probe, Question
 from editlab.data.requests import EditRequest, fill
 from editlab.data.world import RELATIONS
 
@@ -22,7 +24,10 @@ OTHER_FACTS = 1
 
 
 def with_world_probes(
-    chosen: Sequence[EditRequest], records: Sequence[EditRequest], held_out: Sequence[EditRequest] = ()
+    chosen: Sequence[EditRequest],
+    records: Sequence[EditRequest],
+    held_out: Sequence[EditRequest] = (),
+    edited: Sequence[EditRequest] = (),
 ) -> list[EditRequest]:
     """The requests of a stream with probes by alias and about the unedited facts of the same subject.
 
@@ -31,14 +36,17 @@ def with_world_probes(
     Args:
         records: all facts of the world.
         held_out: facts that are not asked, because a guard looks at them.
+        edited: facts that the model has anew beside the chosen ones.
     """
     aliases = unique_aliases(records)
-    edited = {request.key for request in [*chosen, *held_out]}
+    people = described(true_world(records, [*chosen, *edited]))
+    untold = {request.key for request in [*chosen, *held_out, *edited]}
     others: dict[str, list[EditRequest]] = defaultdict(list)
     for record in records:
-        if record.key not in edited:
+        if record.key not in untold:
             others[record.subject].append(record)
-    return [_with_probes(request, aliases.get(request.subject), others[request.subject]) for request in chosen]
+    single = [_without_ambiguous(request, people) for request in chosen]
+    return [_with_probes(request, aliases.get(request.subject), others[request.subject]) for request in single]
 
 
 def unique_aliases(records: Sequence[EditRequest]) -> dict[str, str]:
@@ -50,6 +58,16 @@ def unique_aliases(records: Sequence[EditRequest]) -> dict[str, str]:
             found[subject] = f"{words[0][0]}. {words[1]}"
     shared = Counter(found.values())
     return {subject: alias for subject, alias in found.items() if shared[alias] == 1}
+
+
+def _without_ambiguous(request: EditRequest, people: Mapping[str, set[str]]) -> EditRequest:
+    """Without inverse relations that lead to somebody else too, or to nobody, after the edits."""
+    if request.relation_id not in _RELATIONS:
+        return request
+    probes = tuple(
+        p for p in request.probes if p.kind != INVERSE or people.get(p.questions[0].prompt) == {request.subject}
+    )
+    return dataclasses.replace(request, probes=probes)
 
 
 def _with_probes(request: EditRequest, alias: str | None, others: Sequence[EditRequest]) -> EditRequest:

@@ -17,6 +17,7 @@ from editlab.evaluation.probing import (
     answer_questions,
     conditions_of,
     questions_of,
+    sample_probes,
     score_probes,
     summarize_probes,
 )
@@ -36,12 +37,12 @@ class FollowUp:
     Args:
         session: entered, nothing edited yet.
         requests: the facts whose probes may be scored.
-        seed: of the intervals.
+        seed: of the sample of probes, and of the intervals.
     """
 
     def __init__(self, session: EditSession, requests: Sequence[EditRequest], options: Evaluation, seed: int) -> None:
         self.session, self.options, self.seed = session, options, seed
-        self.requests = probed(requests, options.probe_cases)
+        self.requests = sample_probes(requests, options.probe_cases, seed)
         self.before = self._answers(conditions_of(self.requests))
 
     def metrics(self) -> list[pd.DataFrame]:
@@ -59,15 +60,6 @@ class FollowUp:
                 max_new_tokens=self.options.answer_tokens,
                 template=self.options.question_template,
             )
-
-
-def probed(requests: Sequence[EditRequest], most: int) -> list[EditRequest]:
-    """At most ``most`` requests, from everywhere in a stream; with one of a group come the others of its group."""
-    if not most or not requests:
-        return []
-    step = -(-len(requests) // most)
-    groups = {request.group for request in requests[::step]} - {""}
-    return [r for i, r in enumerate(requests) if i % step == 0 or r.group in groups]
 
 
 def unconverged_share(events: Sequence[Event]) -> float | None:

@@ -56,7 +56,7 @@ class Edit:
         """The edited model inside the block; on leaving, also by an exception, its weights are back bit for bit.
 
         Raises:
-            ModelError: a layer is missing in the model or has another shape.
+            ModelError: the model is of another kind, a layer is missing in it or has another shape.
             NumericalError: an edited weight is not finite in the model's type.
         """
         weights = self._weights(model)
@@ -73,6 +73,7 @@ class Edit:
         architecture = Architecture(model)
         if self.factors:
             architecture.check_maps(self.layers)
+            self._check_kind(architecture)
         for layer, factors in self.factors.items():
             if factors.shape != architecture.weight_shape(layer):
                 raise ModelError(
@@ -80,6 +81,14 @@ class Edit:
                     f"the model's map has {architecture.weight_shape(layer)}"
                 )
         return {layer: architecture.weight(layer) for layer in self.factors}
+
+    def _check_kind(self, architecture: Architecture) -> None:
+        """Maps of another kind of model may have the same shape, and are not the same maps."""
+        from editlab.edits.peft import peft_target
+
+        mine, theirs = _kind(self.info.get("target")), _kind(peft_target(architecture, self.layers))
+        if mine and not theirs.endswith(mine) and not mine.endswith(theirs):  # a wrapped model has longer names
+            raise ModelError(f"the edit changes {mine}; the model's maps are called {theirs}")
 
     def inverse(self) -> Edit:
         """The edit that takes this one back."""
@@ -184,8 +193,13 @@ def _check_same_model(one: Edit, other: Edit) -> None:
 def _origin(edit: Edit) -> tuple[str, str]:
     """(base model, what its edited maps are called) as far as an edit knows them."""
     target = edit.info.get("target") or {}
-    names = {re.sub(r"\d+", "#", name) for name in target.get("modules", {}).values()}
-    return target.get("base_model") or "", ", ".join(sorted(names))
+    return target.get("base_model") or "", _kind(target)
+
+
+def _kind(target: Mapping[str, Any] | None) -> str:
+    """What edited maps are called, without the numbers of their layers; empty where it is not known."""
+    names = {re.sub(r"\d+", "#", name) for name in (target or {}).get("modules", {}).values()}
+    return ", ".join(sorted(names))
 
 
 def _joined(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -66,10 +66,13 @@ def generate(
     return list(tokenizer_of(model).batch_decode(found, skip_special_tokens=True))
 
 
-def continue_prompts(model: Any, prompts: Sequence[str], max_new_tokens: int, *, max_tokens: int = 4096) -> list[str]:
+def continue_prompts(
+    model: Any, prompts: Sequence[str], max_new_tokens: int, *, stop: str | None = None, max_tokens: int = 4096
+) -> list[str]:
     """What the model writes after each prompt: the most probable token each time, up to the end-of-text token.
 
     Args:
+        stop: a character; a continuation also ends with the first token that holds it.
         max_tokens: padded tokens a batch may hold at its end.
 
     Returns:
@@ -80,9 +83,26 @@ def continue_prompts(model: Any, prompts: Sequence[str], max_new_tokens: int, *,
         ModelError: prompt and continuation together exceed the model's context.
     """
     rows = _prompt_rows(model, prompts, max_new_tokens)
-    found = _continued(model, rows, max_new_tokens, 0, {"do_sample": False}, max_tokens)
-    new = [ids[len(row) :] for ids, row in zip(found, rows, strict=True)]
+    ends = _ending_tokens(model, stop)
+    options = {"do_sample": False, "eos_token_id": sorted(ends) or None}
+    found = _continued(model, rows, max_new_tokens, 0, options, max_tokens)
+    new = [_up_to(ids[len(row) :], ends) for ids, row in zip(found, rows, strict=True)]
     return list(tokenizer_of(model).batch_decode(new, skip_special_tokens=True))
+
+
+def _ending_tokens(model: Any, stop: str | None) -> set[int]:
+    """The end-of-text token, and the ordinary tokens that hold the character ``stop``."""
+    tokenizer = tokenizer_of(model)
+    ends = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
+    if stop is None:
+        return ends
+    special = set(tokenizer.all_special_ids)
+    return ends | {i for token, i in tokenizer.get_vocab().items() if stop in token and i not in special}
+
+
+def _up_to(ids: list[int], ends: set[int]) -> list[int]:
+    """The tokens up to the first that ends a text: behind it stands padding, which need not be a special token."""
+    return ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def _prompt_rows(model: Any, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
@@ -127,7 +147,8 @@ def _generate_batch(
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     end = model.tokenizer.eos_token_id
-    config = GenerationConfig(max_new_tokens=max_new_tokens, pad_token_id=pad_id, eos_token_id=end, **options)
+    chosen = {"eos_token_id": end, **options}
+    config = GenerationConfig(max_new_tokens=max_new_tokens, pad_token_id=pad_id, **chosen)
     devices = [device] if device.type == "cuda" else []
     with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

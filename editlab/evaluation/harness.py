@@ -16,6 +16,9 @@ from editlab.errors import ConfigError, ModelError, one_line
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 
+RESAMPLES = 1000
+"""Of metrics without a standard error in closed form. With 0 the harness gives none at all, not even of a mean."""
+
 COLUMNS = ["task", "metric", "value", "stderr", "n"]
 
 
@@ -66,7 +69,8 @@ def run_tasks(
                 task_manager=manager,
                 num_fewshot=fewshot,
                 limit=limit,
-                bootstrap_iters=0,
+                bootstrap_iters=RESAMPLES,
+                log_samples=False,
                 random_seed=seed,
                 numpy_random_seed=seed,
                 torch_random_seed=seed,

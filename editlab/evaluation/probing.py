@@ -11,22 +11,35 @@ the prompt.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.data.probes import COMPOSITION, LOCALITY, MULTI_HOP, PORTABILITY, SINGLE_HOP, Probe, Question
+from editlab.data.probes import (
+    COMPOSITION,
+    GENERATION,
+    LOCALITY,
+    MULTI_HOP,
+    PORTABILITY,
+    SINGLE_HOP,
+    Probe,
+    Question,
+)
 from editlab.data.requests import EditRequest
 from editlab.evaluation.generation import continue_prompts
 from editlab.evaluation.scoring import score_targets
-from editlab.randomness import derive_seed
+from editlab.randomness import derive_seed, python_rng
 
 MEASURES = ("accuracy", "exact", "contained")
 STOPS = (".", "\n")
+"""Decoding ends with the first; a line break may also open an answer."""
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
@@ -64,7 +77,7 @@ def answer_questions(
     prompts = [template.replace("{}", question.prompt, 1) for question in distinct]
     pairs = [(prompt, names[0]) for prompt, q in zip(prompts, distinct, strict=True) for names in q.answers]
     forced = iter(score_targets(model, pairs).correct.tolist())
-    texts = continue_prompts(model, prompts, max_new_tokens)
+    texts = continue_prompts(model, prompts, max_new_tokens, stop=STOPS[0])
     found = {}
     for question, text in zip(distinct, texts, strict=True):
         written = normalise(first_sentence(text))
@@ -84,9 +97,23 @@ def conditions_of(requests: Sequence[EditRequest]) -> list[Question]:
 
 
 def questions_of(requests: Sequence[EditRequest]) -> list[Question]:
-    """Every question that is put to the model after it was edited: those of the probes, and the edited facts."""
-    probes = [q for r in requests for probe in r.probes for q in probe.questions]
-    return list(dict.fromkeys([*probes, *(rewrite_question(r) for r in requests)]))
+    """Every question that is put to the model after it was edited."""
+    return list(dict.fromkeys(q for r in requests for probe in r.probes for q in probe.questions))
+
+
+def sample_probes(requests: Sequence[EditRequest], most: int, seed: int) -> list[EditRequest]:
+    """The requests with the probes that are scored, and with their own fact as one of the kind "generation".
+
+    Of each kind, the probes of ``most`` requests at most are kept, drawn by seed. One order of the requests serves all
+    kinds, so that a multi-hop question stays together with its single hops. Requests without a probe are left out.
+    """
+    left: Counter[str] = Counter()
+    kept: dict[int, tuple[Probe, ...]] = {}
+    for i in python_rng("probed requests", seed).sample(range(len(requests)), len(requests)):
+        probes = (*requests[i].probes, Probe(GENERATION, (rewrite_question(requests[i]),)))
+        kept[i] = tuple(probe for probe in probes if left[probe.kind] < most)
+        left.update({probe.kind for probe in probes})
+    return [dataclasses.replace(requests[i], probes=kept[i]) for i in sorted(kept) if kept[i]]
 
 
 def rewrite_question(request: EditRequest) -> Question:
@@ -102,14 +129,13 @@ def score_probes(requests: Sequence[EditRequest], before: Verdicts, after: Verdi
         after: verdicts of the edited model on :func:`questions_of`.
 
     Returns:
-        columns case_id, kind, index, measure, right. The edited fact itself has the kind "generation", and a multi-hop
-        question of which every single hop is answered also counts as "multi_hop_of_known_hops".
+        columns case_id, kind, index, measure, right. A multi-hop question of which every single hop is answered also
+        counts as "multi_hop_of_known_hops".
     """
     rows = []
     for request in requests:
-        asked = [*request.probes, Probe("generation", (rewrite_question(request),))]
         hops = next((probe for probe in request.probes if probe.kind == SINGLE_HOP), None)
-        for index, probe in enumerate(asked):
+        for index, probe in enumerate(request.probes):
             for measure in MEASURES:
                 right = _verdict(probe, before, after, measure)
                 rows.append((request.case_id, probe.kind, index, measure, right))
@@ -159,10 +185,10 @@ def summarize_probes(frame: pd.DataFrame, *, resamples: int = 1000, seed: int = 
 
 def _gap(frame: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[Any, ...]]:
     """How far teacher forcing flatters: accuracy less exact match of the same facts."""
-    facts = frame[frame["kind"] == "generation"]
+    facts = frame[frame["kind"] == GENERATION]
     if len(facts):
         wide = facts.pivot_table(index="case_id", columns="measure", values="right")
-        yield ("generation", "gap", *_interval((wide["accuracy"] - wide["exact"]).to_numpy(), resamples, seed))
+        yield (GENERATION, "gap", *_interval((wide["accuracy"] - wide["exact"]).to_numpy(), resamples, seed))
 
 
 def _interval(values: np.ndarray, resamples: int, seed: int) -> tuple[float, int, float, float]:

@@ -29,6 +29,13 @@ def benchmarks():
     return sorted(found | ({SPEED} if STUDY.measure_speed and small_model() else set()))
 
 
+def trained_control():
+    """The probes of the model that was trained on the new facts, where the run asks for one."""
+    asked = STUDY.train_control and small_model() and "edit" in STUDY.experiments
+    path = f"{OUT}/trained_control/{STUDY.model}/{STUDY.dataset}.csv"
+    return [path] if asked and STUDY.evaluation.probe_cases else []
+
+
 REPORTED["edit"] = {
     "experiments": list(STUDY.experiments),
     "settings": STUDY.model_dump(mode="json"),
@@ -38,6 +45,7 @@ REPORTED["edit"] = {
         "requests": lambda: [f"{INPUTS}/data/{STUDY.dataset}/requests.json"],
         "retrained": retrained,
         "traced": traced,
+        "trained_control": trained_control,
         "benchmarks": benchmarks,
     },
     "paths": {

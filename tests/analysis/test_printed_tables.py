@@ -87,11 +87,11 @@ def test_comparisons_by_hand(cells, tables):
     compared = tables["comparisons"]
     found = between(compared, "alphaedit", "ft", "NS")
     back = between(compared, "ft", "alphaedit", "NS")
-    assert found["value"] == -back["value"]
-    assert (found["ci_low"], found["ci_high"]) == (-back["ci_high"], -back["ci_low"])
+    assert found.value == -back.value
+    assert (found.low, found.high) == (-back.high, -back.low)
     scores = pooled_scores(tables["ablation_matrix"])
     at = scores[(scores["batch"] == 32) & (scores["replay"] == 0) & (scores["metric"] == "NS")].set_index("method")
-    assert found["value"] == pytest.approx(at.loc["alphaedit", "value"] - at.loc["ft", "value"], abs=1e-5)
+    assert found.value == pytest.approx(at.loc["alphaedit", "value"] - at.loc["ft", "value"], abs=1e-5)
     assert between(compared, "alphaedit", "nobody", "NS") is None
     replay = compared[compared["kind"] == "replay"]
     assert set(replay["a_replay"]) == {0.3}

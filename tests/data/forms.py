@@ -165,7 +165,49 @@ RELATION = {
         {"subject": "Spain", "object": "Toledo"},
     ],
 }
+COUNTERFACT = {
+    "case_id": 7,
+    "pararel_idx": 3,
+    "requested_rewrite": {
+        "prompt": "{} is a citizen of",
+        "relation_id": "P27",
+        "target_new": {"str": "Peru", "id": "Q8"},
+        "target_true": {"str": "Portugal", "id": "Q9"},
+        "subject": "Ann Bell",
+    },
+    "paraphrase_prompts": ["It rained. Ann Bell votes in"],
+    "neighborhood_prompts": ["Bo Dow is a citizen of", {"prompt": "Cy Dow lives in", "target": "Spain"}],
+    "attribute_prompts": ["Eve Roe is a citizen of"],
+    "generation_prompts": ["Ann Bell is known for"],
+}
+EASYEDIT = {
+    "case_id": 7,
+    "prompt": "Ann Bell is a citizen of",
+    "subject": "Ann Bell",
+    "target_new": "Peru",
+    "ground_truth": "Portugal",
+    "rephrase_prompt": "It rained. Ann Bell votes in",
+    "locality_prompt": "Bo Dow is a citizen of",
+    "locality_ground_truth": "Spain",
+    "portability_prompt": "The capital of the country of Ann Bell is",
+    "portability_ground_truth": "Lima",
+    "source": "x",
+}
+ZSRE = {
+    "subject": "Ann Bell",
+    "src": "Which country is Ann Bell a citizen of?",
+    "pred": "Spain",
+    "rephrase": "Of which country is Ann Bell a citizen?",
+    "alt": "Portugal",
+    "answers": ["Peru"],
+    "loc": "nq question: where is Lima",
+    "loc_ans": "Peru",
+    "cond": "Spain >> Portugal || Which country is Ann Bell a citizen of?",
+}
 RECORDS = {
+    "counterfact": COUNTERFACT,
+    "easyedit": EASYEDIT,
+    "zsre": ZSRE,
     "ripple": RIPPLE,
     "knowedit": KNOWEDIT,
     "qaedit": QAEDIT,

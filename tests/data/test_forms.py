@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def test_mquake_cases_are_groups_with_questions_over_all_their_edits(write: Any)
     assert (single_hop.kind, len(single_hop.questions), single_hop.every) == (SINGLE_HOP, 2, True)
     assert second.target_aliases == ("Cuzco",)
     assert first.paraphrase_prompts == ("What is the country of citizenship of Ann Bell?",)
-    assert data.account["not_scored"] == {"answer": 2, "answer_alias": 2, "orig": 2, "single_hops": 2}
+    kept = {"answer": 2, "answer_alias": 2, "orig": 2, "single_hops": 2}
+    assert data.account["not_scored"] == kept | {"new_single_hops.cloze": 2}
 
 
 def test_samples_keep_cases_whole(write: Any) -> None:
@@ -136,7 +138,9 @@ def test_ripple_edits(write: Any) -> None:
     assert kinds["Logical_Generalization"].every
     assert len(kinds["Logical_Generalization"].questions) == 2
     assert data.account["notes"] == {"Compositionality_II tests without an answer, left out": 1}
-    assert set(data.account["not_scored"]) == {"edit.subject_id", "example_type"}
+    assert {"edit.subject_id", "example_type"} < set(data.account["not_scored"])
+    rest = set(data.account["not_scored"]) - {"edit.subject_id", "example_type"}
+    assert all(path.endswith("_queries.phrase") for path in rest)
 
 
 def test_recent_facts_of_ripple_edits_have_no_previous_one(write: Any) -> None:
@@ -193,6 +197,38 @@ def test_subjects_composed_otherwise_are_found(write: Any) -> None:
     data = read_dataset(write([record]))
     assert data.requests[0].prompt == "The country of {} is"
     assert any("NFC" in note for note in data.account["notes"])
+
+
+def objects(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of a record, with the path of its fields; elements of a list share one."""
+    for name, inner in value.items() if isinstance(value, dict) else ((None, item) for item in value):
+        here = path if name is None else f"{path}.{name}".lstrip(".")
+        if isinstance(inner, dict):
+            yield here, inner
+        if isinstance(inner, dict | list):
+            yield from objects(inner, here)
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_field_that_no_reader_knows_is_named_wherever_it_stands(write: Any, kind: str) -> None:
+    record = json.loads(json.dumps(RECORDS[kind]))
+    places = [("", record), *objects(record)]
+    kinds = ("portability", "locality")  # whose fields are kinds of questions
+    for path, place in places:
+        if not (path in kinds and kind == "knowedit") and path.split(".")[0] not in ("properties",):
+            place["unheard_of"] = "x"
+    told = read_dataset(write([record])).account["not_scored"]
+    whole = {name for name in told if "." not in name}
+    for path, place in places:
+        if "unheard_of" in place:
+            named = f"{path}.unheard_of".lstrip(".")
+            assert named in told or path.split(".")[0] in whole
+
+
+def test_the_second_of_two_names_of_a_field_is_named(write: Any) -> None:
+    record = {**KNOWEDIT, "concept": "Bo", "labels": "Cuba", "rephrase_prompt": "Ann Bell votes in", "id": 3}
+    account = read_dataset(write([record])).account
+    assert account["not_scored"] == {"concept": 1, "cond": 1, "id": 1, "labels": 1, "rephrase": 1}
 
 
 json_values = st.recursive(

@@ -6,12 +6,14 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
 
 from editlab.errors import ConfigError, ModelError
 from editlab.evaluation.harness import COLUMNS, run_tasks
+from editlab.evaluation.scoring import score_targets
 
 TASK = """
 task: local_capitals
@@ -43,7 +45,8 @@ def stand_in(monkeypatch):
         if tasks == ["local"]:
             raise RuntimeError("no such file\nor directory")
         calls["options"] = options
-        results = {"arc_challenge": {"alias": "arc", "acc,none": 0.25, "acc_stderr,none": "N/A", "acc_norm,none": 0.5}}
+        error = 0.07 if options["bootstrap_iters"] > 0 else "N/A"  # as evaluator_utils.py of lm_eval 0.4.13
+        results = {"arc_challenge": {"alias": "arc", "acc,none": 0.25, "acc_stderr,none": error, "acc_norm,none": 0.5}}
         return {"results": results, "n-samples": {"arc_challenge": {"original": 1172, "effective": 40}}}
 
     for name, content in {
@@ -67,6 +70,7 @@ def test_the_object_in_memory_is_scored_and_given_back(stand_in):
         ["arc_challenge", "acc", 0.25, 40],
         ["arc_challenge", "acc_norm", 0.5, 40],
     ]
+    assert table["stderr"].fillna(-1).tolist() == [0.07, -1]
     assert stand_in["model"][0] is model
     assert stand_in["options"]["limit"] == 40
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
@@ -92,6 +96,11 @@ def test_a_local_task(tmp_path):
     rows = [{"question": f"The capital of land {i} is", "choices": ["Rome", "Oslo"], "answer": i % 2} for i in range(6)]
     (tmp_path / "rows.json").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "task.yaml").write_text(TASK.format(data=tmp_path / "rows.json"))
-    table = run_tasks(tiny_model(), ["local_capitals"], task_folder=tmp_path)
-    assert table.set_index("metric").loc["acc", "n"] == 6
-    assert 0 <= table.set_index("metric").loc["acc", "value"] <= 1
+    model = tiny_model()
+    found = run_tasks(model, ["local_capitals"], task_folder=tmp_path).set_index("metric").loc["acc"]
+    scores = score_targets(model, [(row["question"], choice) for row in rows for choice in row["choices"]])
+    chosen = (scores.log_prob * scores.tokens).reshape(6, 2).argmax(1)
+    right = np.array([choice == row["answer"] for choice, row in zip(chosen, rows, strict=True)], dtype=float)
+    assert found["n"] == 6
+    assert found["value"] == pytest.approx(right.mean())
+    assert found["stderr"] == pytest.approx(right.std(ddof=1) / 6**0.5)

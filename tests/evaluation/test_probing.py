@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from tiny import tiny_model, tiny_requests
 
 from editlab.data import make_facts, true_statements
 from editlab.data.chains import CAPITAL_OF, CHAINS, COUNTRY_OF
-from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe, Question
+from editlab.data.inverses import described, true_world
+from editlab.data.probes import GENERATION, INVERSE, MULTI_HOP, SINGLE_HOP, Probe, Question
 from editlab.data.world import RELATIONS
 from editlab.data.world_probes import unique_aliases, with_world_probes
 from editlab.evaluation.probing import (
@@ -19,6 +21,7 @@ from editlab.evaluation.probing import (
     normalise,
     questions_of,
     rewrite_question,
+    sample_probes,
     score_probes,
     summarize_probes,
 )
@@ -35,7 +38,6 @@ def verdicts(**right: bool) -> dict[Question, dict[str, bool]]:
 
 def scored(probe: Probe, before: dict, after: dict) -> float:
     request = dataclasses.replace(tiny_requests(1)[0], probes=(probe,))
-    after = after | {rewrite_question(request): dict.fromkeys(("accuracy", "exact", "contained"), True)}
     frame = score_probes([request], before, after)
     return float(frame.loc[(frame["kind"] == probe.kind) & (frame["measure"] == "contained"), "right"].iloc[0])
 
@@ -58,7 +60,7 @@ def test_a_probe_counts_only_when_the_unedited_model_knew_its_conditions():
 def test_accuracy_is_conditioned_on_accuracy_and_written_answers_on_written_ones():
     request = dataclasses.replace(tiny_requests(1)[0], probes=(Probe("k", (ask("a"),), conditions=(ask("c"),)),))
     before = {ask("c"): {"accuracy": True, "exact": False, "contained": False}}
-    after = verdicts(a=True) | {rewrite_question(request): {"accuracy": True, "exact": False, "contained": True}}
+    after = verdicts(a=True)
     frame = score_probes([request], before, after).query("kind == 'k'").set_index("measure")["right"]
     assert frame["accuracy"] == 1.0
     assert np.isnan(frame["contained"])
@@ -68,9 +70,8 @@ def test_accuracy_is_conditioned_on_accuracy_and_written_answers_on_written_ones
 def test_multi_hop_is_also_scored_among_cases_that_know_their_hops():
     probes = (Probe(MULTI_HOP, (ask("m"),)), Probe(SINGLE_HOP, (ask("a"), ask("b")), every=True))
     requests = [dataclasses.replace(r, probes=probes) for r in tiny_requests(1)]
-    facts = {rewrite_question(r): dict.fromkeys(("accuracy", "exact", "contained"), True) for r in requests}
     for knows in (True, False):
-        table = summarize_probes(score_probes(requests, {}, verdicts(m=True, a=True, b=knows) | facts), resamples=0)
+        table = summarize_probes(score_probes(requests, {}, verdicts(m=True, a=True, b=knows)), resamples=0)
         row = table[(table["metric"] == "multi_hop_of_known_hops") & (table["protocol"] == "exact")].iloc[0]
         assert (row["n"], row["value"]) == (1, 1.0) if knows else row["n"] == 0
 
@@ -79,6 +80,7 @@ def test_means_are_over_cases_and_the_gap_is_paired():
     probes = (Probe("Reasoning", (ask("a"),)), Probe("Reasoning", (ask("b"),)))
     requests = [dataclasses.replace(r, probes=probes) for r in tiny_requests(2)]
     requests[1] = dataclasses.replace(requests[1], probes=requests[1].probes[:1])
+    requests = sample_probes(requests, 2, seed=0)
     after = verdicts(a=True, b=False)
     for i, request in enumerate(requests):
         after[rewrite_question(request)] = {"accuracy": True, "exact": i == 0, "contained": True}
@@ -88,6 +90,24 @@ def test_means_are_over_cases_and_the_gap_is_paired():
     assert table.loc[("generation", "gap"), "value"] == pytest.approx(0.5)
     low, high = table.loc[("generation", "gap"), ["ci_low", "ci_high"]]
     assert low <= 0.5 <= high
+
+
+def test_a_sample_keeps_so_many_cases_of_each_kind_and_is_drawn_by_seed():
+    requests = make_facts(360, 1, chains=True)
+    sampled = sample_probes(requests, 12, seed=3)
+    cases = Counter((p.kind, r.case_id) for r in sampled for p in r.probes)
+    kinds = Counter(kind for kind, _ in cases)
+    there = Counter(kind for r in requests for kind in {p.kind for p in r.probes} | {GENERATION})
+    assert kinds == {kind: min(12, count) for kind, count in there.items()}
+    assert kinds[MULTI_HOP] == 12
+    assert {"Question_Form", INVERSE, MULTI_HOP, SINGLE_HOP, GENERATION} <= set(kinds)
+    assert {c for k, c in cases if k == MULTI_HOP} == {c for k, c in cases if k == SINGLE_HOP}
+    assert sample_probes(requests, 12, seed=3) == sampled != sample_probes(requests, 12, seed=4)
+    assert [r.case_id for r in sampled] == sorted(r.case_id for r in sampled)
+    assert sample_probes(requests, 0, seed=3) == []
+    everything = sample_probes(requests, len(requests), seed=3)
+    own = [(Probe(GENERATION, (rewrite_question(r),))) for r in requests]
+    assert [r.probes for r in everything] == [(*r.probes, o) for r, o in zip(requests, own, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +160,22 @@ def test_greedy_continuations_are_those_of_the_argmax_and_do_not_depend_on_packi
         assert text == model.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoding_that_ends_at_the_stop_says_the_same_up_to_it(family):
+    from editlab.evaluation.generation import continue_prompts
+
+    model = tiny_model(family, seed=5)
+    prompts = [r.rewrite_prompt for r in tiny_requests(40)]
+    whole = continue_prompts(model, prompts, 12)
+    letters = Counter("".join(whole)).most_common(8)
+    for stop in [letter for letter, _ in letters] + ["."]:
+        cut = continue_prompts(model, prompts, 12, stop=stop)
+        ended = [text for text in cut if stop in text]
+        assert all(long.startswith(short) for long, short in zip(whole, cut, strict=True))
+        assert all(short == long or stop in short for long, short in zip(whole, cut, strict=True))
+        assert ended or stop == "."
+
+
 class TestWorld:
     def test_chains_change_no_request_and_add_statements_at_the_end(self):
         plain, chained = make_facts(360, 1), make_facts(360, 1, chains=True)
@@ -165,6 +201,27 @@ class TestWorld:
                         probe.questions[0].prompt, ((follows[request.target_true],),)
                     )
 
+    def test_an_inverse_has_one_right_answer_before_the_edit_and_after_it(self):
+        records = make_facts(1800, 1, chains=True)
+        probed = [(r, p) for r in records for p in r.probes if p.kind == INVERSE]
+        assert len(probed) > 400
+        before = described(true_world(records))
+        for request, probe in probed[::20]:
+            (known,), (asked,) = probe.conditions, probe.questions
+            assert before[known.prompt] == {request.subject} == {known.answer} == {asked.answer}
+            assert asked.prompt not in before
+            assert request.target_true in known.prompt
+            assert request.target_new in asked.prompt
+            assert described(true_world(records, [request]))[asked.prompt] == {request.subject}
+
+    def test_inverses_that_other_edits_of_the_stream_spoil_are_not_asked(self):
+        records = make_facts(1800, 1, chains=True)
+        chosen = [r for r in records if any(p.kind == INVERSE for p in r.probes)]
+        world = described(true_world(records, chosen))
+        asked = [(r, p) for r in with_world_probes(chosen, records) for p in r.probes if p.kind == INVERSE]
+        assert 0 < len(asked) < len(chosen)
+        assert all(world[p.questions[0].prompt] == {r.subject} for r, p in asked)
+
     def test_aliases_are_of_one_subject_each(self):
         records = make_facts(360, 1)
         aliases = unique_aliases(records)
@@ -182,7 +239,7 @@ class TestWorld:
         for probe in (p for r in probed for p in r.probes if p.kind == "Relation_Specificity"):
             assert probe.questions == probe.conditions
             assert probe.questions[0].prompt not in edited
-        assert len(questions_of(probed)) >= 60
+        assert len(questions_of(sample_probes(probed, 60, 0))) >= 60
 
     def test_other_data_sets_stay_as_they_are(self):
         requests = tiny_requests(5)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.style import COLUMN, DARK, HEAT, Mark
+from editlab.analysis.draw.style import COLUMN, DARK, HEAT, Mark, marks
 from editlab.analysis.text.wording import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Drawing: TypeAlias = "Figure"  # of matplotlib, which is imported on first use
 
 
 def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -74,6 +76,23 @@ def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: dict[str, Mark], alp
         band(axis, part.sort_values("edits_seen"), "edits_seen", looks[name], label(name), marker, alpha)
 
 
+def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], height: float) -> Drawing:
+    """Shares over the edits seen, one line a method with its 95 % band, in panels below each other.
+
+    Args:
+        parts: rows and labels (title, ylabel) of each panel.
+    """
+    figure, axes = panels(len(parts), 1, height, sharex=True)
+    methods = list(dict.fromkeys(method for rows, _ in parts for method in rows["method"]))
+    for axis, (rows, labels) in zip(axes, parts, strict=True):
+        bands_over_edits(axis, rows, marks(methods), shading(len(methods)))
+        axis.set(**labels)
+        share_axis(axis, float(rows["low"].min()))
+    axes[-1].set_xlabel("edits seen")
+    legend(figure, axes[0])
+    return figure
+
+
 def beside_each_other(axis: Axes, table: pd.DataFrame, x: str, looks: dict[str, Mark], step: float) -> None:
     """One series with error bars a method, shifted so that they do not hide each other."""
     for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
@@ -131,3 +150,41 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], name: str = "")
     bar = figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.02)
     bar.set_label(name)
     bar.outline.set_visible(False)
+
+
+def heat_maps(
+    maps: Mapping[str, tuple[Any, Any]],
+    ticks: tuple[Sequence[Any], Sequence[Any]],
+    span: tuple[float, float],
+    names: tuple[str, str],
+    *,
+    columns: int,
+    height: float,
+    numbers: bool = True,
+    scale: str = "",
+) -> Drawing:
+    """Maps of one scale, beside and below each other.
+
+    Args:
+        maps: by title, ``(rows, columns)`` values and half the widths of their intervals.
+        ticks: of the columns and rows of every map. names: of both axes. scale: name of the values.
+    """
+    figure, axes = panels(-(-len(maps) // columns), columns, height, sharex=True, sharey=True)
+    image: Any = None
+    for axis, (title, (values, halves)) in zip(axes, maps.items(), strict=False):
+        image = heat_map(axis, values, halves, span, (list(map(str, ticks[0])), list(map(str, ticks[1]))), numbers)
+        axis.set_title(title)
+    for axis in axes[len(maps) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel(names[1])
+    for axis in axes[-columns:]:
+        axis.set_xlabel(names[0])
+    colour_bar(figure, image, axes, scale)
+    return figure
+
+
+def on_grid(rows: pd.DataFrame, value: str, index: tuple[str, list[Any]], columns: tuple[str, list[Any]]) -> Any:
+    """A column of long rows as the values of a map; NaN where there is no row."""
+    wide = rows.pivot(index=index[0], columns=columns[0], values=value)
+    return wide.reindex(index=index[1], columns=columns[1]).to_numpy(dtype=float)

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from editlab.analysis.draw.plots import apart, error_bars, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, apart, error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import marks
 from editlab.analysis.edit.comparisons import how_many, of_kind
-from editlab.analysis.edit.printing import DIFFERENCE_COLUMNS, EXCLUDES, METHOD, differences_wide
-from editlab.analysis.edit.scores import SCORES, basis, controls, pooled_scores
+from editlab.analysis.edit.printing import METHOD, differences_sheet
+from editlab.analysis.edit.scores import SCORES, basis, plain, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
 from editlab.analysis.text.findings import Finding, difference_finding
 from editlab.analysis.text.wording import SCORE_NAMES, label
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-
-def _plain(matrix: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the contestants without replay, at each method's largest rank."""
-    table = pooled_scores(matrix[~matrix["method"].isin(controls(matrix))])
-    if table.empty:
-        return table
-    best = table.groupby("method")[["replay", "rank"]].agg({"replay": "min", "rank": "max"})
-    keep = table.join(best, on="method", rsuffix="_kept")
-    return table[(keep["replay"] == keep["replay_kept"]) & (keep["rank"] == keep["rank_kept"])]
 
 
 @figure(
     "Batch size and scores",
     "ablation_matrix",
     lambda table: f"Success at the end without replay; bars are 95 % intervals over cases and seeds ({basis(table)}).",
-    rows=_plain,
+    rows=lambda matrix: pooled_scores(plain(matrix)),
     cites=("batch.summary", "batch.*"),
     level=5,
 )
@@ -70,11 +55,9 @@ def batch_effect_sheet(tables: Tables) -> Printed:
     """Each method's largest against its smallest batch, on the same cases."""
     compared = tables["comparisons"]
     rows = compared[compared["kind"] == "batch"].rename(columns={"a": "method", "b_batch": "from", "a_batch": "to"})
-    frame = differences_wide(rows, ["method", "from", "to"])
-    said = f" ({basis(frame)})" if len(frame) else ""
-    text = f"What a larger batch changes: paired differences on the same cases with 95 % intervals, no replay{said}; {EXCLUDES}."
-    columns = [METHOD, Column("from", "from", "count"), Column("to", "to", "count"), *DIFFERENCE_COLUMNS]
-    return Printed(frame, columns, text, "comparisons")
+    places = [METHOD, Column("from", "from", "count"), Column("to", "to", "count")]
+    what = "What a larger batch changes: paired differences on the same cases with 95 % intervals, no replay"
+    return differences_sheet(rows, places, what, "comparisons")
 
 
 def findings(tables: Tables) -> list[Finding]:

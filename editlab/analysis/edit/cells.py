@@ -76,7 +76,11 @@ def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> d
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     """Side effects of the whole stream: the same in every row of a cell."""
     generation = metrics[metrics["protocol"] == "generation"].set_index("metric")["value"]
-    found = {name: float(generation[name]) for name in ("GE", "perplexity") if name in generation.index}
+    found = {
+        name: float(generation[name])
+        for name in ("GE", "perplexity", "targets_unconverged")
+        if name in generation.index
+    }
     share = metrics.loc[metrics["protocol"] == "share"].set_index("metric")["value"]
     found |= {name: float(share[name]) for name in share.index}
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]

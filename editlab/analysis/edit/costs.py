@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import legend, panels
+from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import DARK, HATCHES
 from editlab.analysis.edit.cells import EDITING, cell_costs, cell_facts
 from editlab.analysis.edit.printing import BATCH, METHOD
-from editlab.analysis.edit.scores import SETTING, at, headline_settings, with_batch
+from editlab.analysis.edit.scores import SETTING, headline, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells
+from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import Interval, beside, grouped
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, listed, percent
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
 STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")
 
-SHOWN = ("targets", "keys", "solve", "commit", "trust", "evaluate", "load")
-SHADES = ("#0072B2", "#56B4E9", "#E69F00", "#CC79A7", "#D55E00", "#bfbfbf", "#efefef")
+SHADES = {  # of the stages that are drawn
+    "targets": "#0072B2", "keys": "#56B4E9", "solve": "#E69F00", "commit": "#CC79A7", "trust": "#D55E00",
+    "evaluate": "#bfbfbf", "load": "#efefef",
+}  # fmt: skip
 
 
 def costs_table(cells: Cells) -> pd.DataFrame:
@@ -37,19 +38,19 @@ def costs_table(cells: Cells) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _chosen(costs: pd.DataFrame) -> pd.DataFrame:
-    return at(costs, headline_settings(costs)) if len(costs) else costs
+def _spread(values: pd.Series) -> Interval:
+    """Mean, least and most of what was measured: the range over seeds."""
+    return Interval(float(values.mean()), float(values.min()), float(values.max()))
 
 
 def _split(costs: pd.DataFrame) -> pd.DataFrame:
-    """CPU seconds of a cell by stage, means over seeds at the headline settings; least and largest total of the seeds."""
-    rows: list[dict[str, Any]] = []
-    for key, part in _chosen(costs).groupby(list(SETTING), sort=False):
-        stages = part[[f"cpu_{stage}" for stage in SHOWN if f"cpu_{stage}" in part]]
-        total, means = stages.sum(axis=1), stages.rename(columns=lambda name: name.removeprefix("cpu_")).mean()
-        ends = {"total": total.mean(), "least": total.min(), "most": total.max(), "seeds": len(part)}
-        rows.append({**dict(zip(SETTING, key, strict=True)), **means, **ends})
-    return pd.DataFrame(rows)
+    """CPU seconds of a cell by stage, means over seeds at the headline settings; mean, least and largest total."""
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        stages = part[[f"cpu_{stage}" for stage in SHADES]].rename(columns=lambda name: name.removeprefix("cpu_"))
+        return {**stages.mean(), **beside({"total": _spread(stages.sum(axis=1))}), "seeds": len(part)}
+
+    return grouped(headline(costs), SETTING, told)
 
 
 @figure(
@@ -68,13 +69,13 @@ def time_split(table: pd.DataFrame) -> Drawing:
     """Stacked bars: CPU seconds of a cell by stage, one bar a method, the range over seeds as a whisker."""
     figure, (axis,) = panels(1, 1, 0.85 + 0.27 * len(table))
     left = pd.Series(0.0, index=table.index)
-    for number, (stage, shade) in enumerate(zip(SHOWN, SHADES, strict=True)):
-        if stage in table and table[stage].max() >= 0.005 * table["total"].max():
+    for number, (stage, shade) in enumerate(SHADES.items()):
+        if table[stage].max() >= 0.005 * table["total"].max():
             look: dict[str, Any] = {"color": shade, "hatch": HATCHES[number], "edgecolor": DARK, "linewidth": 0.4}
             axis.barh(table.index, table[stage], left=left, label=stage, **look)
             left = left + table[stage]
     for y, row in enumerate(records(table)):
-        axis.plot([row["least"], row["most"]], [y, y], color="black", linewidth=1.1, marker="|", markersize=4)
+        axis.plot([row["total_low"], row["total_high"]], [y, y], color="black", linewidth=1.1, marker="|", markersize=4)
     axis.set_yticks(table.index, [with_batch(row) for row in records(table)])
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
@@ -86,15 +87,14 @@ def time_split(table: pd.DataFrame) -> Drawing:
 @sheet("costs", "Time and memory", "costs")
 def costs_sheet(tables: Tables) -> Printed:
     """Measured time and memory of each method at its headline setting, with the range over seeds."""
-    chosen = _chosen(tables["costs"])
+    chosen = headline(tables["costs"])
     chosen = chosen.assign(editing=sum(chosen[f"cpu_{s}"] for s in EDITING))
-    rows = []
-    for key, part in chosen.groupby(list(SETTING), sort=False):
-        row = dict(zip(SETTING, key, strict=True)) | {"seeds": len(part)}
-        for name in ("seconds_per_edit", "editing", "cpu_targets", "cpu_solve", "cpu_evaluate", "peak_memory_mb"):
-            row |= {name: part[name].mean(), f"{name}_low": part[name].min(), f"{name}_high": part[name].max()}
-        rows.append(row)
-    frame = pd.DataFrame(rows)
+    measured = ("seconds_per_edit", "editing", "cpu_targets", "cpu_solve", "cpu_evaluate", "peak_memory_mb")
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        return {"seeds": len(part), **beside({name: _spread(part[name]) for name in measured})}
+
+    frame = grouped(chosen, SETTING, told)
     seeds = int(frame["seeds"].max()) if len(frame) else 0
     text = (
         f"Measured cost of a cell: mean and range over {counted(seeds, 'seed')}. Editing, targets, solve and evaluation in CPU "
@@ -108,46 +108,43 @@ def costs_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> list[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
-    table = tables.get("costs", pd.DataFrame())
     found: list[Finding] = []
     most: dict[str, list[tuple[str, float]]] = {}
-    for method, part in _chosen(table).groupby("method", sort=False) if len(table) else ():
+    for method, part in headline(tables["costs"]).groupby("method", sort=False) if "costs" in tables else ():
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)
         if not (total > 0).all():
             continue
         shares = stages.div(total, axis=0)
-        stage, name = str(shares.mean().idxmax()), label(str(method))
-        value, low, high = (float(f(shares[stage])) for f in (pd.Series.mean, pd.Series.min, pd.Series.max))
-        most.setdefault(stage.removeprefix("cpu_"), []).append((name, value))
+        column, name = str(shares.mean().idxmax()), label(str(method))
+        stage, numbers = column.removeprefix("cpu_"), _spread(shares[column])
+        most.setdefault(stage, []).append((name, numbers.value))
         sentence = (
-            f"{percent(value)} of the CPU time of editing with {name} goes to its {stage.removeprefix('cpu_')} "
-            f"(range over {counted(len(part), 'seed')}: {percent(low)} to {percent(high)})."
+            f"{percent(numbers.value)} of the CPU time of editing with {name} goes to its {stage} "
+            f"(range over {counted(len(part), 'seed')}: {percent(numbers.low)} to {percent(numbers.high)})."
         )
-        found.append(Finding(f"costs.{method}", sentence, value, low, high, len(part), low > 0.5, "costs"))
-    return found + _largest(most)
+        found.append(Finding(f"costs.{method}", sentence, *numbers, len(part), numbers.low > 0.5, "costs"))
+    return found + ([_largest(most)] if most else [])
 
 
-def _largest(most: dict[str, list[tuple[str, float]]]) -> list[Finding]:
+def _largest(most: Mapping[str, Sequence[tuple[str, float]]]) -> Finding:
     """Which stage takes the largest part, and of which methods."""
     told = []
     for stage, methods in sorted(most.items(), key=lambda item: -len(item[1])):
         shares = [share for _, share in methods]
         ends = " to ".join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))
         told.append(f"{stage} for {listed([name for name, _ in methods])} ({ends})")
-    if not told:
-        return []
     shares = [share for methods in most.values() for _, share in methods]
-    numbers = (sum(shares) / len(shares), min(shares), max(shares))
+    numbers = Interval(sum(shares) / len(shares), min(shares), max(shares))
     sentence = f"The largest part of the CPU time of editing: {'; '.join(told)}."
-    return [Finding("costs.largest", sentence, *numbers, len(shares), min(shares) > 0.5, "costs")]
+    return Finding("costs.largest", sentence, *numbers, len(shares), numbers.low > 0.5, "costs")
 
 
 TOPIC = Topic(
     name="costs",
     title="Costs",
     about="what the cells cost",
-    tables=(Collected("costs", lambda run: costs_table(run.cells["edit"]), ("edit",), files=("record",)),),
+    tables=(Collected("costs", of_cells(costs_table), ("edit",), files=("record",)),),
     figures=(time_split,),
     sheets=(costs_sheet,),
     reads=("costs",),

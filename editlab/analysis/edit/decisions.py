@@ -12,7 +12,8 @@ from editlab.analysis.edit.cells import EDITING, final_scores, read_events
 from editlab.analysis.edit.scores import RETENTION
 from editlab.analysis.report.run import Cells
 from editlab.analysis.statistics import classification
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, share_interval
+from editlab.analysis.text.rows import stacked
 from editlab.files.artifacts import read_provenance
 
 PLAIN, UNEDITED = "emmet", "none"  # the method without trust, and the one that edits nothing
@@ -99,16 +100,14 @@ def _overhead(directory: str) -> float:
 
 def trust_curves(cells: Cells) -> pd.DataFrame:
     """ROC and precision-recall of each judged method, its seeds pooled: curve, threshold, x, y."""
-    by_method: dict[str, list[pd.DataFrame]] = {}
-    for directory, cell in cells:
-        by_method.setdefault(cell["method"], []).append(decisions(read_events(directory)))
+    judged = trust_decisions(cells)
     rows = []
-    for method, frames in by_method.items():
-        frame = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    for method in dict.fromkeys(cell["method"] for _, cell in cells):
+        frame = judged[judged["method"] == method]
         if classification.both_classes(frame):
             curves = {"roc": classification.roc(frame), "precision_recall": classification.precision_recall(frame)}
             for name, curve in curves.items():
-                values = curve.rename(columns={curve.columns[1]: "x", curve.columns[2]: "y"})
+                values = curve.set_axis(["threshold", "x", "y"], axis=1)
                 rows.append(values.assign(method=method, curve=name, n=len(frame)))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["threshold", "x", "y", "method"])
 
@@ -120,8 +119,7 @@ def trust_decisions(cells: Cells) -> pd.DataFrame:
         decisions(read_events(directory)).rename(columns={"batch": "number"}).assign(**cell)
         for directory, cell in cells
     ]
-    found = [part for part in parts if len(part)]
-    return pd.concat(found, ignore_index=True) if found else parts[0].iloc[:0]
+    return stacked(parts)
 
 
 # Rates of decisions and the batches that they are shares of.
@@ -158,9 +156,7 @@ def rate(shares: pd.Series, n: pd.Series) -> Interval:
     total = float(n[known].sum())
     if not total:
         return UNKNOWN
-    value = float((shares[known] * n[known]).sum()) / total
-    low, high = wilson(value, total)
-    return value, float(low), float(high)
+    return share_interval(float((shares[known] * n[known]).sum()) / total, total)
 
 
 def retention_gain(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Interval:
@@ -172,8 +168,7 @@ def retention_gain(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Interval:
     half = Z * np.sqrt((kept * (1 - kept) + base * (1 - base)) / n)
     difference = kept - base
     found = pooled(difference, difference - half, difference + half, bounds=(-np.inf, np.inf))
-    value, low, high = (float(v / base.mean()) for v in found)
-    return value, low, high
+    return Interval(*(float(x / base.mean()) for x in found))
 
 
 def _cases(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Any:

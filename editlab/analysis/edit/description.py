@@ -35,12 +35,11 @@ DATA = {
     "zsre": "records of zsRE",
 }
 FAILURES = 8  # rows of the printed table
-CAPTIONS = {
-    "experiments": "The experiments of this run. A cell is one method at one point of the axes, with one seed.",
-    "recipes": "Hyper-parameters by method, as resolved from the configuration of this run.",
-    "failures": "The edited facts with the worst scores, over all streams that edited them.",
+OWN = {  # the paper's own small tables: caption, level
+    "experiments": ("The experiments of this run. A cell is one method at one point of the axes, with one seed.", 6),
+    "recipes": ("Hyper-parameters by method, as resolved from the configuration of this run.", 1),
+    "failures": ("The edited facts with the worst scores, over all streams that edited them.", 1),
 }
-LEVELS = {"experiments": 6, "recipes": 1, "failures": 1}
 
 
 def describe(run: Run, tables: Tables) -> Description:
@@ -55,11 +54,8 @@ def describe(run: Run, tables: Tables) -> Description:
         setting=[*model, *data, *cell_sentences(run)],
         limits=limit_sentences(run.settings),
         values=values(run, model, data),
-        tables={name: (text, escape(CAPTIONS[name]), LEVELS[name]) for name, text in texts.items()},
+        tables={name: (text, escape(OWN[name][0]), OWN[name][1]) for name, text in texts.items()},
     )
-
-
-# ---- sentences ---------------------------------------------------------------------------------------------------
 
 
 def model_name(settings: Settings) -> str:
@@ -156,9 +152,6 @@ def methods_of(settings: Settings) -> list[str]:
     return list(dict.fromkeys(m for e in settings["experiments"].values() for m in e["methods"]))
 
 
-# ---- the paper ---------------------------------------------------------------------------------------------------
-
-
 def values(run: Run, model: Sequence[str], data: Sequence[str]) -> dict[str, str]:
     """Values and short passages by key, escaped."""
     settings, name = run.settings, model_name(run.settings)
@@ -201,10 +194,8 @@ def experiment_tabular(run: Run) -> str:
     frame = run.experiments().fillna("")
     plans = [run.settings["experiments"][e]["methods"] for e in frame["experiment"]]
     frame["methods"] = [", ".join(map(label, m)) if len(m) <= 4 else f"{len(m)} methods" for m in plans]
-    columns = [Column("experiment", "experiment", "text"), Column("methods", "methods", "text")]
-    for axis in ("batch", "replay", "rank", "seed"):
-        if frame[axis].nunique() > 1 or set(frame[axis]) - {"0", ""}:
-            columns.append(Column(axis, axis, "text"))
+    axes = [a for a in ("batch", "replay", "rank", "seed") if frame[a].nunique() > 1 or set(frame[a]) - {"0", ""}]
+    columns = [Column(name, name, "text") for name in ("experiment", "methods", *axes)]
     columns += [Column("edits", "edits", "count"), Column("finished", "cells", "count")]
     return tabular(frame, columns, "config.yaml")
 

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import beside_each_other, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, Mark, marks
 from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
-from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
+from editlab.analysis.edit.comparisons import compare, gain_finding
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells, Run
+from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Z, rank_correlation, wilson
-from editlab.analysis.text.findings import Finding, difference_finding, direction
-from editlab.analysis.text.rows import largest, records, smallest
+from editlab.analysis.statistics.intervals import Interval, Z, grouped, rank_correlation, share_interval
+from editlab.analysis.text.findings import Finding, direction
+from editlab.analysis.text.rows import ends, largest, records, smallest, stacked
 from editlab.analysis.text.wording import counted, label, level_with, signed_with
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
 EXPERIMENTS = ("greedy_eval", "greedy_rank")  # greedy steps; and one step of a higher rank to hold them against
+STEP = ["layer", "step", "scale", "accepted", "reason", "gain", "trust"]
 BASES = ("emmet_lora", "emmet_lora_append", "emmet")
+MEANS = {"acceptance": "accepted", "gain": "gain", "trust": "trust"}
 NO_STEPS = "No greedy step was judged."
-
-
-def _all_cells(run: Run) -> list[tuple[str, Mapping[str, str]]]:
-    return [cell for cells in run.cells.values() for cell in cells]
 
 
 def gain_table(cells: Cells) -> pd.DataFrame:
@@ -42,10 +37,7 @@ def gain_table(cells: Cells) -> pd.DataFrame:
 
 def greedy_step_events(cells: Cells) -> pd.DataFrame:
     """Every judged greedy step of the cells: their coordinates and the columns of ``greedy_steps``."""
-    parts = [greedy_steps(read_events(directory)).assign(**cell) for directory, cell in cells]
-    found = [part for part in parts if len(part)]
-    names = ["layer", "step", "scale", "accepted", "reason", "gain", "trust"]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*names, *cells[0][1]])
+    return stacked([greedy_steps(read_events(directory)).assign(**cell) for directory, cell in cells])
 
 
 def greedy_table(cells: Cells) -> pd.DataFrame:
@@ -70,60 +62,42 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
 
 def greedy_step_table(cells: Cells) -> pd.DataFrame:
     """By method, layer and step: how often it was tried and accepted, and its gain and trust."""
-    steps = greedy_step_events(cells)
-    if steps.empty:
-        return pd.DataFrame(
-            columns=["method", "replay", "rank", "layer", "step", "tried", "acceptance", "gain", "trust"]
-        )
-    grouped = steps.groupby(["method", "replay", "rank", "layer", "step"], sort=True)
-    means = grouped.agg(
-        tried=("gain", "size"), acceptance=("accepted", "mean"), gain=("gain", "mean"), trust=("trust", "mean")
-    )
-    return means.reset_index()
+    groups = greedy_step_events(cells).groupby(["method", "replay", "rank", "layer", "step"], sort=True)
+    means = {name: (column, "mean") for name, column in MEANS.items()}
+    return groups.agg(tried=("gain", "size"), **means).reset_index()
 
 
 def greedy_steps(events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a judged step: layer, step, scale, accepted, reason, gain, trust."""
+    """One row a judged step: :data:`STEP`."""
+    names = {"step": "greedy_step", "scale": "greedy_scale", "accepted": "greedy_accept", "reason": "greedy_reason"}
     rows = [
-        {
-            "layer": int(layer),
-            "step": step["greedy_step"],
-            "scale": step["greedy_scale"],
-            "accepted": step["greedy_accept"],
-            "reason": step["greedy_reason"],
-            "gain": step["gain"],
-            "trust": step["trust"],
-        }
+        {"layer": int(layer)} | {name: step[names.get(name, name)] for name in STEP[1:]}
         for event in events
         for layer, found in event.get("layers", {}).items()
         for step in found.get("greedy", [])
         if "gain" in step
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=STEP)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------
+def _gains(steps: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain by method and step with its normal interval: value, low, high, n."""
 
-
-def _gains(steps: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean gain of each group with its normal interval: value, low, high, n."""
-    rows = []
-    for key, part in steps.groupby(by, sort=True):
+    def told(part: pd.DataFrame) -> dict[str, Any]:
         mean, n = float(part["gain"].mean()), len(part)
-        half = Z * float(part["gain"].std(ddof=1)) / n**0.5 if n > 1 else float("nan")
-        row: dict[str, Any] = dict(zip(by, key, strict=True))
-        rows.append(row | {"value": mean, "low": mean - half, "high": mean + half, "n": n})
-    return pd.DataFrame(rows)
+        half = Z * float(part["gain"].std(ddof=1)) / n**0.5
+        return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
+
+    return grouped(steps, ["method", "step"], told, sort=True)
 
 
-def _acceptance(steps: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Share of steps accepted in each group with Wilson's interval: value, low, high, n."""
-    rows = []
-    for key, part in steps.groupby(by, sort=True):
-        share, n = float(part["accepted"].mean()), len(part)
-        low, high = wilson(share, n)
-        rows.append(dict(zip(by, key, strict=True)) | {"value": share, "low": float(low), "high": float(high), "n": n})
-    return pd.DataFrame(rows)
+def _acceptance(steps: pd.DataFrame) -> pd.DataFrame:
+    """Share of steps accepted by method and layer with Wilson's interval: value, low, high, n."""
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        return {**share_interval(float(part["accepted"].mean()), len(part))._asdict(), "n": len(part)}
+
+    return grouped(steps, ["method", "layer"], told, sort=True)
 
 
 def _looks(table: pd.DataFrame) -> dict[str, Mark]:
@@ -163,7 +137,7 @@ def _drawn(table: pd.DataFrame, x: str, names: tuple[str, str], zero: bool) -> D
 )
 def greedy_gain_by_step(steps: pd.DataFrame) -> Drawing:
     """Mean gain of each step (share of the batch's residual that it removes), by method."""
-    return _drawn(_gains(steps, ["method", "step"]), "step", ("greedy step", "gain of the step"), True)
+    return _drawn(_gains(steps), "step", ("greedy step", "gain of the step"), True)
 
 
 @figure(
@@ -175,7 +149,7 @@ def greedy_gain_by_step(steps: pd.DataFrame) -> Drawing:
 )
 def greedy_acceptance_by_layer(steps: pd.DataFrame) -> Drawing:
     """Share of steps accepted, by layer and method."""
-    return _drawn(_acceptance(steps, ["method", "layer"]), "layer", ("layer", "steps accepted"), False)
+    return _drawn(_acceptance(steps), "layer", ("layer", "steps accepted"), False)
 
 
 @figure(
@@ -201,9 +175,6 @@ def greedy_trust_gain(steps: pd.DataFrame) -> Drawing:
     return figure
 
 
-# ---- printed table -----------------------------------------------------------------------------------------------
-
-
 @sheet("greedy", "Greedy against one step", "greedy_eval", "greedy_gain", level=8)
 def greedy_sheet(tables: Tables) -> Printed:
     """Greedy steps beside the one-step and the raw edit."""
@@ -221,82 +192,73 @@ def greedy_sheet(tables: Tables) -> Printed:
     return Printed(frame, columns, text, "greedy_eval")
 
 
-# ---- findings ----------------------------------------------------------------------------------------------------
-
-
 def findings(tables: Tables) -> list[Finding]:
     """Greedy steps against one step on the same cases; acceptance; whether trust knows what a step is worth."""
     found: list[Finding] = []
     seen: set[tuple[Any, ...]] = set()
     for row in records(tables.get("greedy_gain", pd.DataFrame())):
-        pair = (row["b"], row["a"], row["rank"], row["replay"])
-        if row["metric"] == "S" and pair not in seen:
-            seen.add((row["a"], row["b"], row["rank"], row["replay"]))
-            key = pair_key("greedy", row)
-            found.append(difference_finding(key, row, in_place_of(row), "S", "greedy_gain", replayed(row)))
+        a, b, *place = (row[name] for name in ("a", "b", "rank", "replay"))
+        if row["metric"] == "S" and (b, a, *place) not in seen:
+            seen.add((a, b, *place))
+            found.append(gain_finding("greedy", row))
     steps = tables.get("greedy_step_events", pd.DataFrame())
-    if steps.empty:
-        return found
+    return found + (_by_trust(steps) + _by_step(steps) + _accepted(steps) if len(steps) else [])
+
+
+def _by_trust(steps: pd.DataFrame) -> list[Finding]:
+    """Whether trusted steps gain more, by method."""
+    found = []
     for method, part in steps.groupby("method", sort=True):
-        value, low, high = rank_correlation(part["trust"], part["gain"])
-        if value == value:
-            told = direction(low, high, "rises with", "falls with") or "does not measurably go with"
-            number = signed_with(value, low, high, 2)
-            sentence = f"The gain of a step of {label(str(method))} {told} its trust: rank correlation {number}."
-            sure = direction(low, high) is not None
+        numbers = rank_correlation(part["trust"], part["gain"])
+        if numbers.known:
+            verb = direction(numbers.low, numbers.high, "rises with", "falls with")
+            told = f"{verb or 'does not measurably go with'} its trust: rank correlation {signed_with(*numbers, 2)}"
+            sentence = f"The gain of a step of {label(str(method))} {told}."
             key = f"greedy.trust_gain_{method}"
-            found.append(Finding(key, sentence, value, low, high, len(part), sure, "greedy_step_events"))
-    return found + _by_step(steps) + _accepted(steps)
+            found.append(Finding(key, sentence, *numbers, len(part), verb is not None, "greedy_step_events"))
+    return found
 
 
 def _by_step(steps: pd.DataFrame) -> list[Finding]:
     """The gain of the first and of the last step, by method."""
     found = []
-    for method, rows in _gains(steps, ["method", "step"]).groupby("method", sort=True):
-        first, last = rows.iloc[0], rows.iloc[-1]
-        ends = [f"{signed_with(r['value'], r['low'], r['high'], 2)} in step {r['step']:g}" for r in (first, last)]
-        sentence = f"The mean gain of {label(str(method))} is {' and '.join(dict.fromkeys(ends))}."
-        sure = bool(last["high"] < first["low"] or last["low"] > first["high"])
-        numbers = (float(last["value"]), float(last["low"]), float(last["high"]))
+    for method, rows in _gains(steps).groupby("method", sort=True):
+        both = ends(rows, "step")
+        first, last = map(Interval.of, both)
+        told = [f"{signed_with(*Interval.of(row), 2)} in step {row['step']:g}" for row in both]
+        sentence = f"The mean gain of {label(str(method))} is {' and '.join(dict.fromkeys(told))}."
+        sure = last.high < first.low or last.low > first.high
         key = f"greedy.gain_{method}"
-        found.append(Finding(key, sentence, *numbers, int(rows["n"].sum()), sure, "greedy_step_events"))
+        found.append(Finding(key, sentence, *last, int(rows["n"].sum()), sure, "greedy_step_events"))
     return found
 
 
 def _accepted(steps: pd.DataFrame) -> list[Finding]:
     """The range of acceptance over methods and layers, and why steps are refused."""
-    table = _acceptance(steps, ["method", "layer"])
-    high, low = largest(table, "value"), smallest(table, "value")
-    ends = [
-        f"{level_with(r['value'], r['low'], r['high'])} ({label(r['method'])}, layer {r['layer']})" for r in (low, high)
-    ]
-    share = f"from {' to '.join(ends)}" if len(table) > 1 else ends[0]
+    table = _acceptance(steps)
+    least, most = smallest(table, "value"), largest(table, "value")
+    told = [f"{level_with(*Interval.of(r))} ({label(r['method'])}, layer {r['layer']})" for r in (least, most)]
+    share = f"from {' to '.join(told)}" if len(table) > 1 else told[0]
     reasons = steps.loc[~steps["accepted"].astype(bool), "reason"].value_counts()
     why = f"; the most frequent reason to refuse was {str(reasons.index[0]).replace('_', ' ')}" if len(reasons) else ""
-    sure = bool(low["high"] < high["low"])
-    numbers = (float(steps["accepted"].mean()), float("nan"), float("nan"))
     sentence = f"The share of greedy steps that are accepted is {share}{why}."
+    numbers, sure = Interval(float(steps["accepted"].mean())), bool(least["high"] < most["low"])
     return [Finding("greedy.acceptance", sentence, *numbers, len(steps), sure, "greedy_step_events")]
 
 
-CELL_FILES = ("metrics.csv", "curve.csv", "events.jsonl")
+SCORED, EVENTS = ("metrics.csv", "curve.csv", "events.jsonl"), ("events.jsonl",)
+PAIRED = ("cases.csv", "edit.safetensors")
 TOPIC = Topic(
     name="greedy",
     title="Greedy steps",
     about="greedy steps",
     tables=(
-        Collected("greedy_eval", lambda run: greedy_table(_all_cells(run)), EXPERIMENTS, CELL_FILES),
-        Collected("greedy_steps", lambda run: greedy_step_table(_all_cells(run)), EXPERIMENTS, CELL_FILES[2:]),
-        Collected(
-            "greedy_gain", lambda run: gain_table(_all_cells(run)), EXPERIMENTS, ("cases.csv", "edit.safetensors")
-        ),
-        Collected("greedy_step_events", lambda run: greedy_step_events(_all_cells(run)), EXPERIMENTS, CELL_FILES[2:]),
+        Collected("greedy_eval", of_cells(greedy_table), EXPERIMENTS, SCORED),
+        Collected("greedy_steps", of_cells(greedy_step_table), EXPERIMENTS, EVENTS),
+        Collected("greedy_gain", of_cells(gain_table), EXPERIMENTS, PAIRED),
+        Collected("greedy_step_events", of_cells(greedy_step_events), EXPERIMENTS, EVENTS),
     ),
-    figures=(
-        greedy_gain_by_step,
-        greedy_acceptance_by_layer,
-        greedy_trust_gain,
-    ),
+    figures=(greedy_gain_by_step, greedy_acceptance_by_layer, greedy_trust_gain),
     sheets=(greedy_sheet,),
     reads=("greedy_gain", "greedy_step_events"),
     findings=findings,

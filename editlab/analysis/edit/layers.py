@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import colour_bar, heat_map
-from editlab.analysis.draw.style import COLUMN
+from editlab.analysis.draw.plots import Drawing, heat_maps, on_grid
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
+from editlab.analysis.statistics.intervals import NAN, Interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import largest
 from editlab.analysis.text.wording import counted, level_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 ROOM = 14  # layers that have room for a number
 
@@ -38,26 +32,18 @@ def traced_effects(run: Run) -> pd.DataFrame:
 )
 def layer_importance(effects: pd.DataFrame) -> Drawing:
     """Average indirect effect by layer and site, one map a position, with half the width of its interval."""
-    import matplotlib.pyplot as plt
-
-    positions = list(dict.fromkeys(effects["position"]))
     layers, sites = sorted(effects["layer"].unique()), list(dict.fromkeys(effects["site"]))
-    height = 0.75 + 0.29 * min(len(layers), ROOM)
-    figure, grid = plt.subplots(1, len(positions), figsize=(COLUMN, height), squeeze=False, sharey=True)
+    table = effects.assign(half=(effects["ci_high"] - effects["ci_low"]) / 2 if "ci_low" in effects else NAN)
+    axes = ("layer", layers), ("site", sites)
+    maps = {
+        str(position): (on_grid(part, "effect", *axes), on_grid(part, "half", *axes))
+        for position, part in table.groupby("position", sort=False)
+    }
     span = min(0.0, float(effects["effect"].min())), max(1e-9, float(effects["effect"].max()))
-    table = effects.assign(half=(effects["ci_high"] - effects["ci_low"]) / 2 if "ci_low" in effects else np.nan)
-    image: Any = None
-    for axis, position in zip(grid[0], positions, strict=True):
-        part = table[table["position"] == position].set_index(["layer", "site"])
-        maps = [
-            part[name].unstack().reindex(index=layers, columns=sites).to_numpy(float) for name in ("effect", "half")
-        ]
-        ticks = [str(s) for s in sites], [str(n) for n in layers]
-        image = heat_map(axis, maps[0], maps[1], span, ticks, numbers=len(layers) <= ROOM)
+    height, roomy = 0.75 + 0.29 * min(len(layers), ROOM), len(layers) <= ROOM
+    figure = heat_maps(maps, (sites, layers), span, ("", "layer"), columns=len(maps), height=height, numbers=roomy)
+    for axis in figure.axes[: len(maps)]:
         axis.tick_params(axis="x", labelsize=5.8)
-        axis.set_title(position)
-    grid[0][0].set_ylabel("layer")
-    colour_bar(figure, image, list(grid[0]))
     return figure
 
 
@@ -68,14 +54,14 @@ def findings(tables: Tables) -> list[Finding]:
         return []
     chosen = effects[effects["site"] == "mlp"] if (effects["site"] == "mlp").any() else effects
     best = largest(chosen, "effect")
-    value, low, high = (float(best.get(c, np.nan)) for c in ("effect", "ci_low", "ci_high"))
+    numbers = Interval.of(best, "effect")
     others = chosen[(chosen["layer"] != best["layer"]) | (chosen["position"] != best["position"])]
-    sure = bool("ci_high" in others and len(others) and low > others["ci_high"].max())
+    sure = bool("ci_high" in others and len(others) and numbers.low > others["ci_high"].max())
     sentence = (
         f"Restoring the {best['site']} output of layer {best['layer']} at the {best['position']} gives back the most of the "
-        f"recall: an average indirect effect of {level_with(value, low, high)} on the probability of the true object."
+        f"recall: an average indirect effect of {level_with(*numbers)} on the probability of the true object."
     )
-    return [Finding("layers.best", sentence, value, low, high, int(best["n"]), sure, "indirect_effects")]
+    return [Finding("layers.best", sentence, *numbers, int(best["n"]), sure, "indirect_effects")]
 
 
 TOPIC = Topic(

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import marks
 from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored, stored_rank
-from editlab.analysis.edit.comparisons import compare, in_place_of, pair_key, replayed
+from editlab.analysis.edit.comparisons import compare, gain_finding
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, SCORE_COLUMNS, add_difference
 from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells
+from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.text.findings import Finding, difference_finding
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval
+from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import largest, records
 from editlab.analysis.text.wording import label, level_with, percent
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
+ABLATION = "lora_ablation"
 PAIRS = (("emmet_lora", "emmet_lora_frobenius"), ("emmet_lora", "emmet"))
 
 
@@ -115,10 +114,7 @@ def lora_sheet(tables: Tables) -> Printed:
 def findings(tables: Tables) -> list[Finding]:
     """Native LoRA against the raw edit and against the plain cut, by rank; the bytes; the smallest edit that keeps up."""
     gain, table = (tables.get(name, pd.DataFrame()) for name in ("lora_gain", "lora_ablation"))
-    found = [
-        difference_finding(pair_key("lora", row), row, in_place_of(row), "S", "lora_gain", replayed(row))
-        for row in (records(gain[gain["metric"] == "S"]) if len(gain) else ())
-    ]
+    found = [gain_finding("lora", row) for row in records(gain) if row["metric"] == "S"]
     return found + (_bytes(table) + _smallest(table) if len(table) else [])
 
 
@@ -144,15 +140,15 @@ def _smallest(table: pd.DataFrame) -> list[Finding]:
     raw, ranked = rows[rows["rank"] == 0], rows[rows["rank"] > 0].sort_values("bytes", kind="stable")
     if raw.empty or ranked.empty:
         return []
-    whole = raw.iloc[0]
-    name = f"the raw {label(whole['method'])} edit ({level_with(whole['value'], whole['low'], whole['high'])})"
+    whole, n = raw.iloc[0], int(rows["n"].max())
+    name = f"the raw {label(whole['method'])} edit ({level_with(*Interval.of(whole))})"
     ranked = ranked[ranked["bytes"] < whole["bytes"]]
+    if ranked.empty:
+        sentence = f"No edit is smaller than {name}."
+        return [Finding("lora.smallest", sentence, *UNKNOWN, n, False, "lora_ablation")]
     reaching = ranked[ranked["high"] >= whole["low"]]
-    chosen = records(reaching)[0] if len(reaching) else largest(ranked, "value") if len(ranked) else None
-    if chosen is None:
-        sentence, numbers = f"No edit is smaller than {name}.", (float("nan"),) * 3
-        return [Finding("lora.smallest", sentence, *numbers, int(rows["n"].max()), False, "lora_ablation")]
-    numbers = (float(chosen["value"]), float(chosen["low"]), float(chosen["high"]))
+    chosen = records(reaching)[0] if len(reaching) else largest(ranked, "value")
+    numbers = Interval.of(chosen)
     said = f"{label(chosen['method'])} at rank {chosen['rank']}, {level_with(*numbers)}"
     share = percent(chosen["bytes"] / whole["bytes"])
     sentence = (
@@ -160,24 +156,17 @@ def _smallest(table: pd.DataFrame) -> list[Finding]:
         if len(reaching)
         else f"No smaller edit reaches the S of {name}: the best is {said}."
     )
-    return [Finding("lora.smallest", sentence, *numbers, int(rows["n"].max()), True, "lora_ablation")]
+    return [Finding("lora.smallest", sentence, *numbers, n, True, "lora_ablation")]
 
 
-CELL_FILES = ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors")
+SCORED, PAIRED = ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors"), ("cases.csv", "edit.safetensors")
 TOPIC = Topic(
     name="lora",
     title="LoRA",
     about="low-rank edits",
     tables=(
-        Collected(
-            "lora_ablation", lambda run: lora_table(run.cells["lora_ablation"]), ("lora_ablation",), files=CELL_FILES
-        ),
-        Collected(
-            "lora_gain",
-            lambda run: compare(run.cells["lora_ablation"], PAIRS),
-            ("lora_ablation",),
-            files=("cases.csv", "edit.safetensors"),
-        ),
+        Collected("lora_ablation", of_cells(lora_table), (ABLATION,), SCORED),
+        Collected("lora_gain", of_cells(partial(compare, pairs=PAIRS)), (ABLATION,), PAIRED),
     ),
     figures=(rank_tradeoff,),
     sheets=(lora_sheet,),

@@ -11,6 +11,7 @@ from editlab.analysis.edit.scores import without_effect
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import FIRST, Collected, Tables, Topic, sheet
+from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, label
 from editlab.data import load_requests
@@ -18,6 +19,7 @@ from editlab.data.requests import EditRequest
 from editlab.errors import DataError
 
 COLUMNS = ["case_id", "relation", "prompt", "target_true", "target_new", "streams", "ES", "PS", "NS", "missed_by"]
+NONE_MISSED = "No edited fact failed on its rewrite prompt or its paraphrases."
 PROBES = {"ES": "rewrite", "PS": "paraphrase", "NS": "neighborhood"}
 
 
@@ -69,17 +71,16 @@ def findings(tables: Tables) -> list[Finding]:
     """How many facts are missed in most of their streams, and how bad the worst is."""
     if "missed_facts" not in tables:
         return []
-    missed, nan = tables["missed_facts"], float("nan")
+    missed = tables["missed_facts"]
     if missed.empty:
-        sentence = "No edited fact failed on its rewrite prompt or its paraphrases."
-        return [Finding("missed.facts", sentence, 0.0, nan, nan, 0, True, "missed_facts")]
+        return [Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")]
     lost, worst = missed[missed["ES"] < 0.5], missed.iloc[0]
     sentence = (
         f"Averages hide that misses are not spread evenly: {counted(len(lost), 'fact')} kept the old object in more than half "
         f"of the streams that edited {'it' if len(lost) == 1 else 'them'}, the worst with an efficacy of {worst['ES']:.2f} over "
         f"{counted(int(worst['streams']), 'stream')}."
     )
-    return [Finding("missed.facts", sentence, float(len(lost)), nan, nan, len(missed), True, "missed_facts")]
+    return [Finding("missed.facts", sentence, *Interval(float(len(lost))), len(missed), True, "missed_facts")]
 
 
 @sheet("missed_facts", "Missed facts", "missed_facts")

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.draw.style import marks
-from editlab.analysis.edit.scores import CONTROLS, SETTING, pooled_curves
+from editlab.analysis.edit.missed import NONE_MISSED
+from editlab.analysis.edit.scores import CONTROLS, SETTING, last_snapshot, pooled_curves
 from editlab.analysis.report.pages import SOURCES, column, number, table_data
 from editlab.analysis.report.topic import Page, Tables
-from editlab.analysis.statistics.intervals import mean_table
+from editlab.analysis.statistics.intervals import Interval, mean_table
+from editlab.analysis.text.rows import largest, smallest
 from editlab.analysis.text.wording import counted, label, level_with, listed
 
 # Tables of cells and of curves, with the experiment that they are of.
@@ -73,9 +75,8 @@ def cells_caption(tables: Tables) -> str:
         final = table[(table["when"] == "final") & (table["protocol"] == "success")] if "when" in table else table
         final = final[~final["method"].isin(CONTROLS)].dropna(subset="S")
         if len(final):
-            row = final.iloc[int(final["S"].argmax())]
-            said = level_with(row["S"], row["S_low"], row["S_high"])
-            best.append(f"{label(str(row['method']))} in {experiment} ({said})")
+            row = largest(final, "S")
+            best.append(f"{label(row['method'])} in {experiment} ({level_with(*Interval.of(row, 'S'))})")
     highest = f" The cells with the highest composite score after their stream: {listed(best)}." if best else ""
     counts = f"{counted(cells, 'cell')} in {counted(len(found), 'experiment')}."
     return f"{counts}{highest} Intervals are over the facts of a cell."
@@ -132,29 +133,26 @@ def curves_caption(tables: Tables) -> str:
     sentences = []
     shown = points[(points["metric"] == "retention_success") & ~points["method"].isin(CONTROLS)]
     for experiment, part in shown.groupby("experiment", sort=False):
-        last = part[part["edits_seen"] == part["edits_seen"].max()]
-        low, high = (
-            f"{level_with(r['value'], r['low'], r['high'])} ({label(str(r['method']))})"
-            for r in (last.iloc[int(last["value"].argmin())], last.iloc[int(last["value"].argmax())])
-        )
-        sentences.append(
-            f"In {experiment}, after {counted(int(last['edits_seen'].max()), 'edit')}, retention of earlier edits runs from "
-            f"{low} to {high}, n at most {int(last['n'].max()):,} facts."
-        )
+        last = last_snapshot(part)
+        ends = smallest(last, "value"), largest(last, "value")
+        low, high = (f"{level_with(*Interval.of(row))} ({label(row['method'])})" for row in ends)
+        edits, n = counted(int(last["edits_seen"].max()), "edit"), int(last["n"].max())
+        kept = f"retention of earlier edits runs from {low} to {high}, n at most {n:,} facts"
+        sentences.append(f"In {experiment}, after {edits}, {kept}.")
     return " ".join(sentences) or "No experiment of this run has curves."
 
 
 def missed_data(tables: Tables) -> dict[str, Any]:
     """The missed facts."""
     frame = tables["missed_facts"]
-    return table_data(frame, [column(frame, str(c)) for c in frame.columns], "missed")
+    return table_data(frame, [column(frame, name) for name in map(str, frame)], "missed")
 
 
 def missed_caption(tables: Tables) -> str:
     """How many facts are in the list and which is the worst."""
     missed = tables["missed_facts"]
     if missed.empty:
-        return "No edited fact failed on its rewrite prompt or its paraphrases."
+        return NONE_MISSED
     lost, worst = int((missed["ES"] < 0.5).sum()), missed.iloc[0]
     return (
         f"The {counted(len(missed), 'worst fact')}; {lost} of them kept the old object in more than half of their streams. "

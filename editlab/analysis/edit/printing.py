@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.edit.comparisons import clear_winner
-from editlab.analysis.edit.scores import INTERVALS, SCORES, basis, controls, pooled_scores, wide
+from editlab.analysis.edit.scores import INTERVALS, SCORES, basis, controls, side_by_side
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables
+from editlab.analysis.statistics.intervals import Interval, beside, grouped
 from editlab.analysis.text.rows import largest, records
 
 EXCLUDES = "bold: the interval excludes zero"
@@ -25,7 +26,7 @@ DIFFERENCE_OF_S = Column("dS", "ΔS", "difference", 3)
 
 def every_setting(tables: Tables, source: str, first: str) -> Printed:
     """Every setting of a table of cells, seeds together; where there are comparisons, bold within each block."""
-    frame = wide(pooled_scores(tables[source]))
+    frame = side_by_side(tables[source])
     compared = tables.get("comparisons")
     if compared is not None and len(frame):
         _mark_best(frame, compared, controls(tables[source]))
@@ -52,15 +53,22 @@ def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) 
 
 def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Paired differences side by side: one row a place, ES, ES_low, ES_high, ES_best (interval excludes zero), ..., n."""
-    found: list[dict[str, Any]] = []
-    for key, part in rows.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        for record in records(part):
-            metric, low, high = record["metric"], record["ci_low"], record["ci_high"]
-            row |= {metric: record["value"], f"{metric}_low": low, f"{metric}_high": high}
-            row[f"{metric}_best"] = bool(low > 0 or high < 0)
-        found.append(row | {"n": int(part["n"].max()), "seeds": int(part["seeds"].max())})
-    return pd.DataFrame(found)
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for row in records(part):
+            low, high = row["ci_low"], row["ci_high"]
+            found |= beside({row["metric"]: Interval.of(row)}) | {f"{row['metric']}_best": bool(low > 0 or high < 0)}
+        return found | {"n": int(part["n"].max()), "seeds": int(part["seeds"].max())}
+
+    return grouped(rows, by, told)
+
+
+def differences_sheet(rows: pd.DataFrame, places: Sequence[Column], what: str, source: str) -> Printed:
+    """Paired differences of ES, PS, NS and S by place; the legend says what they are."""
+    frame = differences_wide(rows, [place.name for place in places])
+    said = f" ({basis(frame)})" if len(frame) else ""
+    return Printed(frame, [*places, *DIFFERENCE_COLUMNS], f"{what}{said}; {EXCLUDES}.", source)
 
 
 def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.DataFrame:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import colour_bar, heat_map, legend, panels, sides
-from editlab.analysis.draw.style import COLORS, COLUMN, DARK, GREY, LINES, MARKERS
+from editlab.analysis.draw.plots import Drawing, heat_maps, legend, on_grid, panels, sides
+from editlab.analysis.draw.style import COLORS, DARK, GREY, LINES, MARKERS
 from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, read_cases
 from editlab.analysis.edit.comparisons import how_many, of_kind, paired_differences
-from editlab.analysis.edit.printing import BATCH, DIFFERENCE_COLUMNS, EXCLUDES, METHOD, REPLAY, differences_wide
+from editlab.analysis.edit.printing import BATCH, METHOD, REPLAY, differences_sheet
 from editlab.analysis.edit.scores import basis, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Cells
+from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding, difference_finding
-from editlab.analysis.text.rows import largest, records
+from editlab.analysis.text.rows import largest
 from editlab.analysis.text.wording import counted, label, stands_on
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
+ABLATION = "replay_ablation"
 NO_REPLAY = "No method was run with several replay rates."
 MAPS = 12  # heat maps in one figure
 ROOM = 8  # cells side by side that have room for a number
@@ -46,17 +44,12 @@ def replay_gain_table(cells: Cells) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------
-
-
 def _replayed(matrix: pd.DataFrame) -> pd.DataFrame:
     """S of the methods that were run with several replay rates."""
     table = pooled_scores(matrix)
     table = table[table["metric"] == "S"]
-    several = table.groupby("method")["replay"].nunique()
-    table = table[table["method"].isin(several[several > 1].index)]
-    largest = table.groupby("method")["rank"].transform("max")
-    return table[table["rank"] == largest]
+    table = table[table.groupby("method")["replay"].transform("nunique") > 1]
+    return table[table["rank"] == table.groupby("method")["rank"].transform("max")]
 
 
 def _layout(table: pd.DataFrame) -> tuple[int, int, bool]:
@@ -84,33 +77,22 @@ def _map_legend(table: pd.DataFrame) -> str:
 )
 def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
     """S by replay rate and batch size, one map a method, with half the width of the interval where there is room."""
-    import matplotlib.pyplot as plt
-
     methods = list(dict.fromkeys(table["method"]))[:MAPS]
-    table = table[table["method"].isin(methods)]
+    table = table[table["method"].isin(methods)].assign(half=(table["high"] - table["low"]) / 2)
     rows, columns, roomy = _layout(table)
-    height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * table["replay"].nunique())
-    figure, grid = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, sharex=True, sharey=True)
+    rates, batches = sorted(table["replay"].unique()), sorted(table["batch"].unique())
+    axes = ("replay", rates), ("batch", batches)
+    maps = {}
+    for method, part in table.groupby("method", sort=False):
+        title = label(str(method)).replace(" ", "\n") if columns > 2 else label(str(method))  # three long names collide
+        maps[title] = on_grid(part, "value", *axes), on_grid(part, "half", *axes)
     low, high = float(table["value"].min()), float(table["value"].max())
     span = (low, high) if high > low else (low - 0.5, high + 0.5)
-    batches, rates = sorted(table["batch"].unique()), sorted(table["replay"].unique())
-    ticks = [str(b) for b in batches], [f"{r:g}" for r in rates]
-    image: Any = None
-    for axis, method in zip(grid.flat, methods, strict=False):
-        values, halves = np.full((2, len(rates), len(batches)), np.nan)
-        for row in records(table[table["method"] == method]):
-            place = rates.index(row["replay"]), batches.index(row["batch"])
-            values[place], halves[place] = row["value"], (row["high"] - row["low"]) / 2
-        image = heat_map(axis, values, halves, span, ticks, roomy)
+    height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * len(rates))
+    ticks, names = (batches, [f"{rate:g}" for rate in rates]), ("batch size", "replay rate")
+    figure = heat_maps(maps, ticks, span, names, columns=columns, height=height, numbers=roomy, scale="S")
+    for axis in figure.axes[: len(maps)]:
         axis.tick_params(axis="x", rotation=0 if roomy else 90)
-        axis.set_title(label(method).replace(" ", "\n") if columns > 2 else label(method))  # three long names collide
-    for axis in list(grid.flat)[len(methods) :]:
-        axis.set_visible(False)
-    for axis in grid[:, 0]:
-        axis.set_ylabel("replay rate")
-    for axis in grid[-1]:
-        axis.set_xlabel("batch size")
-    colour_bar(figure, image, list(grid.flat), "S")
     return figure
 
 
@@ -141,17 +123,10 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
     for i, ((strategy, capacity), rows) in enumerate(groups):
         kind, size = strategies.index(strategy), sorted(part["capacity"].unique()).index(capacity)
         x = [rates.index(r) + 0.8 * ((i + 0.5) / len(groups) - 0.5) for r in rows["replay"]]
-        color = COLORS[size % len(COLORS)]
-        look: dict[str, Any] = {"marker": MARKERS[size % len(MARKERS)], "linestyle": "none", "capsize": 1.5}
-        look["markerfacecolor"] = color if kind == 0 else "white"
-        axis.errorbar(
-            x,
-            rows["value"],
-            yerr=sides(rows, "ci_low", "ci_high"),
-            color=color,
-            label=f"{strategy}, {capacity}",
-            **look,
-        )
+        color, marker = COLORS[size % len(COLORS)], MARKERS[size % len(MARKERS)]
+        look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "capsize": 1.5}
+        look |= {"markerfacecolor": color if kind == 0 else "white", "label": f"{strategy}, {capacity}"}
+        axis.errorbar(x, rows["value"], yerr=sides(rows, "ci_low", "ci_high"), **look)
     axis.axhline(0, color=DARK, linewidth=0.7, linestyle=LINES[1])
     axis.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])
     axis.grid(axis="x", visible=False)
@@ -162,35 +137,24 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
     return figure
 
 
-# ---- printed tables ----------------------------------------------------------------------------------------------
-
-
 @sheet("replay_effect", "Effect of replay", "comparisons")
 def replay_effect_sheet(tables: Tables) -> Printed:
     """Each replay rate of a method against none, on the same cases."""
     compared = tables["comparisons"]
     named = {"a": "method", "a_batch": "batch", "a_replay": "replay"}
-    frame = differences_wide(compared[compared["kind"] == "replay"].rename(columns=named), list(named.values()))
-    said = f" ({basis(frame)})" if len(frame) else ""
-    text = (
-        f"What replay changes: paired differences to no replay on the same cases with 95 % intervals{said}; {EXCLUDES}."
-    )
-    return Printed(frame, [METHOD, BATCH, REPLAY, *DIFFERENCE_COLUMNS], text, "comparisons")
+    rows = compared[compared["kind"] == "replay"].rename(columns=named)
+    what = "What replay changes: paired differences to no replay on the same cases with 95 % intervals"
+    return differences_sheet(rows, [METHOD, BATCH, REPLAY], what, "comparisons")
 
 
 @sheet("replay_ablation", "Rate, capacity, strategy", "replay_gain", level=8)
 def replay_ablation_sheet(tables: Tables) -> Printed:
     """Rate x capacity x strategy against no replay."""
-    frame = differences_wide(tables["replay_gain"], ["method", "replay", "capacity", "strategy"])
-    text = (
-        "Replay against none, by rate, capacity and strategy: paired differences on the same cases with 95 % intervals "
-        f"({basis(frame)}); {EXCLUDES}."
-    )
     places = [METHOD, REPLAY, Column("capacity", "cap.", "count"), Column("strategy", "strategy", "text")]
-    return Printed(frame, [*places, *DIFFERENCE_COLUMNS], text, "replay_gain")
-
-
-# ---- findings ----------------------------------------------------------------------------------------------------
+    what = (
+        "Replay against none, by rate, capacity and strategy: paired differences on the same cases with 95 % intervals"
+    )
+    return differences_sheet(tables["replay_gain"], places, what, "replay_gain")
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -228,8 +192,8 @@ def _ablation(tables: Tables) -> list[Finding]:
     found = difference_finding("replay.best_setting", best, subject, "S", "replay_gain", where)
     helps, hurts = int((rows["ci_low"] > 0).sum()), int((rows["ci_high"] < 0).sum())
     sentence = f"Of {counted(len(rows), 'replay setting')}, {helps} raise S measurably and {hurts} lower it."
-    mean, nan, n = float(rows["value"].mean()), float("nan"), int(rows["n"].max())
-    return [found, Finding("replay.settings", sentence, mean, nan, nan, n, helps + hurts > 0, "replay_gain")]
+    mean, n = Interval(float(rows["value"].mean())), int(rows["n"].max())
+    return [found, Finding("replay.settings", sentence, *mean, n, helps + hurts > 0, "replay_gain")]
 
 
 TOPIC = Topic(
@@ -237,22 +201,11 @@ TOPIC = Topic(
     title="Replay",
     about="replay",
     tables=(
-        Collected("replay_ablation", cells_table, ("replay_ablation",), CELL_FILES, settings=FIXED),
-        Collected(
-            "replay_gain",
-            lambda run: replay_gain_table(run.cells["replay_ablation"]),
-            ("replay_ablation",),
-            files=("cases.csv",),
-        ),
+        Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES, settings=FIXED),
+        Collected("replay_gain", of_cells(replay_gain_table), (ABLATION,), ("cases.csv",)),
     ),
-    figures=(
-        replay_batch_heatmap,
-        replay_gain,
-    ),
-    sheets=(
-        replay_effect_sheet,
-        replay_ablation_sheet,
-    ),
+    figures=(replay_batch_heatmap, replay_gain),
+    sheets=(replay_effect_sheet, replay_ablation_sheet),
     reads=("ablation_matrix", "comparisons", "replay_gain"),
     findings=findings,
 )

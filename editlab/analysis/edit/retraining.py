@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.edit.printing import METHOD, RANK
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import mean_interval, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, mean_interval, share_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, label, percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from editlab.analysis.text.wording import counted, label, percent_with
 
 INTERVAL = "Student's 95 % interval over seeds, at least as wide as Wilson's over all facts"
 SHARE = (
@@ -69,19 +66,19 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
     Args:
         table: ``rtt_edits.csv``.
     """
-    held_out = table[(table["model"] == "edited") & (table["facts"] == "held_out")] if len(table) else table
-    rows: list[dict[str, Any]] = []
-    if len(held_out):
-        cells = held_out.drop_duplicates(["method", "batch", "replay", "rank", "seed"])
-        for key, part in cells.groupby(list(by), sort=False):
-            value, low, high = mean_interval(part["restored"])
-            if low == low:
-                least, most = wilson(min(max(value, 0.0), 1.0), int(part["n"].sum()))
-                low, high = min(low, float(least)), max(high, float(most))
-            names = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-            found = {"restored": value, "restored_low": low, "restored_high": high}
-            rows.append({**names, "seeds": len(part), "facts": int(part["n"].max()), **found})
-    return pd.DataFrame(rows, columns=[*by, "seeds", "facts", "restored", "restored_low", "restored_high"])
+    columns = [*by, "seeds", "facts", *beside({"restored": UNKNOWN})]
+    if table.empty:
+        return pd.DataFrame(columns=columns)
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = mean_interval(part["restored"])
+        if found.known:
+            least = share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
+            found = Interval(found.value, min(found.low, least.low), max(found.high, least.high))
+        return {"seeds": len(part), "facts": int(part["n"].max()), **beside({"restored": found})}
+
+    held_out = table[(table["model"] == "edited") & (table["facts"] == "held_out")]
+    return grouped(held_out.drop_duplicates(["method", "batch", "replay", "rank", "seed"]), by, told, columns=columns)
 
 
 def _basis(rows: pd.DataFrame, facts: str) -> str:
@@ -102,13 +99,10 @@ def retraining(rows: pd.DataFrame) -> Drawing:
     """Share of the edited-away knowledge that retraining on other facts brings back, by method."""
     figure, (axis,) = panels(1, 1, 0.6 + 0.27 * len(rows))
     looks = marks(rows["method"])
-    for i, row in enumerate(records(rows)):
-        mark = looks[row["method"]]
-        value = row["restored"]
-        low = 0.0 if pd.isna(row["restored_low"]) else value - row["restored_low"]
-        high = 0.0 if pd.isna(row["restored_high"]) else row["restored_high"] - value
-        look: dict[str, Any] = {"color": mark.color, "hatch": mark.hatch, "alpha": 0.75, "edgecolor": "white"}
-        axis.barh(i, value, xerr=[[low], [high]], capsize=2, error_kw={"elinewidth": 0.8}, **look)
+    ends = np.array(sides(rows, "restored_low", "restored_high", "restored"))
+    for i, (method, value) in enumerate(zip(rows["method"], rows["restored"], strict=True)):
+        look: dict[str, Any] = {"color": looks[method].color, "hatch": looks[method].hatch, "edgecolor": "white"}
+        axis.barh(i, value, xerr=ends[:, [i]], capsize=2, alpha=0.75, error_kw={"elinewidth": 0.8}, **look)
     axis.set_yticks(range(len(rows)), [label(m) for m in rows["method"]])
     axis.invert_yaxis()
     axis.axvline(0, color=DARK, linewidth=0.7)
@@ -129,17 +123,16 @@ def findings(tables: Tables) -> list[Finding]:
     """How much of what an edit took away comes back when other facts are retrained."""
     found = []
     for row in records(restored_shares(tables.get("rtt_edits", pd.DataFrame()))):
-        value, low, high = (float(row[name]) for name in ("restored", "restored_low", "restored_high"))
-        if value != value:
+        numbers = Interval.of(row, "restored")
+        if numbers.value != numbers.value:
             continue
-        number = percent(value) + (f" ({percent(low)} to {percent(high)})" if low == low else "")
         sentence = (
-            f"Retraining on other edited facts brings back {number} of the exact answers that "
+            f"Retraining on other edited facts brings back {percent_with(*numbers)} of the exact answers that "
             f"{label(row['method'])} had replaced ({counted(row['seeds'], 'seed')})."
         )
-        sure = bool(low == low and low > 0)
-        key = f"retraining.{row['method']}"
-        found.append(Finding(key, sentence, value, low, high, row["seeds"], sure, "rtt_edits"))
+        found.append(
+            Finding(f"retraining.{row['method']}", sentence, *numbers, row["seeds"], numbers.low > 0, "rtt_edits")
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import pooled, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, wilson
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import label, stands_on
 
@@ -21,48 +21,7 @@ SCORES = ("ES", "PS", "NS", "S")
 CONTROLS = ("none", "random", "shuffled")
 HEADLINE_BATCH = 32
 RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
-NO_CELLS = "No finished cell to compare."
 INTERVALS = "Success at the end of the stream with 95 % intervals over cases and seeds"
-
-
-def pooled_scores(matrix: pd.DataFrame, when: str = "final", protocol: str = "success") -> pd.DataFrame:
-    """One row a (setting, metric) of an ablation matrix.
-
-    Returns:
-        columns method, batch, replay, rank, metric, value, low, high, seeds, n (cases of all seeds).
-    """
-    rows: list[dict[str, Any]] = []
-    chosen = matrix[(matrix["when"] == when) & (matrix["protocol"] == protocol)]
-    for key, part in chosen.groupby(list(SETTING), sort=False):
-        for metric in SCORES:
-            if metric in part:
-                value, low, high = pooled(part[metric], part[f"{metric}_low"], part[f"{metric}_high"])
-                rows.append(_row(SETTING, key, metric, value, low, high, len(part), int(part["n"].sum())))
-    return pd.DataFrame(rows, columns=[*SETTING, "metric", "value", "low", "high", "seeds", "n"])
-
-
-def pooled_curves(curves: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
-    """One row a (setting, edits seen, metric) of curves whose values are shares of n cases (retention, neighbours).
-
-    Returns:
-        columns of ``by``, edits_seen, metric, value, low, high, seeds, n.
-    """
-    keys = [*by, "edits_seen"]
-    low, high = wilson(curves["value"], curves["n"])
-    table = curves.assign(low=low, high=high)
-    rows = []
-    for key, part in table.groupby([*keys, "metric"], sort=False):
-        *place, metric = key
-        value, bottom, top = pooled(part["value"], part["low"], part["high"])
-        rows.append(_row(keys, tuple(place), str(metric), value, bottom, top, len(part), int(part["n"].sum())))
-    return pd.DataFrame(rows, columns=[*keys, "metric", "value", "low", "high", "seeds", "n"])
-
-
-def _row(
-    names: Sequence[str], key: Any, metric: str, value: float, low: float, high: float, seeds: int, n: int
-) -> dict[str, Any]:
-    found = {"metric": metric, "value": value, "low": low, "high": high, "seeds": seeds, "n": n}
-    return dict(zip(names, key, strict=True)) | found
 
 
 def controls(matrix: pd.DataFrame) -> list[str]:
@@ -75,15 +34,27 @@ def controls(matrix: pd.DataFrame) -> list[str]:
     return [m for m in methods if m in CONTROLS or m in unedited]
 
 
+def common_batches(table: pd.DataFrame) -> list[int]:
+    """Batch sizes that half of the methods have; all of them, where there is none."""
+    counts = table.groupby("batch")["method"].nunique()
+    common = counts.index[2 * counts >= table["method"].nunique()]
+    return list(common if len(common) else counts.index)
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of contestants at their least replay and largest rank."""
+    rows = table[~table["method"].isin(controls(table))]
+    rows = rows[rows["replay"] == rows.groupby("method")["replay"].transform("min")]
+    return rows[rows["rank"] == rows.groupby("method")["rank"].transform("max")]
+
+
 def headline_settings(table: pd.DataFrame, batch: int = HEADLINE_BATCH) -> pd.DataFrame:
     """One setting a method: least replay, largest rank, and the batch size nearest to ``batch`` that half of them have.
 
     A method without that batch size (ROME edits one fact at a time) has its own nearest one.
     """
     settings = table[list(SETTING)].drop_duplicates()
-    counts = settings.groupby("batch")["method"].nunique()
-    usual = counts.index[2 * counts >= settings["method"].nunique()]
-    common = min(usual if len(usual) else counts.index, key=lambda b: _distance(b, batch), default=batch)
+    common = min(common_batches(settings), key=lambda b: _distance(b, batch), default=batch)
     rows = []
     for _, part in settings.groupby("method", sort=False):
         part = part[part["replay"] == part["replay"].min()]
@@ -98,9 +69,9 @@ def _distance(one: float, other: float) -> tuple[float, float]:
     return abs(float(np.log2(one / other))), -one
 
 
-def headline(table: pd.DataFrame, batch: int = HEADLINE_BATCH) -> pd.DataFrame:
+def headline(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table at the headline settings, methods in the table's order."""
-    return at(table, headline_settings(table, batch)) if len(table) else table
+    return at(table, headline_settings(table)) if len(table) else table
 
 
 def at(table: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
@@ -110,18 +81,56 @@ def at(table: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     return table[np.array(keep, dtype=bool)].reset_index(drop=True)
 
 
-def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores side by side: one row a setting, columns ES, ES_low, ES_high, ..., seeds, n."""
-    rows = []
-    for key, part in table.groupby(list(SETTING), sort=False):
-        row: dict[str, Any] = dict(zip(SETTING, key, strict=True))
-        row |= {"seeds": int(part["seeds"].max()), "n": int(part["n"].max())}
-        for found in part.itertuples():
-            metric = str(found.metric)
-            row |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
-        rows.append(row)
-    scores = [c for metric in SCORES for c in (metric, f"{metric}_low", f"{metric}_high")]
-    return pd.DataFrame(rows, columns=[*SETTING, "seeds", "n", *scores])
+def final_success(matrix: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an ablation matrix on success at the end of the stream."""
+    return matrix[(matrix["when"] == "final") & (matrix["protocol"] == "success")]
+
+
+def pooled_cells(cells: pd.DataFrame, means: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a setting, seeds together: ES, ES_low, ES_high, ..., means of other columns, n (cases of all seeds), seeds."""
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in SCORES if m in part}
+        plain = {name: float(part[name].mean()) for name in means if name in part}
+        scores = beside({metric: pooled(*found) for metric, found in columns.items()})
+        return {**scores, **plain, "n": int(part["n"].sum()), "seeds": len(part)}
+
+    return grouped(cells, SETTING, told)
+
+
+def side_by_side(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Final success of a matrix, one row a setting: seeds, n, ES, ES_low, ES_high, ..., S_high."""
+    scores = beside(dict.fromkeys(SCORES, UNKNOWN))
+    return pooled_cells(final_success(matrix)).reindex(columns=[*SETTING, "seeds", "n", *scores])
+
+
+def pooled_scores(matrix: pd.DataFrame) -> pd.DataFrame:
+    """The same long, one row a (metric, setting): :data:`SETTING`, seeds, n, metric, value, low, high."""
+    table = side_by_side(matrix)
+    fixed = table[[*SETTING, "seeds", "n"]]
+    names = {m: {"value": table[m], "low": table[f"{m}_low"], "high": table[f"{m}_high"]} for m in SCORES}
+    return pd.concat([fixed.assign(metric=m, **columns) for m, columns in names.items()], ignore_index=True)
+
+
+def pooled_curves(curves: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
+    """Curves whose values are shares of n cases (retention, neighbours), seeds together.
+
+    Returns:
+        columns of ``by``, edits_seen, metric, value, low, high, seeds, n (cases of all seeds).
+    """
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = pooled(part["value"], part["low"], part["high"])
+        return {**found._asdict(), "seeds": len(part), "n": int(part["n"].sum())}
+
+    keys = [*by, "edits_seen", "metric"]
+    low, high = wilson(curves["value"], curves["n"])
+    return grouped(curves.assign(low=low, high=high), keys, told, columns=[*keys, *UNKNOWN._fields, "seeds", "n"])
+
+
+def last_snapshot(curves: pd.DataFrame) -> pd.DataFrame:
+    """The rows after the most edits."""
+    return curves[curves["edits_seen"] == curves["edits_seen"].max()]
 
 
 def count(frame: pd.DataFrame) -> tuple[int, int]:
@@ -134,10 +143,9 @@ def basis(frame: pd.DataFrame) -> str:
     return stands_on(*count(frame))
 
 
-def named(rows: pd.DataFrame, metric: str = "") -> list[tuple[str, float, float, float]]:
-    """(name, value, low, high) of each row: of a column of scores side by side, or of ``value``; replay is named."""
-    value, low, high = (metric, f"{metric}_low", f"{metric}_high") if metric else ("value", "low", "high")
-    return [(with_replay(r), float(r[value]), float(r[low]), float(r[high])) for r in records(rows)]
+def named(rows: pd.DataFrame, metric: str = "value") -> list[tuple[str, float, float, float]]:
+    """(name, value, low, high) of each row; replay is named."""
+    return [(with_replay(r), *Interval.of(r, metric)) for r in records(rows)]
 
 
 def with_replay(row: Mapping[str, Any]) -> str:
@@ -148,19 +156,6 @@ def with_replay(row: Mapping[str, Any]) -> str:
 def with_batch(row: Mapping[str, Any]) -> str:
     """A method with its batch size, where it edits."""
     return label(row["method"]) if row["method"] == "none" else f"{label(row['method'])} ({row['batch']})"
-
-
-def pooled_cells(table: pd.DataFrame, means: Sequence[str]) -> pd.DataFrame:
-    """Scores of cells with seeds together (intervals), and plain means of the other columns."""
-    rows: list[dict[str, Any]] = []
-    for key, part in table.groupby(list(SETTING), sort=False):
-        row: dict[str, Any] = dict(zip(SETTING, key, strict=True))
-        for metric in SCORES:
-            found = pooled(part[metric], part[f"{metric}_low"], part[f"{metric}_high"])
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), found, strict=True))
-        row |= {name: float(part[name].mean()) for name in means if name in part}
-        rows.append(row | {"n": int(part["n"].sum()), "seeds": len(part)})
-    return pd.DataFrame(rows)
 
 
 def without_effect(settings: Mapping[str, Any]) -> list[str]:

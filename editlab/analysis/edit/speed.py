@@ -6,24 +6,23 @@ least and largest of what was kept; repetitions; machine. Toy runs (``--quick``)
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import apart, panels, sides
+from editlab.analysis.draw.plots import Drawing, apart, panels, sides
 from editlab.analysis.draw.style import COLORS, LINES, MARKERS
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
+from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with
 from editlab.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 COLUMNS = [
     "benchmark", "series", "x", "x_name", "value", "low", "high", "unit",
@@ -58,22 +57,21 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
 
 
-def _spread(ratios: Mapping[str, float]) -> Row:
+def _faster(ratios: Mapping[str, float], against: str) -> Row:
     """Median and least ratio of CPU times, as value and interval."""
-    ends = sorted((float(ratios["cpu_min"]), float(ratios["cpu_median"])))
-    return {"speedup": float(ratios["cpu_median"]), "speedup_low": ends[0], "speedup_high": ends[1]}
+    median, least = float(ratios["cpu_median"]), float(ratios["cpu_min"])
+    ends = sorted((least, median))
+    return {"speedup": median, "speedup_low": ends[0], "speedup_high": ends[1], "against": against}
 
 
 def _targets(found: Mapping[str, Any]) -> Iterator[Row]:
     place = {"x_name": "facts in a batch", "unit": "CPU ms a fact"}
     facts = int(found["facts"])
     for form, name in (("batched", "batched"), ("one_by_one", "one by one")):
-        clock = found["seconds"][form]
-        ends = {"low": 1000 * clock["cpu_min"] / facts, "high": 1000 * clock["cpu_median"] / facts}
-        value = found["cpu_ms_per_fact"][form]
-        ends = {"low": min(ends["low"], value), "high": max(ends["high"], value)}
-        row = {"series": name, "x": facts, "value": value, **ends, **place}
-        yield row | (_spread(found["speedup"]) | {"against": "one by one"} if form == "batched" else {})
+        clock, value = found["seconds"][form], found["cpu_ms_per_fact"][form]
+        kept = [value, *(1000 * clock[kind] / facts for kind in ("cpu_min", "cpu_median"))]
+        faster = _faster(found["speedup"], "one by one") if form == "batched" else {}
+        yield {"series": name, "x": facts, "value": value, "low": min(kept), "high": max(kept), **place, **faster}
     for point in found["batched_by_n"]:
         if int(point["facts"]) != facts:
             yield {"series": "batched", "x": int(point["facts"]), "value": point["cpu_ms_per_fact"], **place}
@@ -81,36 +79,23 @@ def _targets(found: Mapping[str, Any]) -> Iterator[Row]:
 
 def _solve(found: Mapping[str, Any]) -> Iterator[Row]:
     for layer in found["layers"]:
-        for point in layer["rows"]:
-            for form, name in (("woodbury", "n x n"), ("direct", "d x d")):
-                clock = point["seconds"][form]
-                row = {"series": f"{name}, d = {layer['d_in']}", "x": int(point["facts"]), "x_name": "facts"}
-                row |= {
-                    "value": clock["cpu_min"],
-                    "low": clock["cpu_min"],
-                    "high": clock["cpu_median"],
-                    "unit": "CPU s",
-                }
-                yield row | (_spread(point["speedup"]) | {"against": "d x d"} if form == "woodbury" else {})
+        for point, (form, name) in itertools.product(layer["rows"], (("woodbury", "n x n"), ("direct", "d x d"))):
+            clock, series = point["seconds"][form], f"{name}, d = {layer['d_in']}"
+            place = {"series": series, "x": int(point["facts"]), "x_name": "facts", "unit": "CPU s"}
+            times = {"value": clock["cpu_min"], "low": clock["cpu_min"], "high": clock["cpu_median"]}
+            yield place | times | (_faster(point["speedup"], "d x d") if form == "woodbury" else {})
 
 
 def _evaluation(found: Mapping[str, Any]) -> Iterator[Row]:
     for threads, measured in found["by_threads"].items():
-        clock = measured["seconds"]
-        low = found["prompts"] / clock["wall_median"]
-        row = {"series": f"{threads} threads" if threads != "1" else "1 thread", "x": int(threads), "x_name": "threads"}
         rate = float(measured["prompts_per_second"])
-        yield row | {"value": rate, "low": min(low, rate), "high": rate, "unit": "prompts/s"}
+        low = min(found["prompts"] / measured["seconds"]["wall_median"], rate)
+        place = {"x": int(threads), "x_name": "threads", "unit": "prompts/s"}
+        yield {"series": counted(int(threads), "thread"), **place, "value": rate, "low": low, "high": rate}
 
 
-READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
-    "targets": _targets,
-    "solve": _solve,
-    "evaluation": _evaluation,
-}
-
-
-PANELS = ("targets", "solve", "evaluation")
+READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]]
+READERS = {"targets": _targets, "solve": _solve, "evaluation": _evaluation}
 
 
 @figure(
@@ -120,13 +105,13 @@ PANELS = ("targets", "solve", "evaluation")
         f"Bars: least and median of the repetitions where they were kept. Measured on {speed['machine'].iloc[0]}, one thread "
         f"(n = {counted(len(speed), 'measurement')}; at most {level(speed['repetitions'].max(), 0)} repetitions each)."
     ),
-    rows=lambda speed: speed[speed["benchmark"].isin(PANELS)],
+    rows=lambda speed: speed[speed["benchmark"].isin(list(READERS))],
     empty="No benchmark has been run: make bench.",
     cites=("speed.*",),
 )
 def speed_benchmark(speed: pd.DataFrame) -> Drawing:
     """CPU milliseconds a fact of the targets, seconds of a solve, prompts scored a second: whatever was measured."""
-    names = [name for name in PANELS if (speed["benchmark"] == name).any()]
+    names = [name for name in READERS if (speed["benchmark"] == name).any()]
     figure, axes = panels(len(names), 1, 0.3 + 1.6 * len(names))
     for axis, name in zip(axes, names, strict=True):
         part = speed[speed["benchmark"] == name]
@@ -154,14 +139,15 @@ def findings(tables: Tables) -> list[Finding]:
     table = tables.get("speed", pd.DataFrame())
     found = []
     for row in records(table[table["speedup"].notna()]) if len(table) else ():
-        value, low, high = (float(row[c]) for c in ("speedup", "speedup_low", "speedup_high"))
+        numbers = Interval.of(row, "speedup")
+        value, low, high = numbers
         times = f"{'more' if high < 1 else 'no measurably different'} CPU time (ratio {value:.2f})"
-        times = f"{level_with(value, low, high, 1)} times less CPU time" if low > 1 else times
+        times = f"{level_with(*numbers, 1)} times less CPU time" if low > 1 else times
         place = f"{row['x_name']}: {row['x']:g}; {row['machine']}"
         sentence = f"Benchmark {row['benchmark']}, {row['series']}: {times} than {row['against']} ({place})."
         key = f"speed.{row['benchmark']}_{row['series']}_{row['x']:g}".replace(" ", "_")
         n = int(row["repetitions"]) if row["repetitions"] == row["repetitions"] else 1
-        found.append(Finding(key, sentence, value, low, high, n, low > 1 or high < 1, "speed"))
+        found.append(Finding(key, sentence, *numbers, n, low > 1 or high < 1, "speed"))
     return found
 
 

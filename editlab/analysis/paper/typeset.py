@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from editlab.errors import EditlabError
 from editlab.files.artifacts import atomic_path, write_text
@@ -127,16 +128,8 @@ def _run(steps: Iterable[list[str]], folder: Path, main: str) -> str:
     environment = {**os.environ, **safe, "max_print_line": "1000"}
     printed, before = "", b""
     for step in steps:
-        found = subprocess.run(
-            step,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=300,
-            check=False,
-        )
+        options: dict[str, Any] = {"cwd": folder, "env": environment, "text": True, "errors": "replace", "timeout": 300}
+        found = subprocess.run(step, capture_output=True, check=False, **options)
         printed += found.stdout + found.stderr
         if found.returncode and step[0] != "bibtex":
             break

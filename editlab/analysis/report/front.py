@@ -35,11 +35,6 @@ class Told:
     findings: Sequence[Mapping[str, Any]]
     headline: Printed | None = None
 
-    @property
-    def topics(self) -> list[str]:
-        """Names of the topics, in their order."""
-        return list(self.report.names)
-
 
 def told_of(
     runs: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Mapping[str, str]], findings: Sequence[str]
@@ -75,7 +70,7 @@ def _front(told: Told) -> dict[str, Any]:
         "question": rst(told.report.question),
         "headline": "" if told.headline is None else _table(told.headline),
         "reading": rst(told.headline.legend if told.headline else reading),
-        "findings": [rst(f["sentence"]) for f in texts.leading(told.findings, told.topics, 8)],
+        "findings": [rst(f["sentence"]) for f in texts.leading(told.findings, told.report.names, 8)],
         "setting": [rst(sentence) for sentence in told.description.setting],
         "missing": rst(" ".join(missing)),
     }
@@ -103,7 +98,7 @@ def _card(told: Told) -> dict[str, Any]:
         "setting": " ".join(told.description.setting),
         "versions": _versions(run),
         "costs": _costs(run),
-        "findings": [f["sentence"] for f in texts.leading(told.findings, told.topics, 9)],
+        "findings": [f["sentence"] for f in texts.leading(told.findings, told.report.names, 9)],
         "missing": [(_flat(directory), _flat(why)) for directory, why in missing[:MISSING_SHOWN]],
         "cells_missing": counted(len(missing), "declared cell"),
         "more": max(0, len(missing) - MISSING_SHOWN),

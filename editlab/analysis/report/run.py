@@ -6,9 +6,10 @@ Reads provenance, events and logs of finished cells; nothing here looks at the c
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,13 @@ class Run:
         """The cells of an experiment that have their provenance."""
         return [(d, c) for d, c in self.cells[experiment] if record_of(self.root / d).is_file()]
 
-    def provenances(self, experiment: str) -> list[dict[str, Any]]:
-        """Provenance of every finished cell of an experiment.
+    def provenances(self) -> list[dict[str, Any]]:
+        """Provenance of every finished cell.
 
         Raises:
             ArtifactError: one is damaged.
         """
-        return [read_provenance(self.root / d) for d, _ in self.finished(experiment)]
+        return [read_provenance(self.root / d) for experiment in self.cells for d, _ in self.finished(experiment)]
 
     def missing(self) -> list[tuple[str, str]]:
         """(folder, why) of every declared cell that is not finished: the last line of its log, where it has one."""
@@ -89,30 +90,28 @@ class Run:
     def seconds(self) -> pd.DataFrame:
         """Index stage; wall and cpu seconds of all finished cells."""
         total: dict[str, Counter[str]] = {}
-        for experiment in self.cells:
-            for provenance in self.provenances(experiment):
-                for stage, spent in provenance["seconds"].items():
-                    total.setdefault(stage, Counter()).update(spent)
+        for provenance in self.provenances():
+            for stage, spent in provenance["seconds"].items():
+                total.setdefault(stage, Counter()).update(spent)
         frame = pd.DataFrame(total, dtype=float).T.reindex(columns=["wall", "cpu"])
         return frame.sort_values("cpu", ascending=False)
 
     def peak_memory_mb(self) -> float:
         """The most that any cell needed."""
-        return max((p["peak_memory_mb"] for e in self.cells for p in self.provenances(e)), default=float("nan"))
+        return max((p["peak_memory_mb"] for p in self.provenances()), default=float("nan"))
 
     def versions(self) -> dict[str, str]:
         """Library versions that the cells recorded; several are joined."""
         found: dict[str, set[str]] = {}
-        for experiment in self.cells:
-            for provenance in self.provenances(experiment):
-                for name, version in provenance["versions"].items():
-                    found.setdefault(name, set()).add(version)
+        for provenance in self.provenances():
+            for name, version in provenance["versions"].items():
+                found.setdefault(name, set()).add(version)
         return {name: _listed(sorted(values)) for name, values in found.items()}
 
     def digests(self) -> dict[str, list[str]]:
         """What the finished cells were made from: model, requests and code, short checksums."""
         found: dict[str, set[str]] = {"model": set(), "requests": set(), "code": set()}
-        for provenance in [p for e in self.cells for p in self.provenances(e)]:
+        for provenance in self.provenances():
             found["code"].add(provenance["code"].rpartition(":")[2][:12])
             for path, checksum in provenance["inputs"].items():
                 for folder, kind in (("models", "model"), ("data", "requests")):
@@ -124,15 +123,17 @@ class Run:
         """How many batches of finished cells were accepted, scaled, rolled back or rejected, and of how many the ridge
         was raised (``ridge``) or trust failed (``trust_error``)."""
         counted: Counter[str] = Counter()
-        for experiment in self.cells:
-            for directory, _ in self.finished(experiment):
-                if not (self.root / directory / EVENTS).exists():  # not every study judges batches
-                    continue
-                for event in read_events(self.root / directory):
-                    counted[str(event.get("decision"))] += 1
-                    counted["ridge"] += any(x.get("ridge_raised") for x in event.get("layers", {}).values())
-                    counted["trust_error"] += "trust_error" in event
+        cells = [self.root / d for experiment in self.cells for d, _ in self.finished(experiment)]
+        for event in (event for cell in cells if (cell / EVENTS).exists() for event in read_events(cell)):
+            counted[str(event.get("decision"))] += 1
+            counted["ridge"] += any(x.get("ridge_raised") for x in event.get("layers", {}).values())
+            counted["trust_error"] += "trust_error" in event
         return counted
+
+
+def of_cells(collect: Callable[[Cells], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
+    """A table of all cells that a run hands on, whatever their experiment."""
+    return lambda run: collect(list(itertools.chain.from_iterable(run.cells.values())))
 
 
 def read_events(directory: str | Path) -> list[dict[str, Any]]:

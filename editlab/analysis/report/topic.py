@@ -12,18 +12,15 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import says
+from editlab.analysis.draw.plots import Drawing, says
 from editlab.analysis.draw.style import styled
 from editlab.analysis.paper.tabular import Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.text.findings import Finding
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 Tables = Mapping[str, pd.DataFrame]
 FIRST = "*"  # in place of an experiment: the first that the run declares
@@ -41,6 +38,7 @@ class Collected:
         settings: keys of the study's block that it reads: it is made again when one changes.
         inputs: further files by the name under which the study's rules offer them (``REPORTED`` in ``rules/{study}/report.smk``);
             a run where one is empty has no such table.
+        optional: the same, for files that the table is the poorer without.
     """
 
     name: str
@@ -48,21 +46,19 @@ class Collected:
     experiments: tuple[str, ...] = ()
     files: tuple[str, ...] = ("metrics.csv",)
     inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say, then
-    the legend.
+    """A figure of one table, declared with :func:`figure`. Its caption is what the findings named by ``cites`` say (keys of
+    the topic, with ``*``), then the legend.
 
     Attributes:
-        table: that it is drawn from.
-        rows: what of the table is shown; ``draw`` and ``legend`` get it.
-        draw: the drawing; not called where there are no rows.
+        rows: what of the table is shown; ``draw`` and ``legend`` get it, unless it is empty.
         legend: what is shown, with n and intervals, but no verdict.
         empty: figure and caption where there are no rows.
-        cites: keys of findings of the topic, with ``*``.
         level: place in the paper: where it is too long, the highest levels give way first (1 stays).
     """
 
@@ -125,10 +121,6 @@ def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Call
     return declare
 
 
-def _nothing(_: Tables) -> list[Finding]:
-    return []
-
-
 @dataclasses.dataclass(frozen=True)
 class Topic:
     """A part of a study that is reported together.
@@ -149,7 +141,7 @@ class Topic:
     figures: tuple[Figure, ...] = ()
     sheets: tuple[Sheet, ...] = ()
     reads: tuple[str, ...] = ()
-    findings: Callable[[Tables], list[Finding]] = _nothing
+    findings: Callable[[Tables], list[Finding]] = lambda _: []
     sentences: int = 3
 
 

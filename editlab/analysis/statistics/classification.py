@@ -121,14 +121,14 @@ def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
 def roc_area(frame: pd.DataFrame) -> Interval:
     """Area under the ROC curve with its interval by Newcombe's score method."""
     value, harmful = area_under_roc(frame), int(frame["harmful"].sum())
-    return value, *area_interval(value, harmful, len(frame) - harmful)
+    return Interval(value, *area_interval(value, harmful, len(frame) - harmful))
 
 
 def precision_area(frame: pd.DataFrame) -> Interval:
     """Average precision; its interval are the areas under the edges of the band."""
     value = average_precision(frame)
     low, high = band(frame, precision_on_grid)
-    return value, min(value, float(low.mean())), max(value, float(high.mean()))
+    return Interval(value, min(value, float(low.mean())), max(value, float(high.mean())))
 
 
 def rates(frame: pd.DataFrame, threshold: float | None = None) -> dict[str, float]:

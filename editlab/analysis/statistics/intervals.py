@@ -7,16 +7,62 @@ the variance between seeds cut off at zero as by DerSimonian and Laird, 1986).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # 97.5 % point of the standard normal distribution
-Interval = tuple[float, float, float]  # value, low, high
-UNKNOWN: Interval = (float("nan"), float("nan"), float("nan"))
+NAN = float("nan")
+
+
+class Interval(NamedTuple):
+    """A number with the ends of its interval; NaN where they are unknown."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any] | pd.Series, name: str = "value") -> Interval:
+        """From a row: the column ``name``, with ``{name}_low``, ``low`` or ``ci_low``, whichever is there, and its fellow."""
+        for start in (f"{name}_", "", "ci_"):
+            if f"{start}low" in row:
+                return cls(float(row[name]), float(row[f"{start}low"]), float(row[f"{start}high"]))
+        return cls(float(row[name]))
+
+    @property
+    def known(self) -> bool:
+        """Whether there are ends."""
+        return self.low == self.low
+
+
+UNKNOWN = Interval(NAN)
+
+
+def beside(intervals: Mapping[str, Interval]) -> dict[str, float]:
+    """Several side by side, as a row holds them: ``name``, ``{name}_low`` and ``{name}_high`` of each."""
+    ends = ("", "_low", "_high")
+    return {f"{name}{end}": x for name, found in intervals.items() for end, x in zip(ends, found, strict=True)}
+
+
+def grouped(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    tell: Callable[[pd.DataFrame], Mapping[str, Any]],
+    *,
+    sort: bool = False,
+    columns: list[str] | None = None,
+) -> pd.DataFrame:
+    """One row a group: the columns ``by``, then what ``tell`` makes of its rows.
+
+    Args:
+        columns: of the result, where it must have them without any row too.
+    """
+    groups = table.groupby(list(by), sort=sort)
+    return pd.DataFrame([{**dict(zip(by, key, strict=True)), **tell(part)} for key, part in groups], columns=columns)
 
 
 def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -28,28 +74,30 @@ def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray
     return np.clip(np.minimum(low, p), 0, 1), np.clip(np.maximum(high, p), 0, 1)
 
 
-def pooled(
-    values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)
-) -> tuple[float, float, float]:
-    """Mean of independent cells (seeds) with its interval, from the interval of each.
+def share_interval(share: float, n: float) -> Interval:
+    """One share of n cases with Wilson's interval."""
+    low, high = wilson(share, n)
+    return Interval(share, float(low), float(high))
+
+
+def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Mean of independent cells (seeds), from the interval of each; unknown where no cell has a value.
+
+    The two sides are kept apart, so a bounded score whose cells lean against the bound keeps a lopsided interval.
 
     Args:
         bounds: that the interval is cut at (shares: 0 and 1).
-
-    Returns:
-        mean, low, high; NaN where no cell has a value. The two sides are kept apart, so a bounded score whose cells lean
-        against the bound keeps a lopsided interval.
     """
     v, low, high = (np.asarray(x, dtype=float) for x in (values, lows, highs))
     known = ~np.isnan(v)
     v, low, high = v[known], low[known], high[known]
     if not len(v):
-        return float("nan"), float("nan"), float("nan")
+        return UNKNOWN
     between = float(v.var(ddof=1)) if len(v) > 1 else 0.0
     mean = float(v.mean())
     sides = [max(between, float((((v - edge) / Z) ** 2).mean())) for edge in (low, high)]
     below, above = (Z * (side / len(v)) ** 0.5 for side in sides)
-    return mean, max(mean - below, bounds[0]), min(mean + above, bounds[1])
+    return Interval(mean, max(mean - below, bounds[0]), min(mean + above, bounds[1]))
 
 
 def mean_interval(values: ArrayLike) -> Interval:
@@ -59,22 +107,19 @@ def mean_interval(values: ArrayLike) -> Interval:
     v = np.asarray(values, dtype=float)
     v = v[~np.isnan(v)]
     if len(v) < 2:
-        return (float(v[0]) if len(v) else float("nan")), float("nan"), float("nan")
+        return Interval(float(v[0])) if len(v) else UNKNOWN
     mean = float(v.mean())
     half = float(stats.t.ppf(0.975, len(v) - 1)) * float(v.std(ddof=1)) / len(v) ** 0.5
-    return mean, mean - half, mean + half
+    return Interval(mean, mean - half, mean + half)
 
 
 def mean_table(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """Means over the rows (seeds) of each group: ``by``, seeds, and for each column its mean, _low and _high."""
-    rows: list[dict[str, Any]] = []
-    for key, part in frame.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"seeds": len(part)}
-        for column in columns:
-            row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_interval(part[column])
-        rows.append(row)
-    names = [c for column in columns for c in (column, f"{column}_low", f"{column}_high")]
-    return pd.DataFrame(rows, columns=[*by, "seeds", *names])
+
+    def means(part: pd.DataFrame) -> dict[str, Any]:
+        return {"seeds": len(part)} | beside({column: mean_interval(part[column]) for column in columns})
+
+    return grouped(frame, by, means, columns=[*by, "seeds", *beside(dict.fromkeys(columns, UNKNOWN))])
 
 
 def rank_correlation(x: pd.Series, y: pd.Series) -> Interval:
@@ -83,7 +128,7 @@ def rank_correlation(x: pd.Series, y: pd.Series) -> Interval:
         return UNKNOWN
     value = float(x.rank().corr(y.rank()))
     centre, half = np.arctanh(np.clip(value, -0.999999, 0.999999)), Z * 1.03 / (len(x) - 3) ** 0.5
-    return value, float(np.tanh(centre - half)), float(np.tanh(centre + half))
+    return Interval(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
 
 
 def area_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:

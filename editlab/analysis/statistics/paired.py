@@ -36,11 +36,11 @@ class Difference:
     n: int
     general: bool
 
-    def verdict(self, better: str = "helps", worse: str = "hurts") -> str:
-        """What may be said: ``helps``, ``hurts``, or that no difference was found."""
+    def verdict(self) -> str:
+        """What may be said of the change from B to A."""
         if self.ci_low > 0:
-            return better
-        return worse if self.ci_high < 0 else "makes no measurable difference"
+            return "helps"
+        return "hurts" if self.ci_high < 0 else "makes no measurable difference"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from editlab.analysis.text.wording import level_with, signed_with
+from editlab.analysis.text.wording import leading, level_with, signed_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,19 @@ def difference_finding(
     else:
         sentence = f"{subject} {verb} {metric}{tail}{basis} by {size(value, low, high)}."
     return Finding(key, sentence, value, low, high, int(row["n"]), verb is not None, source)
+
+
+def leader_finding(
+    key: str, rows: Sequence[tuple[str, float, float, float]], what: str, n: int, source: str, lead: str = ""
+) -> Finding:
+    """Who has the highest value, claimed only where the intervals part.
+
+    Args:
+        rows: (name, value, low, high), the highest first.
+        what: as in :func:`editlab.analysis.text.wording.leading`, whose sentence follows ``lead``.
+    """
+    sure = len(rows) > 1 and rows[0][2] > max(row[3] for row in rows[1:])
+    return Finding(key, lead + leading(rows, what), *rows[0][1:], n, sure, source)
 
 
 def against_chance(low: float, high: float, chance: float) -> tuple[str, bool]:

@@ -8,38 +8,13 @@ import unicodedata
 from editlab.analysis.text.wording import MINUS
 
 SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
-    MINUS: "$-$",
-    "–": r"\textendash{}",
-    "—": r"\textemdash{}",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "→": r"$\rightarrow$",
-    "…": r"\ldots{}",
-    "’": "'",
-    "Δ": r"$\Delta$",
-    "γ": r"$\gamma$",
-    "λ": r"$\lambda$",
-    "⁄": "/",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    MINUS: "$-$", "–": r"\textendash{}", "—": r"\textemdash{}", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$",
+    "≤": r"$\leq$", "→": r"$\rightarrow$", "…": r"\ldots{}", "’": "'", "Δ": r"$\Delta$", "γ": r"$\gamma$",
+    "λ": r"$\lambda$", "⁄": "/",
 }  # fmt: skip
-
 
 # Letters beyond ASCII that pdfLaTeX has in T1 fonts: Latin-1 and Latin Extended-A, with these exceptions.
 LETTERS = frozenset(c for c in map(chr, range(0xC0, 0x180)) if c.isalpha()) - frozenset("ĦħĸĿŀŉŦŧſ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,3 +21,14 @@ def largest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
 def smallest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     """The row with the smallest known value of a column; of several alike the first."""
     return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=float("inf")).argmin())]])[0]
+
+
+def ends(frame: pd.DataFrame, order: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first and the last row in the order of a column."""
+    rows = records(frame.sort_values(order))
+    return rows[0], rows[-1]
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One under the other, those without rows left out; where none has any, the columns alone."""
+    return pd.concat([part for part in parts if len(part)] or [parts[0].iloc[:0]], ignore_index=True)

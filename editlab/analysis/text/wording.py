@@ -24,12 +24,7 @@ NAMES = {
     "none": "unedited",
     "lora": "LoRA",
 }
-SCORE_NAMES = {
-    "ES": "efficacy (ES)",
-    "PS": "paraphrase (PS)",
-    "NS": "neighbourhood (NS)",
-    "S": "composite (S)",
-}
+SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
 MINUS = "−"
 
 
@@ -76,6 +71,11 @@ def percent(value: float, digits: int = 0) -> str:
     return "–" if math.isnan(value) else f"{level(100 * value, digits)} %"
 
 
+def percent_with(value: float, low: float, high: float) -> str:
+    """``37 % (32 % to 42 %)``."""
+    return percent(value) if math.isnan(low) else f"{percent(value)} ({percent(low)} to {percent(high)})"
+
+
 def listed(names: Sequence[str]) -> str:
     """``A``, ``A and B``, ``A, B and C``."""
     if len(names) < 2:
@@ -114,17 +114,16 @@ def leading(rows: Iterable[tuple[str, float, float, float]], what: str, digits: 
     known = sorted((r for r in rows if not math.isnan(r[1])), key=lambda r: -r[1])
     if not known:
         return f"No value of {what} is known."
-    name, value, low, high = known[0]
-    top = f"{name} has the highest {what}, {level_with(value, low, high, digits)}"
-    if len(known) == 1:
-        return f"{name}: {what} {level_with(value, low, high, digits)}."
-    overlapping = [r[0] for r in known[1:] if not low > r[3]]
-    if overlapping:
-        verb = "overlaps" if len(overlapping) == 1 else "overlap"
-        noun = "interval" if len(overlapping) == 1 else "intervals"
-        return f"{top}; the {noun} of {listed(overlapping)} {verb} with it."
-    after = known[1]
-    return f"{top}; the next is {after[0]} with {level_with(*after[1:], digits)}."
+    (name, value, low, high), *others = known
+    number = level_with(value, low, high, digits)
+    if not others:
+        return f"{name}: {what} {number}."
+    top = f"{name} has the highest {what}, {number}"
+    overlapping = [other[0] for other in others if not low > other[3]]
+    if not overlapping:
+        return f"{top}; the next is {others[0][0]} with {level_with(*others[0][1:], digits)}."
+    overlap = "interval of {} overlaps" if len(overlapping) == 1 else "intervals of {} overlap"
+    return f"{top}; the {overlap.format(listed(overlapping))} with it."
 
 
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

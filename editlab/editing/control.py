@@ -1,0 +1,130 @@
+"""What to expect of an edit at best: a model of the same kind, *trained* on the new facts.
+
+An edit can fail a probe because it is a poor edit, or because no model of this size would answer: one that composes no two
+facts answers no multi-hop question, whoever taught it the facts. So a control is trained from scratch as the substrate
+was, on a world in which the edited facts hold their new objects from the start, in every wording. What follows from them
+(facts over two hops, inverse relations, the question form) is left out for these subjects and stated for all others. One
+control serves the streams of all seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from editlab.config.edit import Evaluation
+from editlab.config.models import Substrate
+from editlab.data.corpus import sample_known, substrate_corpus
+from editlab.data.probes import MULTI_HOP, PORTABILITY, Question
+from editlab.data.requests import EditRequest
+from editlab.data.world_probes import with_world_probes
+from editlab.evaluation.probing import (
+    answer_questions,
+    conditions_of,
+    questions_of,
+    sample_probes,
+    score_probes,
+    summarize_probes,
+)
+from editlab.randomness import python_rng
+from editlab.training.substrate import train_substrate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Statement = tuple[str, str]
+FOLLOWING = (*PORTABILITY, MULTI_HOP)
+
+
+def train_control(
+    model: Any,
+    records: Sequence[EditRequest],
+    known: set[str] | None,
+    options: Substrate,
+    evaluation: Evaluation,
+    *,
+    num_edits: int,
+    seeds: Sequence[int],
+) -> pd.DataFrame:
+    """Train the control and score it on the probes of every stream.
+
+    Args:
+        model: the substrate, unedited: it answers the conditions of the probes.
+        records: all facts of the world.
+        known: cases that the streams are drawn from; None: all.
+        options: how the substrate was trained; ``recall_gate`` is that of the control too.
+        num_edits: facts a stream.
+        seeds: of the streams; a stream draws the facts that a cell of this seed draws.
+
+    Returns:
+        the columns of :func:`summarize_probes` and ``seed``; ``KIND_guess`` is what guessing gets of a kind.
+
+    Raises:
+        DataError: too few facts are known.
+        ModelError: the control did not learn its facts.
+    """
+    import pandas as pd
+
+    streams = {seed: sample_known(records, known, num_edits, seed) for seed in seeds}
+    edited = list({request.key: request for stream in streams.values() for request in stream}.values())
+    corpus = substrate_corpus(records, options.neutral_sentences, options.seed)
+    statements = changed_statements(corpus.statements, edited)
+    truth = dict(statements)
+    gate = [(prompt, truth[prompt]) for prompt, _ in corpus.rewrites]
+    control, _ = train_substrate(statements, corpus.neutral, options, rewrites=gate, subjects=corpus.subjects)
+    limits: dict[str, Any] = {"max_new_tokens": evaluation.answer_tokens, "template": evaluation.question_template}
+    tables = []
+    for seed, stream in streams.items():
+        own = {request.key for request in stream}
+        beside = [request for request in edited if request.key not in own]
+        asked = sample_probes(with_world_probes(stream, records, edited=beside), evaluation.probe_cases, seed)
+        asked = [with_guesses(request, asked, seed) for request in asked]
+        before = answer_questions(model, conditions_of(asked), **limits)
+        frame = score_probes(asked, before, answer_questions(control, questions_of(asked), **limits))
+        tables.append(summarize_probes(frame, resamples=evaluation.resamples, seed=seed).assign(seed=seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def with_guesses(request: EditRequest, asked: Sequence[EditRequest], seed: int) -> EditRequest:
+    """The request with a second probe beside each that follows from it: the same question with another case's answer.
+
+    How often that is "right" is what guessing gets, by a model that knows the relation and its answers but not the fact.
+    """
+    rng = python_rng("guesses", seed, request.case_id)
+    probes = list(request.probes)
+    for probe in request.probes:
+        right = probe.questions[0].answers
+        others = {
+            other.questions[0].answers
+            for fellow in asked
+            if fellow.relation_id == request.relation_id
+            for other in fellow.probes
+            if other.kind == probe.kind and other.questions[0].answers != right
+        }
+        if probe.kind in FOLLOWING and others:
+            wrong = Question(probe.questions[0].prompt, rng.choice(sorted(others)))
+            probes.append(dataclasses.replace(probe, kind=f"{probe.kind}_guess", questions=(wrong,)))
+    return dataclasses.replace(request, probes=tuple(probes))
+
+
+def changed_statements(statements: Sequence[Statement], edited: Sequence[EditRequest]) -> list[Statement]:
+    """The statements of a world in which the edited facts hold their new objects, in the order of the old ones.
+
+    Statements that followed from an old fact are left out: conditions of its probes that name its subject, and
+    whatever leads back to an edited subject. Those that an edit must leave alone stay.
+    """
+    changed = {p: r.target_new for r in edited for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
+    subjects = {request.subject for request in edited}
+    gone = {
+        question.prompt
+        for request in edited
+        for probe in request.probes
+        for question in probe.conditions
+        if request.subject in question.prompt and question not in probe.questions
+    }
+    return [
+        (prompt, changed.get(prompt, target))
+        for prompt, target in statements
+        if prompt in changed or (prompt not in gone and target not in subjects)
+    ]

@@ -1,0 +1,74 @@
+"""The control that is trained on the new facts: its world, and that it learns it."""
+
+from __future__ import annotations
+
+import pytest
+
+from editlab.config.edit import Evaluation
+from editlab.config.models import Substrate
+from editlab.data import make_facts, sample_requests, true_statements
+from editlab.data.corpus import substrate_corpus
+from editlab.data.inverses import described, true_world
+from editlab.data.probes import INVERSE, MULTI_HOP
+from editlab.editing.control import changed_statements, train_control, with_guesses
+from editlab.evaluation.probing import sample_probes
+
+
+def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old_or_new_ones():
+    records = make_facts(720, 1, chains=True)
+    edited = sample_requests(records, 60, seed=2)
+    before, after = dict(true_statements(records)), dict(changed_statements(true_statements(records), edited))
+    subjects = {r.subject for r in edited}
+    for request in edited:
+        for prompt in (request.rewrite_prompt, *request.paraphrase_prompts):
+            assert before[prompt] == request.target_true
+            assert after[prompt] == request.target_new
+        for probe in request.probes:
+            for question in probe.questions:
+                if probe.kind in (MULTI_HOP, "Question_Form", INVERSE):
+                    assert question.prompt not in after
+                elif probe.kind == "Relation_Specificity":
+                    assert after[question.prompt] == question.answer
+    assert not subjects & set(after.values())
+    mine = {p for r in edited for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
+    assert all(after[p] == before[p] for p in after if p not in mine)
+    lost = before.keys() - after.keys()
+    assert 0 < len(lost) < 4 * len(edited)
+    assert [p for p in before if p in after] == list(after)
+
+
+def test_no_statement_of_the_changed_world_is_false_in_it():
+    records = make_facts(1800, 1, chains=True)
+    edited = sample_requests(records, 200, seed=3)
+    before, people = described(true_world(records)), described(true_world(records, edited))
+    after = dict(changed_statements(true_statements(records), edited))
+    inverses = {prompt: answer for prompt, answer in after.items() if prompt in before}
+    assert len(inverses) > 100
+    assert all(answer in people[prompt] for prompt, answer in inverses.items())
+
+
+def test_guesses_ask_the_same_question_for_the_answer_of_another_case_of_the_relation():
+    asked = sample_probes(sample_requests(make_facts(720, 1, chains=True), 60, seed=2), 48, seed=2)
+    guessed = [with_guesses(request, asked, seed=2) for request in asked]
+    pairs = [(p, q) for r in guessed for p in r.probes for q in r.probes if q.kind == f"{p.kind}_guess"]
+    assert {p.kind for p, _ in pairs} >= {"Question_Form", MULTI_HOP}
+    for probe, guess in pairs:
+        assert guess.questions[0].prompt == probe.questions[0].prompt
+        assert guess.questions[0].answers != probe.questions[0].answers
+        assert guess.conditions == probe.conditions
+    assert [with_guesses(request, asked, seed=2) for request in asked] == guessed
+
+
+@pytest.mark.slow
+def test_a_control_is_scored_on_the_probes_of_every_stream():
+    from editlab.training.substrate import train_substrate
+
+    records = make_facts(72, 1, chains=True)
+    options = Substrate(layers=2, width=64, steps=150, vocabulary=900, recall_gate=0.5, neutral_sentences=200)
+    corpus = substrate_corpus(records, 200, options.seed)
+    model, _ = train_substrate(corpus.statements, corpus.neutral, options, rewrites=corpus.rewrites, progress=False)
+    table = train_control(model, records, None, options, Evaluation(resamples=50), num_edits=12, seeds=[1, 2])
+    facts = table[(table["metric"] == "generation") & (table["protocol"] == "accuracy")]
+    assert facts["seed"].tolist() == [1, 2]
+    assert facts["n"].tolist() == [12, 12]
+    assert (facts["value"] > 0.5).all()

@@ -35,7 +35,7 @@ def job(snakemake):
             check_inputs(snakemake.input)
             with watch.stage("job"):
                 yield log
-            record_outputs(list(snakemake.output), _facts(snakemake, watch))
+            record_outputs(list(snakemake.output), _facts(snakemake, watch, getattr(log, "used", {})))
         except EditlabError as error:
             print(f"error: {error}", file=sys.stderr)
             _recover(error)
@@ -71,9 +71,12 @@ def _limit(snakemake):
     return 60.0 * minutes if isinstance(minutes, int | float) else None
 
 
-def _facts(snakemake, watch):
+def _facts(snakemake, watch, child):
+    """The record's facts; ``child``: what a child of the warm worker used for this job, which nobody else would count."""
     parameters = json.loads(json.dumps(dict(snakemake.params.items()), default=str))
     code = parameters.pop("code", "")
+    seconds = watch.seconds()
+    seconds["job"]["cpu"] = round(seconds["job"]["cpu"] + child.get("cpu", 0.0), 3)
     small = len(json.dumps(parameters)) <= LARGE
     return {
         **origins(snakemake.input),
@@ -83,8 +86,8 @@ def _facts(snakemake, watch):
         "code": code,
         "commit": commit_of(),
         "threads": snakemake.threads,
-        "seconds": watch.seconds(),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "seconds": seconds,
+        "peak_memory_mb": round(max(peak_memory_mb(), child.get("peak_memory_mb", 0.0)), 1),
     }
 
 

@@ -7,4 +7,4 @@ WARM = [("editlab.vision.warm:warm_up", {})]
 
 def perform(snakemake, log, function, /, **arguments):
     """``function`` (``module:name``) with JSON ``arguments``, and as many threads as the rule has."""
-    call(function, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)
+    log.used = call(function, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)

@@ -29,7 +29,9 @@ class Digits(ImageData):
     """The 1,797 handwritten digits (8 x 8) that ship with scikit-learn."""
 
     kind: Literal["digits"]
-    ft_train_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.65
+    ft_train_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.65, description="FT-Train's share of the training part; 0.9 would leave some eight errors"
+    )
     test_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of all images")
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of all images")
 
@@ -44,7 +46,9 @@ class MedMnist(ImageData):
     """A MedMNIST file ``{name}.npz`` or ``{name}_224.npz`` with its official parts."""
 
     kind: Literal["medmnist"]
-    name: Literal["pathmnist", "dermamnist", "retinamnist", "organamnist", "bloodmnist", "tissuemnist"]
+    name: Literal["pathmnist", "dermamnist", "retinamnist", "organamnist", "bloodmnist", "tissuemnist"] = Field(
+        description="which set; it gives the classes"
+    )
     path: str = Field(description="local file; with url: where the download is kept")
     url: Annotated[str, Field(pattern=r"^https://")] | None = Field(None, description="fetched when path is missing")
     md5: Md5 | None = Field(None, description="checksum of the file")
@@ -74,9 +78,9 @@ class Training(Section):
     """AdamW with warm-up and the best epoch by FT-Val accuracy; these defaults train a small ViT from scratch."""
 
     lr: Positive = Field(1e-3, description="peak learning rate of AdamW")
-    weight_decay: NonNegative = 0.05
-    batch: Count = 32
-    epochs: Count = 30
+    weight_decay: NonNegative = Field(0.05, description="of AdamW")
+    batch: Count = Field(32, description="images a step")
+    epochs: Count = Field(30, description="passes over FT-Train")
     warmup: Share = Field(0.1, description="share of the steps in which the rate rises")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
     patience: Count | None = Field(None, description="epochs without a better FT-Val accuracy that end the training")
@@ -86,12 +90,12 @@ class Training(Section):
 class FineTuning(Training):
     """The same, with defaults for pretrained weights."""
 
-    lr: Positive = 1e-4
-    weight_decay: NonNegative = 0.01
-    epochs: Count = 10
-    warmup: Share = 0.0
-    schedule: Literal["cosine", "constant"] = "constant"
-    patience: Count | None = 3
+    lr: Positive = Field(1e-4, description="learning rate of AdamW")
+    weight_decay: NonNegative = Field(0.01, description="of AdamW")
+    epochs: Count = Field(10, description="passes over FT-Train, at most")
+    warmup: Share = Field(0.0, description="share of the steps in which the rate rises")
+    schedule: Literal["cosine", "constant"] = Field("constant", description="after the warm-up")
+    patience: Count | None = Field(3, description="epochs without a better FT-Val accuracy that end the training")
 
 
 class ImageModel(Section):
@@ -112,11 +116,11 @@ class ScratchViT(ImageModel):
     """A small vision transformer from random weights."""
 
     source: Literal["scratch"]
-    image_size: Count = 8
-    patch: Count = 2
-    width: Count = 64
-    layers: Count = 4
-    heads: Count = 4
+    image_size: Count = Field(8, description="pixels a side; images are resized to it")
+    patch: Count = Field(2, description="pixels a side; divides image_size")
+    width: Count = Field(64, description="size of a token's state")
+    layers: Count = Field(4, description="blocks")
+    heads: Count = Field(4, description="attention heads a block; divides width")
     inner: Count = Field(256, description="MLP width")
     training: Training = Training()
 

@@ -57,9 +57,9 @@ class _MlpEdit(Section):
     key_positions: Literal["cls", "all", "mixed"] = Field("mixed", description="positions of the preserved keys")
     lr: Positive = Field(0.1, description="of the target's gradient steps (Adam)")
     steps: Count = Field(25, description="gradient steps of a target")
-    clamp: Positive | None = Field(0.75, description="largest |delta| over |h|")
+    clamp: Positive | None = Field(0.75, description="largest norm of delta, in norms of the state")
     stop_loss: Positive | None = Field(None, description="a sample whose loss is below it stops")
-    target_decay: NonNegative = Field(1e-4, description="weight of |delta|^2 in the loss")
+    target_decay: NonNegative = Field(1e-4, description="weight of the squared norm of delta in the loss")
     per_sample: bool = Field(False, description="one solve a sample, keeping the keys of earlier ones")
     control: Literal["random", "random_null_space", "wrong_labels", "already_right"] | None = Field(
         None, description="what is done in place of the edit: an update of equal norm, other labels, or other samples"
@@ -93,9 +93,9 @@ class HeadEwc(Section):
     """The classifier alone by gradient, held by the expected diagonal Fisher information (arXiv 1612.00796)."""
 
     method: Literal["head_ewc"]
-    optimizer: Literal["adam", "sgd"] = "adam"
-    lr: Positive = 0.01
-    steps: Count = 50
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="of the gradient steps")
+    lr: Positive = Field(0.01, description="of the gradient steps")
+    steps: Count = Field(50, description="gradient steps")
     penalties: list[NonNegative] = Field([300.0], min_length=1, description="lambdas; discovery chooses")
     fisher_samples: Count = Field(500, description="FT-Train samples of the Fisher information")
 
@@ -120,9 +120,9 @@ class FinetuneErrors(Section):
     """Continue the training on the edit samples alone."""
 
     method: Literal["finetune_errors"]
-    lr: Positive = 1e-5
-    epochs: Count = 10
-    batch: Count = 32
+    lr: Positive = Field(1e-5, description="of AdamW; 1e-5 suits pretrained weights")
+    epochs: Count = Field(10, description="passes over the edit samples")
+    batch: Count = Field(32, description="images a step")
 
 
 class Retrain(Section):
@@ -151,7 +151,9 @@ class Search(Section):
 
     method: Name = Field("alphaedit", description="the recipe that is varied")
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="field (or max_edits) -> values")
-    seeds: list[Seed] = Field([1], min_length=1)
+    seeds: list[Seed] = Field(
+        [1], min_length=1, description="classifiers that are searched; the best cell has the best mean"
+    )
     chunk: Count = Field(60, description="cells a job, one after the other in one process")
     refine: dict[str, list[Positive]] = Field(
         default_factory=dict, description="field -> factors around the best cell of the grid (coarse to fine)"
@@ -163,20 +165,22 @@ class Search(Section):
 class Tracking(Section):
     """Weights & Biases, off by default (needs the package ``wandb``)."""
 
-    wandb: bool = False
-    project: str = "editlab-vision"
-    mode: Literal["offline", "online"] = "offline"
+    wandb: bool = Field(False, description="hand the table of each search to Weights & Biases")
+    project: str = Field("editlab-vision", description="project of the runs")
+    mode: Literal["offline", "online"] = Field("offline", description="offline: files beside the results alone")
 
 
 class VisionStudy(Study):
-    """The whole block."""
+    """The vision study: image data, the classifiers trained on them, and the ways of mending their errors."""
 
     INPUTS = ("datasets", "models")
 
-    datasets: dict[Name, Data] = Field(min_length=1)
-    models: dict[Name, Model] = Field(min_length=1)
+    datasets: dict[Name, Data] = Field(min_length=1, description="by name: digits, medmnist or liver, told by kind")
+    models: dict[Name, Model] = Field(min_length=1, description="by name: scratch or hub, told by source")
     locating: Locating = Locating()
-    methods: dict[Name, Recipe] = Field(min_length=1)
+    methods: dict[Name, Recipe] = Field(
+        min_length=1, description="by name: recipes, told by method; controls are recipes too"
+    )
     seeds: list[Seed] = Field([1], min_length=1, description="seeds of the training")
     draws: Count = Field(1, description="draws of the edit samples a seed")
     max_edits: Count = Field(20, description="errors edited; fewer where there are fewer")
@@ -184,7 +188,7 @@ class VisionStudy(Study):
     ambiguous_gap: PositiveShare = Field(
         0.05, description="gap of the two best probabilities below which an image is ambiguous"
     )
-    search: Search | None = None
+    search: Search | None = Field(None, description="a search over one recipe's fields")
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
@@ -224,6 +228,11 @@ class VisionStudy(Study):
                 choose(f"search.{where}", field, dict.fromkeys(sorted(fields)))
         for point in self.grid():
             varied(recipe, point, "search.axes")
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set, where there is a single one: its path is what ``--config data_path=FILE`` replaces."""
+        return next(iter(self.datasets)) if len(self.datasets) == 1 else None
 
     def check_files(self, where: str) -> None:
         """As in :class:`Study`."""

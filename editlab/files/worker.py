@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from editlab.errors import EditlabError
+from editlab.files.timing import peak_memory_mb
 
 OWNER = "EDITLAB_OWNER"  # environment: process id of the owner; absent: no worker
 PATIENCE = 60.0  # seconds to wait for a worker's socket
@@ -42,7 +43,7 @@ def call(
     worker: str = "cells",
     preload: Sequence[Preload] = (),
     log: TextIO | None = None,
-) -> None:
+) -> dict[str, float]:
     """Run ``target`` (``"editlab.module:function"``) with keyword ``arguments``, in a warm child where possible.
 
     Args:
@@ -51,6 +52,9 @@ def call(
         preload: calls that the worker makes once before its first fork, for the imports that they leave behind.
         log: open file that gets the child's messages beside the terminal.
 
+    Returns:
+        What the child used: ``cpu`` seconds and ``peak_memory_mb``; empty where the function ran right here.
+
     Raises:
         EditlabError: the one that the function raised, with its text.
         RuntimeError: the function failed otherwise (its traceback is in the log), or its process died.
@@ -58,7 +62,7 @@ def call(
     connection = _connect(worker, preload)
     if connection is None:
         _function(target)(**arguments)
-        return
+        return {}
     with connection:
         request = json.dumps({"target": target, "arguments": dict(arguments), "directory": str(Path.cwd())}).encode()
         files = [1, 2] + ([log.fileno()] if log is not None else [])
@@ -73,6 +77,7 @@ def call(
         raise EditlabError(answer["error"])
     if answer.get("failed"):
         raise RuntimeError(f"{target} failed; see the traceback above")
+    return dict(answer["used"])
 
 
 def _function(target: str) -> Callable[..., Any]:
@@ -183,7 +188,7 @@ def _child(connection: socket.socket) -> None:
         os.chdir(request["directory"])
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         _function(request["target"])(**request["arguments"])
-        answer = {}
+        answer = {"used": {"cpu": time.process_time(), "peak_memory_mb": peak_memory_mb()}}
     except EditlabError as error:
         answer = {"error": str(error)}
     except BaseException:

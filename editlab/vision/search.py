@@ -94,10 +94,7 @@ class Bench:
         table = score(self.known, after, draw)
         if directory is not None:
             edit.save(directory / f"cell~{cell}.safetensors")
-        spent = watch.seconds()
-        self.seconds.append(
-            {"cell": cell, "edit_seconds": spent.get("edit", 0.0), "score_seconds": spent.get("score", 0.0)}
-        )
+        self.seconds.append({"cell": cell, **{f"{stage}_seconds": s["wall"] for stage, s in watch.seconds().items()}})
         return {**_told(table), "key_share": _mean(solves, "key_share"), "residual": _mean(solves, "residual")} | {
             "used_edits": len(draw.rows),
             "used_samples": recipe.projection_samples,
@@ -151,12 +148,11 @@ def run_points(bench: Bench, points: Sequence[Point], cells: Sequence[int], dire
     )
 
 
-def best_point(tables: Sequence[PathLike], fields: Sequence[str]) -> dict[str, Any]:
+def best_point(tables: Sequence[PathLike], points: Sequence[Point]) -> Point:
     """The point with the highest discovery score, mean over classifiers; of equal ones the first.
 
     Args:
-        tables: ``cells.csv`` of one list of points, of one or several classifiers.
-        fields: names of the fields that make a point.
+        tables: ``cells.csv`` of ``points``, of one or several classifiers.
 
     Raises:
         ConfigError: no cell was run.
@@ -165,8 +161,7 @@ def best_point(tables: Sequence[PathLike], fields: Sequence[str]) -> dict[str, A
     means = cells.dropna(subset=["discovery_score"]).groupby("cell")["discovery_score"].mean()
     if means.empty:
         raise ConfigError("search: no cell was run")
-    row = cells[cells["cell"] == means.idxmax()].iloc[0]
-    return {name: _plain(row[name]) for name in fields}
+    return points[int(means.index[int(means.to_numpy().argmax())])]
 
 
 def refined(best: Point, factors: Mapping[str, Sequence[float]], recipe: Recipe) -> list[dict[str, Any]]:
@@ -247,7 +242,7 @@ def score_cells(
             with edit.applied(classifier.model):
                 after = {name: s.after(classifier, first_changed(edit, classifier)) for name, s in known.items()}
             rows.append({"cell": int(row["cell"]), **_outside(known, after, int(row["used_samples"]), heldout)})
-    write_csv(target, pd.DataFrame(rows))
+    write_csv(target, pd.DataFrame(rows) if rows else pd.DataFrame(columns=["cell"]))  # all of them may repeat others
 
 
 def _outside(known: Mapping[str, Scored], after: Mapping[str, Any], samples: int, heldout: int) -> dict[str, Any]:
@@ -268,10 +263,6 @@ def _outside(known: Mapping[str, Scored], after: Mapping[str, Any], samples: int
         "proj_regression_rate": projection["regression_rate"],
         "heldout_stability": of("preserved", slice(samples, samples + heldout))["stability"],
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def grid_stage(

@@ -117,6 +117,9 @@ def check_accuracy(metrics: pd.DataFrame, data: ImageData, name: str) -> None:
 
 def save_classifier(classifier: Classifier, directory: str | Path) -> None:
     """Write the model by ``save_pretrained``."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     classifier.model.save_pretrained(str(directory), safe_serialization=True)  # type: ignore[operator]
 
 

@@ -65,11 +65,21 @@ def vision_resource(name, key, edits=None):
     return value
 
 
+def vision_liver(data):
+    """The data set under whose name a pair of liver files is converted, once for all tasks on it."""
+    pair = data.images, data.labels
+    return next(
+        name
+        for name, other in VISION.datasets.items()
+        if isinstance(other, Liver) and (other.images, other.labels) == pair
+    )
+
+
 def vision_source(wildcards):
     """The file that a data set is read from: the user's, a download, or a conversion of it."""
     data = vision_data(wildcards.dataset)
     if isinstance(data, Liver):
-        return f"{V_DATA}/liver.npz".format(dataset=wildcards.dataset)
+        return f"{INPUTS}/vision/converted/{vision_liver(data)}.npz"
     found = source_files(data)
     if not found:
         return []

@@ -30,7 +30,7 @@ rule convert_liver:
         images=lambda w: vision_data(w.dataset).images,
         labels=lambda w: vision_data(w.dataset).labels,
     output:
-        "<inputs>/vision/{dataset}/data/liver.npz",
+        "<inputs>/vision/converted/{dataset}.npz",
     log:
         "<logs>/convert_liver/{dataset}.log",
     benchmark:

@@ -18,7 +18,7 @@ rule edit_vit:
         log="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_log.csv",
         layers="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_layers.csv",
     log:
-        "<logs>/edit_vit/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/edit_vit/methods-{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
         "<results>/benchmarks/rules/edit_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
     wildcard_constraints:
@@ -49,7 +49,7 @@ use rule edit_vit as edit_head with:
         log="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/head_edit_log.csv",
         layers="<results>/vision/{dataset}/edits/method~{method}/edits~{edits}/seed~{seed}/edit_layers.csv",
     log:
-        "<logs>/edit_head/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/edit_head/methods-{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
         "<results>/benchmarks/rules/edit_head/{dataset}-{method}-{edits}-{seed}.jsonl"
     wildcard_constraints:
@@ -125,7 +125,7 @@ rule score_vit:
         matrices="<results>/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}/confusion_matrices.csv",
         record="<results>/.provenance/vision/{dataset}/method~{method}/edits~{edits}/seed~{seed}.json",
     log:
-        "<logs>/score_vit/{dataset}-{method}-{edits}-{seed}.log",
+        "<logs>/score_vit/methods-{dataset}-{method}-{edits}-{seed}.log",
     benchmark:
         "<results>/benchmarks/rules/score_vit/{dataset}-{method}-{edits}-{seed}.jsonl"
     conda:

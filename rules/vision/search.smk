@@ -54,7 +54,7 @@ if VISION.search is not None:
             mem_mb=resource("search_best", "mem_mb"),
             runtime=resource("search_best", "runtime"),
         params:
-            fields=list(VISION.search.axes),
+            points=VISION.grid(),
             code=code_digest("vision/search_best"),
         message:
             "Choose the best cell of {wildcards.dataset} by discovery"

@@ -7,6 +7,7 @@ import copy
 import pytest
 
 from editlab.config.base import validated
+from editlab.config.run import load_run, read_layers
 from editlab.config.vision import AlphaEdit, VisionStudy, varied
 from editlab.errors import ConfigError
 
@@ -81,3 +82,11 @@ def test_a_varied_recipe_is_validated():
     assert (recipe.ridge, recipe.clamp, edits) == (0.2, 0.5, 7)
     with pytest.raises(ConfigError, match="clamp"):
         varied(recipe, {"clamp": -1}, "search")
+
+
+def test_a_file_can_be_named_on_the_command_line(tmp_path):
+    values = read_layers(["config.yaml", "runs/vision_medmnist.yaml"])
+    run = load_run({**values, "data_path": str(tmp_path / "mine.npz")})
+    assert run.vision.datasets["retinamnist"].path == str(tmp_path / "mine.npz")
+    with pytest.raises(ConfigError, match="data_path"):
+        load_run({**read_layers(["config.yaml", "runs/vision.yaml"]), "data_path": "mine.npz"})

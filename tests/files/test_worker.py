@@ -57,9 +57,11 @@ def children_named(address: Path) -> list[int]:
 def test_a_call_runs_in_a_child_of_one_worker_and_writes_what_it_would_here(owner, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.json", "b.json"):
-        warm.call(WRITE, {"path": name, "value": {"x": [1, 2.5, "é"]}})
+        used = warm.call(WRITE, {"path": name, "value": {"x": [1, 2.5, "é"]}})
+        assert used["cpu"] > 0
+        assert used["peak_memory_mb"] > 1
     monkeypatch.delenv(warm.OWNER)
-    warm.call(WRITE, {"path": "here.json", "value": {"x": [1, 2.5, "é"]}})
+    assert warm.call(WRITE, {"path": "here.json", "value": {"x": [1, 2.5, "é"]}}) == {}
     assert Path("a.json").read_bytes() == Path("b.json").read_bytes() == Path("here.json").read_bytes()
     (folder,) = tmp_path.glob("editlab-*")
     assert folder.stat().st_mode & 0o077 == 0

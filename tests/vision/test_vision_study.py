@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from small import DIGITS, MODEL, folder
 
+from editlab.analysis.vision.collect import collect_search
 from editlab.config.images import HubViT
 from editlab.config.vision import (
     AlphaEdit,
@@ -176,10 +177,11 @@ def test_search_runs_clipped_cells_once_and_the_best_is_found(home, tmp_path):
     assert list(ran["cell"]) == [0, 1, 3, 4]
     assert ran.set_index("cell").loc[1, "clipped"] == "projection_samples"
     assert len(list(tmp_path.glob("cell~*.safetensors"))) == 4
-    assert len(pd.read_csv(tmp_path / "seconds.csv")) == 4
-    best = best_point([tmp_path / "cells.csv"], ["num_edit_layers", "projection_samples", "max_edits"])
-    top = ran.set_index("cell").loc[ran.set_index("cell")["discovery_score"].idxmax()]
-    assert best == {k: int(top[k]) for k in best}
+    seconds = pd.read_csv(tmp_path / "seconds.csv")
+    assert len(seconds) == 4
+    assert (seconds[["edit_seconds", "score_seconds"]] > 0).all(axis=None)
+    best = best_point([tmp_path / "cells.csv"], points)
+    assert best == points[ran.set_index("cell")["discovery_score"].idxmax()]
     score_cells(
         tmp_path,
         home / "model",
@@ -192,6 +194,23 @@ def test_search_runs_clipped_cells_once_and_the_best_is_found(home, tmp_path):
     outside = pd.read_csv(tmp_path / "s.csv")
     assert list(outside["cell"]) == [0, 1, 3, 4]
     assert (outside["test_total"] == 360).all()
+
+
+def test_a_chunk_of_cells_that_all_repeat_others_is_collected(home, tmp_path):
+    points = [{"num_edit_layers": k, "max_edits": 6} for k in (3, 4)]
+    folders, scores = [tmp_path / "seed~1" / f"grid~{k}" for k in (0, 1)], []
+    for cell, made in enumerate(folders):
+        made.mkdir(parents=True)
+        run_points(bench(home), points, [cell], made)
+        scores.append(str(made / "scores.csv"))
+        score_cells(
+            made, home / "model", home / "test.csv", home / "ft_train.csv", home / "keys.safetensors", 100, scores[-1]
+        )
+    assert pd.read_csv(scores[1]).empty
+    table = collect_search(list(map(str, folders)), scores, [], "alphaedit")
+    assert list(table["same_as"]) == [0, 0]
+    assert table["test_acc_delta"].notna().all()
+    assert table["duration_seconds"].notna().tolist() == [True, False]
 
 
 def test_shuffled_test_labels_change_no_choice(home, tmp_path):

@@ -33,7 +33,7 @@ SMALL = {
     "vision": {
         "datasets": {"digits": {"kind": "digits", "model": "tiny", "min_errors": 5, "min_accuracy": 0.3}},
         "models": {"tiny": {"source": "scratch", "width": 32, "layers": 3, "heads": 2, "inner": 64,
-                            "training": {"epochs": 4, "lr": 3e-3}}},
+                            "training": {"epochs": 8, "lr": 3e-3}}},
         "seeds": [1, 2],
         "draws": 2,
         "max_edits": 8,
@@ -101,6 +101,16 @@ def test_runs_of_the_repository_can_be_planned(separate, name):
     expected = len(block["datasets"]) * len(block["seeds"])
     assert jobs["train_vit"] == expected
     assert jobs["score_vit"] >= expected * len(block["methods"])
+
+
+def test_liver_files_are_converted_once_for_all_tasks(separate):
+    (separate.root / "data" / "liver").mkdir(parents=True)
+    for name in ("imgs", "labs"):
+        (separate.root / "data" / "liver" / f"{name}.npy").touch()
+    jobs = separate.job_counts(separate.run("-n", "--quiet", "rules", configfile="runs/vision_liver.yaml"))
+    assert jobs["convert_liver"] == 1
+    assert jobs["split_images"] == 3
+    assert jobs["train_vit"] == 9
 
 
 @pytest.mark.slow

@@ -9,5 +9,5 @@ with job(snakemake):
     from editlab.vision.search import best_point
 
     write_json(
-        snakemake.output[0], best_point([Path(d, "cells.csv") for d in snakemake.input], snakemake.params.fields)
+        snakemake.output[0], best_point([Path(d, "cells.csv") for d in snakemake.input], snakemake.params.points)
     )

@@ -60,7 +60,7 @@ def cell_sentences(run: Run) -> list[str]:
 def missing_sentences(report: Report, run: Run) -> list[str]:
     """What a reader could look for and not find: absent experiments and unfinished cells."""
     wanted = {t.about: report.experiments(t) for t in report.topics if t.about}
-    absent = [about for about, experiments in wanted.items() if not set(run.cells) & set(experiments)]
+    absent = [about for about, experiments in wanted.items() if experiments and not set(run.cells) & set(experiments)]
     sentences = [f"This run has no experiment of its own on {listed(absent)}."] if absent else []
     if unfinished := len(run.missing()):
         verb = "is" if unfinished == 1 else "are"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.report.run import Run
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import Interval, mean_interval, wilson
 from editlab.analysis.text.wording import label
 from editlab.files.artifacts import read_verified
 
@@ -18,27 +18,40 @@ SHARES = (
     "accuracy_before", "accuracy_after", "accuracy_delta", "fix_rate", "stability", "regression_rate", "unchanged", "net_gain",
 )  # fmt: skip
 KAPPAS = ("kappa_before", "kappa_after")
+EVERY = ("right_right", "right_wrong", "wrong_right", "wrong_wrong")
+OF = {
+    "accuracy_before": EVERY, "accuracy_after": EVERY, "unchanged": EVERY, "fix_rate": EVERY[2:],
+    "stability": EVERY[:2], "regression_rate": EVERY[:2],
+}  # fmt: skip
+"""Shares, and the counts that add up to what each is a share of."""
+SIGNED = ("accuracy_delta", *KAPPAS)
 NAMES = {
-    "alphaedit_last": "AlphaEdit, last block",
-    "alphaedit_trace": "AlphaEdit, traced block",
-    "alphaedit_stepwise": "AlphaEdit, one by one",
-    "head_ewc": "head, EWC",
-    "head_closed_form": "head, closed form",
-    "head_ablation": "attention head removed",
+    "alphaedit_last": "AlphaEdit (last block)",
+    "alphaedit_trace": "AlphaEdit (traced block)",
+    "alphaedit_stepwise": "AlphaEdit (one by one)",
+    "head_ewc": "EWC on the head",
+    "head_closed_form": "closed form on the head",
+    "head_ablation": "attention-head ablation",
     "finetune_errors": "fine-tuning on errors",
-    "finetune_errors_high": "fine-tuning, higher rate",
+    "finetune_errors_high": "fine-tuning at a higher rate",
     "retrain": "retraining with errors",
-    "churn": "retraining, other seed",
-    "random": "random, equal norm",
-    "random_null_space": "random, null space",
+    "churn": "retraining without errors",
+    "random": "random update",
+    "random_null_space": "random null-space update",
     "wrong_labels": "wrong labels",
-    "already_right": "already right",
+    "already_right": "images already right",
 }
 
 
 def shown(method: str) -> str:
     """A method as it is shown."""
     return NAMES.get(method, label(method))
+
+
+def opening(method: str) -> str:
+    """A method at the start of a sentence."""
+    name = shown(method)
+    return name[:1].upper() + name[1:]
 
 
 def is_control(recipe: Mapping[str, Any]) -> bool:
@@ -60,16 +73,31 @@ def of_seeds(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
     found = []
     for key, part in rows.groupby(list(by), sort=False):
         row: dict[str, Any] = dict(zip(by, key, strict=True))
-        row |= {
-            "seeds": part["seed"].nunique(),
-            "cells": len(part),
-            "images": int(part["n"].sum()) if "n" in part else 0,
-        }
+        row |= {"seeds": part["seed"].nunique(), "cells": len(part), "images": int(part["n"].sum())}
         for column in columns:
             values = part.groupby("seed")[column].mean() if part["seed"].nunique() > 1 else part[column]
-            row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_interval(values.to_numpy(float))
+            number = bounded(column, mean_interval(values.to_numpy(float)), part)
+            row[column], row[f"{column}_low"], row[f"{column}_high"] = number
         found.append(row)
     return pd.DataFrame(found)
+
+
+def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
+    """An interval within what its column can be; that of a share at least as wide as Wilson's.
+
+    Seeds that agree to the last image say nothing about the next one: 60 of 60 fixed is not "1.00 (1.00 to 1.00)". Draws of
+    one classifier share images, so that only the images of one draw a seed are counted.
+    """
+    value, low, high = number
+    if column in OF:
+        images = int(part[list(OF[column])].sum(axis=1).groupby(part["seed"]).mean().sum())
+        if images and not np.isnan(value):
+            least, most = (float(side) for side in wilson(value, images))
+            low, high = float(np.nanmin([low, least])), float(np.nanmax([high, most]))
+        return value, max(low, 0.0), min(high, 1.0)
+    if column in SIGNED:
+        return value, max(low, -1.0), min(high, 1.0)
+    return number
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

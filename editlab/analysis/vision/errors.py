@@ -14,7 +14,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import mean_interval
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.wording import counted, level_with
+from editlab.analysis.text.wording import counted, level_with, word
 from editlab.analysis.vision.cells import is_control, read_cells, shown
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def split_table(run: Run) -> pd.DataFrame:
 
 def error_table(run: Run) -> pd.DataFrame:
     """One row a classifier: discovery images, errors, accuracy."""
-    rows = []
+    rows, gap = [], float(run.settings["ambiguous_gap"])
     for path in run.inputs["errors"]:
         frame, parts = pd.read_csv(run.root / path), Path(path).parts
         wrong = int((~frame["right"].astype(bool)).sum())
         rows.append(
             {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~")), "images": len(frame), "errors": wrong,
-             "accuracy": 1 - wrong / len(frame), "ambiguous": int((frame["gap"] < 0.05).sum())}
+             "accuracy": 1 - wrong / len(frame), "ambiguous": int((frame["gap"] < gap).sum())}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -110,7 +110,12 @@ def vision_confusion_matrices(rows: pd.DataFrame) -> Drawing:
             image = axis.pcolormesh(values, cmap=HEAT, vmin=0, vmax=max(top, 1e-9))
             axis.set_aspect("equal")
             axis.invert_yaxis()
-            axis.set_title(when if len(names) == 1 else f"{name}, {when}")
+            axis.grid(visible=False)
+            axis.tick_params(length=0)
+            for set_ticks in (axis.set_xticks, axis.set_yticks):
+                set_ticks(np.arange(len(values)) + 0.5, [str(label) for label in range(len(values))])
+            axis.set(title=when if len(names) == 1 else f"{name}, {when}", xlabel="prediction")
+        axes[2 * k].set_ylabel("class")
     colour_bar(drawing, image, axes, "images")
     return drawing
 
@@ -128,7 +133,7 @@ def vision_edited_images(rows: pd.DataFrame) -> Drawing:
 
     columns = min(6, len(rows))
     lines = -(-len(rows) // columns)
-    drawing, grid = plt.subplots(lines, columns, figsize=(COLUMN, 0.68 * lines), squeeze=False)
+    drawing, grid = plt.subplots(lines, columns, figsize=(COLUMN, 0.62 * lines), squeeze=False)
     for axis in grid.flat:
         axis.axis("off")
     for axis, row in zip(grid.flat, rows.to_dict("records"), strict=False):
@@ -140,7 +145,7 @@ def vision_edited_images(rows: pd.DataFrame) -> Drawing:
 
 
 def findings(tables: Tables) -> list[Finding]:
-    """How many errors there are to edit."""
+    """How many errors there are to edit, and how good the classifiers are."""
     if "vision_errors" not in tables or tables["vision_errors"].empty:
         return []
     found = []
@@ -150,12 +155,29 @@ def findings(tables: Tables) -> list[Finding]:
         accuracy = mean_interval(part["accuracy"].to_numpy(float))
         low, high = int(part["errors"].min()), int(part["errors"].max())
         counts = counted(low, "error") if low == high else f"{low} to {high} errors"
-        right = level_with(*accuracy)
-        sentence = f"The classifiers get {right} of the discovery images{on} right, which leaves {counts} to edit."
-        found.append(
-            Finding(f"errors.count{tail}", sentence, *accuracy, int(part["images"].sum()), True, "vision_errors")
+        sentence = (
+            f"Before any edit, {_classifiers(len(part))} {level_with(*accuracy)} of the discovery images{on} right, which leaves "
+            f"{counts} to edit{_tested(tables, str(dataset))}."
         )
+        images = int(part["images"].sum())
+        found.append(Finding(f"errors.count{tail}", sentence, *accuracy, images, True, "vision_errors"))
     return found
+
+
+def _classifiers(count: int) -> str:
+    return "the classifier gets" if count == 1 else f"the {word(count)} classifiers get"
+
+
+def _tested(tables: Tables, dataset: str) -> str:
+    """Test accuracy of the unedited classifiers, where it was measured."""
+    if "vision_comparison" not in tables:
+        return ""
+    table = tables["vision_comparison"]
+    rows = table[(table["dataset"] == dataset) & (table["level"] == "test")]
+    if rows.empty:
+        return ""
+    value, low, high = (float(rows[f"accuracy_before{end}"].iloc[0]) for end in ("", "_low", "_high"))
+    return f"; accuracy on test is {level_with(value, low, high)}"
 
 
 TOPIC = Topic(
@@ -163,7 +185,7 @@ TOPIC = Topic(
     title="Errors",
     tables=(
         Collected("data_split_info", split_table, inputs=("splits",)),
-        Collected("vision_errors", error_table, inputs=("errors",)),
+        Collected("vision_errors", error_table, inputs=("errors",), settings=("ambiguous_gap",)),
         Collected(
             "vision_confusion", confusion_table, ("methods",), files=("confusion_matrices.csv",), settings=("methods",)
         ),
@@ -177,6 +199,6 @@ TOPIC = Topic(
         ),
     ),
     figures=(vision_confusion_matrices, vision_edited_images),
-    reads=("vision_errors",),
+    reads=("vision_errors", "vision_comparison"),
     findings=findings,
 )

@@ -13,7 +13,7 @@ from editlab.analysis.draw.plots import colour_bar, heat_map, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, level_with
 
@@ -108,6 +108,12 @@ def vision_head_importance(rows: pd.DataFrame) -> Drawing:
     return drawing
 
 
+def _correlation(values: pd.Series) -> Interval:
+    """Mean over classifiers, its interval within [-1, 1]."""
+    value, low, high = mean_interval(values.to_numpy(float))
+    return value, max(low, -1.0), min(high, 1.0)
+
+
 def findings(tables: Tables) -> list[Finding]:
     """Whether trace and trial edits name the same layer, and whether the trace agrees with itself."""
     if "vision_location" not in tables or tables["vision_location"].empty:
@@ -117,16 +123,19 @@ def findings(tables: Tables) -> list[Finding]:
     for dataset, part in table.groupby("dataset", sort=False):
         on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
         same, n = int(part["same_layer"].astype(bool).sum()), len(part)
-        value, low, high = mean_interval(part["spearman"].to_numpy(float))
+        value, low, high = _correlation(part["spearman"])
         trace, trial = (part[f"{r}_layer"].mode().iloc[0] for r in ("trace", "trial"))
-        verb = "names" if same == n else "does not name" if same == 0 else f"in {same} of {n} classifiers names"
+        verdict = "name the same block" if same == n else f"name the same block in {same} of {counted(n, 'classifier')}"
+        if same == 0:
+            verdict = "never name the same block"
+        often = "" if n == 1 and same else f" (most often block {trace:.0f} and block {trial:.0f})"
         sentence = (
-            f"The causal trace {verb} the block that trial edits favour{on}: the trace most often block {trace:.0f}, the edits "
-            f"block {trial:.0f}; their rankings correlate at {level_with(value, low, high)} (Spearman)."
+            f"The causal trace and the trial edits {verdict}{on}{often}; their rankings of blocks correlate at "
+            f"{level_with(value, low, high)} (Spearman)."
         )
         clear = bool(low > 0 or high < 0) or same in (0, n)
         found.append(Finding(f"location.agreement{tail}", sentence, value, low, high, n, clear, "vision_location"))
-        halves = mean_interval(part["split_half"].to_numpy(float))
+        halves = _correlation(part["split_half"])
         sentence = f"Between random halves of the images, the trace's ranking of blocks{on} correlates at {level_with(*halves)}."
         found.append(Finding(f"location.stability{tail}", sentence, *halves, n, bool(halves[1] > 0), "vision_location"))
     return found

@@ -9,55 +9,17 @@ import pandas as pd
 from editlab.analysis.draw.plots import legend, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level_with, listed, signed_with
-from editlab.analysis.vision.cells import KAPPAS, SHARES, holm, is_control, of_seeds, read_cells, shown
+from editlab.analysis.vision.cells import opening, shown
+from editlab.analysis.vision.comparison import COMPARED, comparison, differences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 FIXES = 0.5  # share of the edited errors from which a method counts as mending them
-
-
-def comparison(run: Run) -> pd.DataFrame:
-    """One row a data set, method and level: means over seeds with intervals; how often a change was more than chance."""
-    rows = read_cells(run)
-    columns = [*SHARES, *(c for c in KAPPAS if c in rows)]
-    table = of_seeds(rows, ["dataset", "method", "level"], columns)
-    tests = []
-    for (dataset, method, level), part in rows.groupby(["dataset", "method", "level"], sort=False):
-        sure = [p < 0.05 for p in holm(part["mcnemar_p"].tolist())]
-        better = sum(s and g > 0 for s, g in zip(sure, part["net_gain"], strict=True))
-        tests.append(
-            {"dataset": dataset, "method": method, "level": level, "mcnemar_better": better,
-             "mcnemar_worse": sum(sure) - better, "mcnemar_p": float(part["mcnemar_p"].min()),
-             "requested": int(part["requested"].max()), "used": float(part["used"].mean()),
-             "clipped": bool(part["clipped"].any())}
-        )  # fmt: skip
-    table = table.merge(pd.DataFrame(tests), on=["dataset", "method", "level"])
-    table.insert(2, "control", [is_control(run.settings["methods"][m]) for m in table["method"]])
-    return table
-
-
-def beyond_controls(run: Run) -> pd.DataFrame:
-    """Test accuracy gained by a method minus that gained by each control, by seed; the interval is over seeds."""
-    rows = read_cells(run)
-    gains = rows[rows["level"] == "test"].groupby(["dataset", "method", "seed"])["accuracy_delta"].mean()
-    recipes = run.settings["methods"]
-    controls = [m for m in recipes if is_control(recipes[m])]
-    found = []
-    for dataset in dict.fromkeys(rows["dataset"]):
-        for method in (m for m in recipes if m not in controls):
-            for control in controls:
-                differences = (gains[dataset, method] - gains[dataset, control]).to_numpy(float)
-                value, low, high = mean_interval(differences)
-                found.append({"dataset": dataset, "method": method, "control": control, "value": value,
-                              "ci_low": low, "ci_high": high, "seeds": len(differences)})  # fmt: skip
-    return pd.DataFrame(found)
 
 
 # ---- figures and printed tables ------------------------------------------------------------------------------------
@@ -66,8 +28,9 @@ def beyond_controls(run: Run) -> pd.DataFrame:
 def _legend(table: pd.DataFrame) -> str:
     seeds, cells = int(table["seeds"].max()), int(table["cells"].max())
     return (
-        "Across: share of the edited errors that are fixed; up: change of test accuracy. Hollow marks are controls, for which "
-        f"nothing is fixed on purpose. 95 % intervals over {counted(seeds, 'seed')}, up to {counted(cells, 'cell')} a mark."
+        "Across: share of the edited errors that are fixed; up: change of test accuracy. Hollow marks are controls, which fix "
+        "nothing on purpose (at 0 where none of their images was wrong). "
+        f"95 % intervals of the change over {counted(seeds, 'seed')}, up to {counted(cells, 'cell')} a mark."
     )
 
 
@@ -82,31 +45,43 @@ def _legend(table: pd.DataFrame) -> str:
 def vision_fix_regression(table: pd.DataFrame) -> Drawing:
     """Fix rate of the edited errors against the change of test accuracy, one panel a data set."""
     names = list(dict.fromkeys(table["dataset"]))
-    drawing, axes = panels(len(names), 1, 2.6 * len(names))
-    methods = list(dict.fromkeys(table["method"]))
+    drawing, axes = panels(len(names), 1, 1.5 + 1.9 * len(names))
+    looks = _looks(table)
     for axis, name in zip(axes, names, strict=True):
         part = table[table["dataset"] == name]
         wide = {level: rows.set_index("method") for level, rows in part.groupby("level")}
-        for k, method in enumerate(methods):
+        for method, look in looks.items():
             x, y = wide["edit"].loc[[method]], wide["test"].loc[[method]]
-            control = bool(y["control"].iloc[0])
             axis.errorbar(
                 x["fix_rate"].fillna(0.0),
                 y["accuracy_delta"],
                 yerr=sides(y, "accuracy_delta_low", "accuracy_delta_high", "accuracy_delta"),
-                marker=MARKERS[k % len(MARKERS)],
-                color=COLORS[k % len(COLORS)],
-                markerfacecolor="white" if control else COLORS[k % len(COLORS)],
                 linestyle="none",
-                capsize=1.5,
+                elinewidth=0.6,
                 label=shown(method),
+                **look,
             )
         axis.axhline(0, color=DARK, linewidth=0.7)
-        axis.axvline(FIXES, color=GREY, linewidth=0.4)
         axis.set(ylabel="change of test accuracy", title=name, xlim=(-0.05, 1.05))
     axes[-1].set_xlabel("share of the edited errors fixed")
     legend(drawing, axes[0], columns=2)
     return drawing
+
+
+FAMILIES = ("alphaedit", "memit", "head_ewc", "head_closed_form", "head_ablation", "finetune_errors", "retrain")
+
+
+def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A colour for each kind of method and a mark for each method of it; controls are hollow and grey."""
+    found: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for row in records(table.drop_duplicates("method")):
+        family = "control" if row["control"] else str(row["kind"])
+        number = counts[family] = counts.get(family, -1) + 1
+        color = GREY if row["control"] else COLORS[FAMILIES.index(family) % len(COLORS)]
+        face = "white" if row["control"] else color
+        found[row["method"]] = {"marker": MARKERS[number % len(MARKERS)], "color": color, "markerfacecolor": face}
+    return found
 
 
 @sheet("vision_methods", "Methods", "vision_comparison", level=1)
@@ -132,7 +107,8 @@ def vision_methods(tables: Tables) -> Printed:
         rows.append(row)
     columns = [
         Column("dataset", "data", "text"), Column("method", "method", "text"), Column("fixed", "edited fixed"),
-        Column("rest", "other errors fixed"), Column("kept", "preserved"), Column("heldout", "held out"),
+        Column("rest", "other errors fixed"), Column("kept", "preserved", "level", 3),
+        Column("heldout", "held out", "level", 3),
         Column("test", "test accuracy", "difference", 3), Column("mcnemar", "better/worse", "text"),
     ]  # fmt: skip
     text = (
@@ -147,40 +123,117 @@ def vision_methods(tables: Tables) -> Printed:
 
 
 def findings(tables: Tables) -> list[Finding]:
-    """What fixes the errors, at what price, and whether anything is gained beyond the controls."""
+    """What fixes the errors, at what price, whether anything is gained beyond the controls, and who does better."""
     if "vision_comparison" not in tables or tables["vision_comparison"].empty:
         return []
     table, found = tables["vision_comparison"], []
     several = table["dataset"].nunique() > 1
     for dataset, part in table.groupby("dataset", sort=False):
-        on = f" on {dataset}" if several else ""
-        tail = f".{dataset}" if several else ""
-        if "vision_beyond_controls" in tables:
-            found += _gain(tables["vision_beyond_controls"], part, str(dataset), on, tail)
-        found += _fixes(part, on, tail)
-        found += _costs(part, on, tail)
+        on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
+        if "vision_differences" in tables:
+            pairs = tables["vision_differences"]
+            pairs = pairs[pairs["dataset"] == dataset]
+            found += _gain(pairs, part, on, tail) + _memit(pairs, part, on, tail)
+        found += _costs(part, on, tail) + _reach(part, on, tail) + _fixes(part, on, tail)
     return found
 
 
-def _gain(differences: pd.DataFrame, part: pd.DataFrame, dataset: str, on: str, tail: str) -> list[Finding]:
+def _number(row: Any, column: str) -> tuple[float, float, float]:
+    """A value of the comparison with its interval."""
+    return float(row[column]), float(row[f"{column}_low"]), float(row[f"{column}_high"])
+
+
+def _count(row: Any, column: str) -> int:
+    """A whole number of the comparison."""
+    return int(row[column])
+
+
+def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     """Test accuracy beyond every control and beyond zero: an intersection-union test, so that no correction is due."""
-    own = differences[differences["dataset"] == dataset]
+    own = pairs[(pairs["level"] == "test") & pairs["control"]]
     test = part[part["level"] == "test"].set_index("method")
     if own.empty:
         return []
-    least = own.loc[own.groupby("method")["ci_low"].idxmin()].set_index("method")
-    sure = [m for m in least.index if least.loc[m, "ci_low"] > 0 and test.loc[m, "accuracy_delta_low"] > 0]
-    best = test.loc[least.index, "accuracy_delta"].idxmax()
-    row = test.loc[best]
-    change, low, high = (float(row[f"accuracy_delta{end}"]) for end in ("", "_low", "_high"))
-    number = signed_with(change, low, high)
+    least = own.groupby("method", sort=False)["ci_low"].min()
+    sure = [m for m in least.index if least[m] > 0 and test.loc[m, "accuracy_delta_low"] > 0]
+    best = str(test.loc[least.index, "accuracy_delta"].idxmax())
+    values = _number(test.loc[best], "accuracy_delta")
     if sure:
-        sentence = f"{listed([shown(m) for m in sure])} gains test accuracy{on} beyond every control."
+        gains = "gains" if len(sure) == 1 else "gain"
+        names = listed([shown(m) for m in sure])
+        sentence = f"{names[:1].upper()}{names[1:]} {gains} test accuracy{on} beyond every control."
     else:
-        highest = f"the highest change is that of {shown(str(best))}, {number}"
-        sentence = f"No method gains test accuracy{on} beyond its controls; {highest}."
-    values = (float(row["accuracy_delta"]), float(row["accuracy_delta_low"]), float(row["accuracy_delta_high"]))
-    return [Finding(f"methods.gain{tail}", sentence, *values, int(row["seeds"]), bool(sure), "vision_comparison")]
+        sentence = (
+            f"No method gains test accuracy{on} beyond its controls; the highest change is that of {shown(best)}, "
+            f"{signed_with(*values)}."
+        )
+    chosen = test.loc[least.index]
+    better, worse, cells = (int(chosen[c].sum()) for c in ("mcnemar_better", "mcnemar_worse", "cells"))
+    sentence += (
+        f" By McNemar's test, {better} of {counted(cells, 'edited classifier')} are better on test and {worse} worse."
+    )
+    return [
+        Finding(
+            f"methods.gain{tail}", sentence, *values, _count(test.loc[best], "seeds"), bool(sure), "vision_comparison"
+        )
+    ]
+
+
+def _memit(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """Whether the null space is worth its name: MEMIT at the same site beside AlphaEdit."""
+    own = pairs[(pairs["method"] == "memit") & (pairs["other"] == "alphaedit")].set_index("level")
+    if own.empty:
+        return []
+    levels = {level: rows.set_index("method") for level, rows in part.groupby("level")}
+    told = {
+        level: [level_with(*_number(levels[level].loc[m], column), digits) for m in ("memit", "alphaedit")]
+        for (level, column), digits in zip(COMPARED[:2], (2, 3), strict=True)
+    }
+    change = {level: (float(r["value"]), float(r["ci_low"]), float(r["ci_high"])) for level, r in own.iterrows()}
+    (memit, alphaedit), kept = told["edit"], told["projection"]
+    sentence = (
+        f"At the same blocks{on}, MEMIT fixes {memit} of the edited errors and AlphaEdit {alphaedit}; of the images behind the "
+        f"statistics {kept[0]} and {kept[1]} stay right. The change of test accuracy differs by {signed_with(*change['test'])}."
+    )
+    fixed = change["edit"]
+    clear = fixed[1] > 0 or fixed[2] < 0
+    seeds = int(own["seeds"].max())
+    return [Finding(f"methods.memit{tail}", sentence, *fixed, seeds, bool(clear), "vision_differences")]
+
+
+def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """What the methods that mend most of the errors cost on test."""
+    edit = part[(part["level"] == "edit") & ~part["control"] & (part["fix_rate"] >= FIXES)]
+    test = part[part["level"] == "test"].set_index("method")
+    if edit.empty:
+        return []
+    hurt = [shown(m) for m in edit["method"] if test.loc[m, "accuracy_delta_high"] < 0]
+    worst = str(test.loc[edit["method"], "accuracy_delta"].idxmin())
+    values = _number(test.loc[worst], "accuracy_delta")
+    fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
+    loss = f"the largest loss on test is that of {shown(worst)}, {signed_with(*values)}"
+    lose = f"{listed(hurt) or 'none'} {'lose' if len(hurt) > 1 else 'loses'} test accuracy measurably."
+    sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {lose[:1].upper()}{lose[1:]}"
+    seeds = _count(test.loc[worst], "seeds")
+    return [Finding(f"methods.cost{tail}", sentence, *values, seeds, bool(hurt), "vision_comparison")]
+
+
+def _reach(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """Whether edits reach errors that they were not given, beside what a training without errors changes anyway."""
+    rest = part[(part["level"] == "discovery_rest") & part["fix_rate"].notna()].set_index("method")
+    edits = rest[~rest["control"] & (rest["kind"] != "retrain")]
+    if edits.empty:
+        return []
+    best = str(edits["fix_rate"].idxmax())
+    values, images = _number(rest.loc[best], "fix_rate"), _count(rest.loc[best], "images")
+    sentence = f"Of the discovery errors{on} that were not edited, {shown(best)} fixes {level_with(*values)}, most of all edits"
+    controls, clear = rest[rest["control"]], False
+    if len(controls):
+        control = str(controls["fix_rate"].idxmax())
+        beyond = _number(rest.loc[control], "fix_rate")
+        sentence += f"; of the controls, {shown(control)}, {level_with(*beyond)}"
+        clear = values[1] > beyond[2] or values[2] < beyond[1]
+    return [Finding(f"methods.reach{tail}", f"{sentence}.", *values, images, clear, "vision_comparison")]
 
 
 def _fixes(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -188,37 +241,11 @@ def _fixes(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     edit = part[(part["level"] == "edit") & ~part["control"]].dropna(subset=["fix_rate"])
     found = []
     for row in records(edit.sort_values("fix_rate", ascending=False, kind="stable")):
-        low = float(row["fix_rate_low"])
-        values = (float(row["fix_rate"]), low, float(row["fix_rate_high"]))
-        sentence = f"{shown(row['method'])} fixes {level_with(*values)} of the errors that it is given{on}."
-        found.append(
-            Finding(
-                f"methods.fix_{row['method']}{tail}",
-                sentence,
-                *values,
-                int(row["images"]),
-                low > FIXES,
-                "vision_comparison",
-            )
-        )
+        values = _number(row, "fix_rate")
+        sentence = f"{opening(row['method'])} fixes {level_with(*values)} of the errors{on} that it is given."
+        key, sure = f"methods.fix_{row['method']}{tail}", values[1] > FIXES
+        found.append(Finding(key, sentence, *values, int(row["images"]), sure, "vision_comparison"))
     return found
-
-
-def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
-    """What the methods that mend most of the errors cost on test."""
-    edit = part[(part["level"] == "edit") & ~part["control"] & (part["fix_rate"] >= FIXES)]
-    test = part[part["level"] == "test"].set_index("method")
-    hurt = [m for m in edit["method"] if test.loc[m, "accuracy_delta_high"] < 0]
-    if edit.empty:
-        return []
-    worst = test.loc[edit["method"], "accuracy_delta"].idxmin()
-    row = test.loc[worst]
-    values = (float(row["accuracy_delta"]), float(row["accuracy_delta_low"]), float(row["accuracy_delta_high"]))
-    measured = listed([shown(m) for m in hurt]) if hurt else "None of them"
-    fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
-    loss = f"the largest loss on test is that of {shown(str(worst))}, {signed_with(*values)}"
-    sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {measured} loses test accuracy measurably."
-    return [Finding(f"methods.cost{tail}", sentence, *values, int(row["seeds"]), bool(hurt), "vision_comparison")]
 
 
 TOPIC = Topic(
@@ -230,8 +257,8 @@ TOPIC = Topic(
             "vision_comparison", comparison, ("methods",), files=("comparative_evaluation.csv",), settings=("methods",)
         ),
         Collected(
-            "vision_beyond_controls",
-            beyond_controls,
+            "vision_differences",
+            differences,
             ("methods",),
             files=("comparative_evaluation.csv",),
             settings=("methods",),
@@ -239,7 +266,7 @@ TOPIC = Topic(
     ),
     figures=(vision_fix_regression,),
     sheets=(vision_methods,),
-    reads=("vision_comparison", "vision_beyond_controls"),
+    reads=("vision_comparison", "vision_differences"),
     findings=findings,
     sentences=5,
 )

@@ -11,10 +11,10 @@ import pandas as pd
 from editlab.analysis.draw.plots import colour_bar, heat_map, panels
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import rank_correlation
+from editlab.analysis.statistics.intervals import mean_interval, rank_correlation
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import largest
-from editlab.analysis.text.wording import counted, level, level_with, signed
+from editlab.analysis.text.wording import counted, level, level_with, signed_with
+from editlab.analysis.vision.cells import bounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -42,9 +42,14 @@ def axes_of(table: pd.DataFrame) -> list[str]:
     return [c for c in map(str, table) if c not in LATE and not c.startswith(MEASURED) and grid[c].nunique() > 1]
 
 
+def _distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells of the grid without those that repeat another because their values were clipped."""
+    return table[(table["source"] == "grid") & (table["same_as"] == table["cell"])]
+
+
 def spread(table: pd.DataFrame) -> pd.Series:
     """How much of the discovery score each searched field moves: range of its means over the grid, largest first."""
-    grid = table[table["source"] == "grid"]
+    grid = _distinct(table)
     ranges = {a: float(np.ptp(grid.groupby(a)["discovery_score"].mean())) for a in axes_of(table)}
     return pd.Series(ranges, dtype=float).sort_values(ascending=False, kind="stable")
 
@@ -53,8 +58,10 @@ def spread(table: pd.DataFrame) -> pd.Series:
     "Search",
     "vision_search",
     lambda rows: (
-        f"Discovery score over the two fields that move it most ({counted(int((rows['source'] == 'grid').sum()), 'cell')}): the "
-        "mean over all other fields. 1: every discovery error is fixed and nothing is broken."
+        "Discovery score over the two fields that move it most, mean over all other fields and over classifiers "
+        f"({counted(len(_distinct(rows)), 'cell')}; those that coincide with another are left out). 1: every discovery error is "
+        "fixed and nothing is broken; "
+        "0: nothing is gained."
     ),
     rows=lambda table: table if len(axes_of(table)) > 1 else table.iloc[:0],
     empty="No search over two fields was run.",
@@ -67,12 +74,12 @@ def vision_search_map(rows: pd.DataFrame) -> Drawing:
     drawing, panes = panels(len(names), 1, 1.9 * len(names))
     image: Any = None
     for axis, name in zip(panes, names, strict=True):
-        own = rows[(rows["dataset"] == name) & (rows["source"] == "grid")]
+        own = _distinct(rows[rows["dataset"] == name])
         down, across = list(spread(rows[rows["dataset"] == name]).index[:2])
         wide = own.pivot_table(index=down, columns=across, values="discovery_score")
         values = wide.to_numpy(float)
         span = float(np.nanmin(values)), float(np.nanmax(values)) + 1e-9
-        ticks = [f"{v:g}" for v in wide.columns], [f"{v:g}" for v in wide.index]
+        ticks = [_text(v) for v in wide.columns], [_text(v) for v in wide.index]
         image = heat_map(axis, values, np.full_like(values, np.nan), span, ticks)
         axis.set(xlabel=across.replace("_", " "), ylabel=down.replace("_", " "), title=name)
     colour_bar(drawing, image, panes, "discovery score")
@@ -80,51 +87,110 @@ def vision_search_map(rows: pd.DataFrame) -> Drawing:
 
 
 def findings(tables: Tables) -> list[Finding]:
-    """What matters, what the chosen cell is worth, and whether discovery tells what test will say."""
+    """What the chosen cell is worth, which fields matter, and whether discovery tells what test will say."""
     if "vision_search" not in tables or tables["vision_search"].empty:
         return []
     table, found = tables["vision_search"], []
     several = table["dataset"].nunique() > 1
     for dataset, part in table.groupby("dataset", sort=False):
         on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
-        found += _of_dataset(part, on, tail)
+        part = part.dropna(subset=["discovery_score"])
+        found += [f for make in (_best, _fields, _transfer, _bayesian) for f in make(part, on, tail)]
     return found
 
 
-def _of_dataset(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
-    cells = part[part["source"] != "baseline"].dropna(subset=["discovery_score"])
+def _best(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """The cell with the best mean over classifiers: of the grid, and of what was tried around its best."""
+    cells = part[part["source"].isin(["grid", "refined"])]
     if cells.empty:
         return []
-    best = largest(cells, "discovery_score")
-    nan = float("nan")
+    means = cells.groupby(["source", "cell"], sort=True)["discovery_score"].mean()
+    source, cell = means.index[int(means.to_numpy().argmax())]
+    best = cells[(cells["source"] == source) & (cells["cell"] == cell)].sort_values("seed")
+    test = mean_interval(best["test_acc_delta"].to_numpy(float))
+    fixed = bounded("fix_rate", mean_interval(best["edit_fix_ratio"].to_numpy(float)), _counts(best))
+    names = [n for n in best.columns if n in axes_of(part) or (source == "refined" and n in _refined(cells))]
+    told = ", ".join(f"{n.replace('_', ' ')} {_text(best[n].iloc[0])}" for n in names)
     sentence = (
-        f"The cell that discovery ranks first{on} ({best['source']}) fixes {level(float(best['edit_fix_ratio']))} of the edited "
-        f"errors and changes test accuracy by {signed(float(best['test_acc_delta']))}."
+        f"Of {counted(len(means), 'cell')}, the one that discovery ranks first{on} ({told}) fixes {level_with(*fixed)} of the "
+        f"edited errors and changes test accuracy by {signed_with(*test)} ({_seeds(best)})."
     )
-    value = float(best["test_acc_delta"])
-    found = [Finding(f"search.best{tail}", sentence, value, nan, nan, len(cells), False, "vision_search")]
+    clear = bool(test[1] > 0 or test[2] < 0)
+    return [Finding(f"search.best{tail}", sentence, *test, int(best["test_total"].sum()), clear, "vision_search")]
+
+
+def _fields(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """The field that moves the discovery score most, and the one that moves it least."""
     ranges = spread(part)
-    if len(ranges) > 1:
-        first, last = ranges.index[0], ranges.index[-1]
-        sentence = (
-            f"Over the grid{on}, {first.replace('_', ' ')} moves the discovery score most (by {level(ranges.iloc[0])}), "
-            f"{last.replace('_', ' ')} least ({level(ranges.iloc[-1])})."
-        )
-        found.append(
-            Finding(
-                f"search.fields{tail}", sentence, float(ranges.iloc[0]), nan, nan, len(cells), False, "vision_search"
-            )
-        )
-    once = cells[cells["same_as"] == cells["cell"]]
-    rho = rank_correlation(once["discovery_score"], once["test_acc_delta"])
-    verb = "predicts" if rho[1] > 0 else "does not predict"
+    if len(ranges) < 2:
+        return []
+    first, last = (str(ranges.index[k]).replace("_", " ") for k in (0, -1))
     sentence = (
-        f"The discovery score {verb} the change of test accuracy{on}: their ranks correlate at {level_with(*rho)}."
+        f"Over the grid{on}, {first} moves the discovery score most (its means differ by {level(ranges.iloc[0])}) and {last} "
+        f"least (by {level(ranges.iloc[-1])})."
     )
-    found.append(
-        Finding(f"search.transfer{tail}", sentence, *rho, len(once), bool(rho[1] > 0 or rho[2] < 0), "vision_search")
+    cells = len(_distinct(part))
+    nan = float("nan")
+    return [Finding(f"search.fields{tail}", sentence, float(ranges.iloc[0]), nan, nan, cells, False, "vision_search")]
+
+
+def _transfer(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """Whether cells that discovery ranks high do well on test: cells of one classifier are alike, so classifiers count."""
+    once = part[(part["source"] != "baseline") & (part["same_as"] == part["cell"])]
+    values = [
+        rank_correlation(own["discovery_score"], own["test_acc_delta"])[0] for _, own in once.groupby("seed", sort=True)
+    ]
+    rho = mean_interval(np.asarray(values, dtype=float))
+    if np.isnan(rho[0]):
+        return []
+    rho = rho[0], max(rho[1], -1.0), min(rho[2], 1.0)
+    clear = bool(rho[1] > 0 or rho[2] < 0)
+    verb = "predicts" if rho[1] > 0 else "predicts the opposite of" if rho[2] < 0 else "does not reliably predict"
+    sentence = (
+        f"A cell's discovery score {verb} its change of test accuracy{on}: over the cells of a classifier, ranks correlate at "
+        f"{level_with(*rho)} ({_seeds(once)})."
     )
-    return found
+    return [Finding(f"search.transfer{tail}", sentence, *rho, len(once), clear, "vision_search")]
+
+
+def _bayesian(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
+    """How far the trials of the Bayesian search get, against the grid, classifier by classifier."""
+    best = part.groupby(["source", "seed"])["discovery_score"].max()
+    sources = best.index.get_level_values("source")
+    if not {"bayesian", "grid"} <= set(sources):
+        return []
+    gain = mean_interval((best["bayesian"] - best["grid"]).to_numpy(float))
+    ran = part[part["same_as"] == part["cell"]]
+    trials, cells = (int(ran[ran["source"] == s].groupby("seed").size().max()) for s in ("bayesian", "grid"))
+    reached = {name: level(float(best[name].mean())) for name in ("bayesian", "grid")}
+    sentence = (
+        f"The best of {counted(trials, 'Bayesian trial')} has a discovery score of {reached['bayesian']}{on}, the best of "
+        f"{counted(cells, 'distinct grid cell')} one of {reached['grid']}; the difference is {signed_with(*gain, 2)} "
+        f"({_seeds(part)})."
+    )
+    clear = bool(gain[1] > 0 or gain[2] < 0)
+    return [Finding(f"search.bayesian{tail}", sentence, *gain, trials, clear, "vision_search")]
+
+
+def _counts(cells: pd.DataFrame) -> pd.DataFrame:
+    """Fixed and other edited errors, as :func:`bounded` wants them."""
+    fixed = cells["edit_num_fixed"]
+    return pd.DataFrame({"seed": cells["seed"], "wrong_right": fixed, "wrong_wrong": cells["edit_total_wrong"] - fixed})
+
+
+def _refined(cells: pd.DataFrame) -> list[str]:
+    """Fields that were varied around the best cell."""
+    own = cells[cells["source"] == "refined"]
+    return [c for c in map(str, own) if c not in LATE and not c.startswith(MEASURED) and own[c].nunique() > 1]
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    return counted(int(rows["seed"].nunique()), "classifier")
+
+
+def _text(value: Any) -> str:
+    """A searched value: a number, or a list of layers as the table holds it."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 TOPIC = Topic(

@@ -129,7 +129,7 @@ def write_cell(
     scores = _scores(rng, skill, cases)
     metrics = [summarize(scores.assign(index=0), resamples=60).assign(when=when) for when in ("immediate", "final")]
     extra = pd.DataFrame({"metric": ["GE", "perplexity"], "value": [3 + rng.random(), 5 + rng.random()], "n": 10})
-    extra = pd.concat([extra.assign(protocol="generation"), probe_rows(rng, skill)])
+    extra = pd.concat([extra.assign(protocol="generation"), probe_rows(rng, skill[0])])
     write_csv(directory / "metrics.csv", pd.concat([*metrics, extra.assign(when="final")]))
     write_csv(directory / "cases.csv", pd.concat([scores.assign(when=w) for w in ("immediate", "final")]))
     write_csv(

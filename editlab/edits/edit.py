@@ -86,7 +86,8 @@ class Edit:
         """Maps of another kind of model may have the same shape, and are not the same maps."""
         from editlab.edits.peft import peft_target
 
-        mine, theirs = _kind(self.info.get("target")), _kind(peft_target(architecture, self.layers))
+        mine = _kind(self.info.get("target"))
+        theirs = _kind(peft_target(architecture, self.layers)) if mine else ""
         if mine and not theirs.endswith(mine) and not mine.endswith(theirs):  # a wrapped model has longer names
             raise ModelError(f"the edit changes {mine}; the model's maps are called {theirs}")
 

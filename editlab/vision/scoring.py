@@ -32,8 +32,6 @@ from editlab.vision.samples import Draw
 SAMPLES = 500
 """Preserved images of a recipe that asks for no statistics."""
 LEVELS = ("edit", "projection", "heldout", "discovery_rest", "discovery_right", "ambiguous", "test")
-DISCOVERY_LEVELS = ("edit", "discovery_rest", "discovery_right")
-"""Levels that need no set but discovery: what a search may look at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,22 +182,6 @@ def per_class(before: Tensor, after: Tensor, labels: Tensor, classes: int) -> pd
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Array:
     """(classes, classes): images of class i that were taken for class j."""
     return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).numpy()
-
-
-def discovery_score(table: pd.DataFrame) -> float:
-    """What a search ranks by: discovery images gained, edited ones included, minus those lost, over its errors.
-
-    Test is not looked at. An edit that does nothing has 0, one that fixes every error and breaks nothing 1.
-    """
-    mine = table[table["level"].isin(DISCOVERY_LEVELS)]
-    errors = int((mine["wrong_right"] + mine["wrong_wrong"]).sum())
-    return float(mine["net_gain"].sum()) / errors if errors else math.nan
-
-
-def heldout_score(table: pd.DataFrame) -> float:
-    """Discovery errors that were not edited and are fixed, minus right images that are broken."""
-    mine = table.set_index("level")["net_gain"]
-    return float(mine["discovery_rest"] + mine["discovery_right"])
 
 
 def _share(count: int, n: int) -> float:

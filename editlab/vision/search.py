@@ -22,13 +22,14 @@ from editlab.files.artifacts import write_csv
 from editlab.files.timing import Stopwatch
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import derive_seed, set_threads
+from editlab.vision.discovery import discovery_columns
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.methods import PathLike, chosen_layers
 from editlab.vision.mlp import MlpEditor
 from editlab.vision.outcomes import first_changed
 from editlab.vision.pixels import read_set
 from editlab.vision.samples import draw_samples
-from editlab.vision.scoring import Scored, discovery_score, preserved_set, score, transitions
+from editlab.vision.scoring import Scored, preserved_set, score, transitions
 
 Point = Mapping[str, Any]
 Recipe = AlphaEdit | Memit
@@ -95,28 +96,16 @@ class Bench:
         if directory is not None:
             edit.save(directory / f"cell~{cell}.safetensors")
         self.seconds.append({"cell": cell, **{f"{stage}_seconds": s["wall"] for stage, s in watch.seconds().items()}})
-        return {**_told(table), "key_share": _mean(solves, "key_share"), "residual": _mean(solves, "residual")} | {
+        return {
+            **discovery_columns(table),
+            "key_share": _mean(solves, "key_share"),
+            "residual": _mean(solves, "residual"),
+        } | {
             "used_edits": len(draw.rows),
             "used_samples": recipe.projection_samples,
             "used_layers": " ".join(map(str, layers)),
             "clipped": " ".join(sorted(clipped)),
         }
-
-
-def _told(table: pd.DataFrame) -> dict[str, Any]:
-    """The discovery levels of a cell on one row."""
-    by: dict[Any, Any] = table.set_index("level").to_dict("index")
-    edit, rest, right = by["edit"], by["discovery_rest"], by["discovery_right"]
-    return {
-        "discovery_score": discovery_score(table),
-        "edit_total_wrong": int(edit["wrong_right"] + edit["wrong_wrong"]),
-        "edit_num_fixed": int(edit["wrong_right"]),
-        "edit_fix_ratio": float(edit["fix_rate"]),
-        "rest_total": int(rest["n"]),
-        "rest_fixed": int(rest["wrong_right"]),
-        "right_total": int(right["n"]),
-        "right_broken": int(right["right_wrong"]),
-    }
 
 
 def _mean(solves: Sequence[Mapping[str, Any]], name: str) -> float:

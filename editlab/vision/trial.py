@@ -13,11 +13,12 @@ from editlab.files.artifacts import write_csv, write_json
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import set_threads
 from editlab.vision import locate as tracing
+from editlab.vision.discovery import heldout_score
 from editlab.vision.keys import KeyStatistics
 from editlab.vision.mlp import MlpEditor
 from editlab.vision.pixels import ImageSet, read_set
 from editlab.vision.samples import draw_samples
-from editlab.vision.scoring import Scored, heldout_score, score
+from editlab.vision.scoring import Scored, score
 
 PathLike = str | Path
 

@@ -45,7 +45,6 @@ rule train_vit:
     resources:
         mem_mb=vision_resource("train_vit", "mem_mb"),
         runtime=vision_resource("train_vit", "runtime"),
-        gpu=vision_resource("train_vit", "gpu"),
     params:
         section=lambda w: vision_model(w.dataset).model_dump(mode="json"),
         data=lambda w: vision_data(w.dataset).model_dump(mode="json"),
@@ -72,7 +71,6 @@ rule find_errors:
     resources:
         mem_mb=vision_resource("find_errors", "mem_mb"),
         runtime=vision_resource("find_errors", "runtime"),
-        gpu=vision_resource("find_errors", "gpu"),
     params:
         data=lambda w: vision_data(w.dataset).model_dump(mode="json"),
         code=code_digest("vision/find_errors"),
@@ -98,7 +96,6 @@ rule collect_keys:
     resources:
         mem_mb=vision_resource("collect_keys", "mem_mb"),
         runtime=vision_resource("collect_keys", "runtime"),
-        gpu=vision_resource("collect_keys", "gpu"),
     params:
         samples=vision_samples(),
         code=code_digest("vision/collect_keys"),
@@ -128,7 +125,6 @@ rule locate_layers:
     resources:
         mem_mb=vision_resource("locate_layers", "mem_mb"),
         runtime=vision_resource("locate_layers", "runtime"),
-        gpu=vision_resource("locate_layers", "gpu"),
     params:
         options=VISION.locating.model_dump(mode="json"),
         trial=VISION.methods[VISION.locating.trial].model_dump(mode="json"),

@@ -58,9 +58,7 @@ def vision_resource(name, key, edits=None):
         model = vision_model(wildcards.dataset)
         if key == "mem_mb":
             return needs.memory(RUN.resources, name, attempt, model)
-        if key == "runtime":
-            return needs.minutes(RUN.resources, name, model, edits)
-        return needs.gpus(RUN.resources, name, model) or None
+        return needs.minutes(RUN.resources, name, model, edits)
 
     return value
 

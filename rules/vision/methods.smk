@@ -29,7 +29,6 @@ rule edit_vit:
     resources:
         mem_mb=vision_resource("edit_vit", "mem_mb"),
         runtime=vision_resource("edit_vit", "runtime"),
-        gpu=vision_resource("edit_vit", "gpu"),
     params:
         recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
         draws=VISION.draws,
@@ -81,7 +80,6 @@ rule retrain_vit:
     resources:
         mem_mb=vision_resource("retrain_vit", "mem_mb"),
         runtime=vision_resource("retrain_vit", "runtime"),
-        gpu=vision_resource("retrain_vit", "gpu"),
     params:
         section=lambda w: vision_model(w.dataset).model_dump(mode="json"),
         code=code_digest("vision/retrain_vit"),
@@ -134,7 +132,6 @@ rule score_vit:
     resources:
         mem_mb=vision_resource("score_vit", "mem_mb"),
         runtime=vision_resource("score_vit", "runtime"),
-        gpu=vision_resource("score_vit", "gpu"),
     params:
         recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
         draws=lambda w: [

@@ -21,7 +21,6 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_grid", "mem_mb"),
             runtime=vision_resource("search_grid", "runtime"),
-            gpu=vision_resource("search_grid", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
@@ -81,7 +80,6 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_refined", "mem_mb"),
             runtime=vision_resource("search_refined", "runtime"),
-            gpu=vision_resource("search_refined", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
@@ -111,7 +109,6 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_bayesian", "mem_mb"),
             runtime=vision_resource("search_bayesian", "runtime"),
-            gpu=vision_resource("search_bayesian", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
@@ -144,7 +141,6 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("score_search", "mem_mb"),
             runtime=vision_resource("score_search", "runtime"),
-            gpu=vision_resource("score_search", "gpu"),
         params:
             heldout_samples=VISION.heldout_samples,
             code=code_digest("vision/score_search"),

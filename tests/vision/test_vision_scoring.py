@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import classifier, image_set
 
+from editlab.vision.discovery import discovery_score, heldout_score
 from editlab.vision.keys import collect_keys
 from editlab.vision.pixels import Prefix
 from editlab.vision.samples import draw_samples, find_errors, right_rows
@@ -19,8 +20,6 @@ from editlab.vision.scoring import (
     LEVELS,
     Scored,
     confusion,
-    discovery_score,
-    heldout_score,
     kappas,
     mcnemar,
     per_class,

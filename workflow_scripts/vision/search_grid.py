@@ -1,25 +1,14 @@
 """Run a chunk of the grid's cells in one process."""
 
 from common import job
-from vision_job import perform
+from vision_job import search
 
 with job(snakemake) as log:
-    from editlab.files.artifacts import replace_directory
-
-    with replace_directory(snakemake.output[0]) as directory:
-        perform(
-            snakemake,
-            log,
-            "editlab.vision.search:grid_stage",
-            model=snakemake.input.model,
-            discovery=snakemake.input.discovery[0],
-            errors=snakemake.input.errors,
-            keys=snakemake.input.preserved,
-            statistics=snakemake.input.get("statistics") or None,
-            recipe=snakemake.params.recipe,
-            max_edits=snakemake.params.max_edits,
-            points=snakemake.params.points,
-            first=int(snakemake.wildcards.chunk) * snakemake.params.chunk,
-            count=snakemake.params.chunk,
-            directory=str(directory),
-        )
+    search(
+        snakemake,
+        log,
+        "editlab.vision.search:grid_stage",
+        points=snakemake.params.points,
+        first=int(snakemake.wildcards.chunk) * snakemake.params.chunk,
+        count=snakemake.params.chunk,
+    )

@@ -95,7 +95,7 @@ def missed_sheet(tables: Tables) -> Printed:
 TOPIC = Topic(
     name="missed",
     title="Missed facts",
-    tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), ("requests",), ("methods",)),),
+    tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), ("requests",), settings=("methods",)),),
     sheets=(missed_sheet,),
     reads=("missed_facts",),
     findings=findings,

@@ -106,7 +106,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 def _stands_on(frame: pd.DataFrame) -> str:
     cases, seeds = (int(frame[name].max()) if len(frame) else 0 for name in ("n", "seeds"))
-    return f"at most {counted(cases, 'case')} of each kind, {counted(seeds, 'seed')}"
+    return f"n = {counted(cases, 'case')} of a kind at most, {counted(seeds, 'seed')}"
 
 
 @figure(

@@ -38,6 +38,10 @@ class Interval(NamedTuple):
         """Whether there are ends."""
         return self.low == self.low
 
+    def within(self, low: float, high: float) -> Interval:
+        """The ends cut at those of the range that the number can have."""
+        return Interval(self.value, max(self.low, low), min(self.high, high))
+
 
 UNKNOWN = Interval(NAN)
 

@@ -94,9 +94,9 @@ def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
         if images and not np.isnan(value):
             least, most = (float(side) for side in wilson(value, images))
             low, high = float(np.nanmin([low, least])), float(np.nanmax([high, most]))
-        return value, max(low, 0.0), min(high, 1.0)
+        return Interval(value, low, high).within(0.0, 1.0)
     if column in SIGNED:
-        return value, max(low, -1.0), min(high, 1.0)
+        return number.within(-1.0, 1.0)
     return number
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.text.rows import records
+from editlab.vision.discovery import discovery_columns
 
 KINDS = {"retrain": "baseline_retrain", "finetune_errors": "baseline_finetune"}
 
@@ -61,8 +62,6 @@ def _of_baseline(table: pd.DataFrame) -> list[dict[str, Any]]:
     for (method, seed, draw), part in table.groupby(["method", "seed", "draw"], sort=True):
         by = {row["level"]: row for row in records(part)}
         edit, test, projection = by["edit"], by["test"], by["projection"]
-        rest, right = by["discovery_rest"], by["discovery_right"]
-        errors = int(edit["n"] + rest["n"])
         found.append(
             {
                 "method": KINDS.get(str(method), f"baseline_{method}"),
@@ -71,14 +70,7 @@ def _of_baseline(table: pd.DataFrame) -> list[dict[str, Any]]:
                 "cell": int(str(draw)),
                 "max_edits": int(edit["requested"]),
                 "used_edits": int(edit["used"]),
-                "discovery_score": (edit["net_gain"] + rest["net_gain"] + right["net_gain"]) / errors,
-                "edit_total_wrong": int(edit["wrong_right"] + edit["wrong_wrong"]),
-                "edit_num_fixed": int(edit["wrong_right"]),
-                "edit_fix_ratio": float(edit["fix_rate"]),
-                "rest_total": int(rest["n"]),
-                "rest_fixed": int(rest["wrong_right"]),
-                "right_total": int(right["n"]),
-                "right_broken": int(right["right_wrong"]),
+                **discovery_columns(part),
                 "test_total": int(test["n"]),
                 "test_acc_before": float(test["accuracy_before"]),
                 "test_acc_after": float(test["accuracy_after"]),

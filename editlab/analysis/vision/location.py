@@ -110,8 +110,7 @@ def vision_head_importance(rows: pd.DataFrame) -> Drawing:
 
 def _correlation(values: pd.Series) -> Interval:
     """Mean over classifiers, its interval within [-1, 1]."""
-    value, low, high = mean_interval(values.to_numpy(float))
-    return value, max(low, -1.0), min(high, 1.0)
+    return mean_interval(values.to_numpy(float)).within(-1.0, 1.0)
 
 
 def findings(tables: Tables) -> list[Finding]:

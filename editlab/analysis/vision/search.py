@@ -143,7 +143,7 @@ def _transfer(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     rho = mean_interval(np.asarray(values, dtype=float))
     if np.isnan(rho[0]):
         return []
-    rho = rho[0], max(rho[1], -1.0), min(rho[2], 1.0)
+    rho = rho.within(-1.0, 1.0)
     clear = bool(rho[1] > 0 or rho[2] < 0)
     verb = "predicts" if rho[1] > 0 else "predicts the opposite of" if rho[2] < 0 else "does not reliably predict"
     sentence = (

@@ -158,7 +158,9 @@ class Encoder:
                 f"tokenizer {self.name}: its token {piece[:40]!r} holds the end of the prompt {prompt[-60:]!r} and the start "
                 f"of {target[:40]!r}; no cut between prompt and target is right"
             )
-        while cut and offsets[cut - 1][0] >= len(prompt) and not special[cut - 1]:  # the space, a token of its own
+        # The space, where it is a token of its own. Trimmed offsets put a space at its own end, and at 0 in an empty prompt.
+        first, last = len(prompt), start if prompt else 0
+        while cut and not special[cut - 1] and offsets[cut - 1][0] >= first and offsets[cut - 1][1] >= last:
             cut -= 1
         return PairTokens(ids[:cut], ids[cut:end], offsets[:cut])
 

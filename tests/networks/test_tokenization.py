@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_requests, tiny_tokenizer
 from transformers import AutoTokenizer
@@ -56,6 +56,8 @@ def test_the_target_begins_with_its_first_character(kind, prompt, target):
 
 @pytest.mark.parametrize("kind", BYTE_LEVEL)
 @given(prompt=st.text(max_size=12), target=st.text(min_size=1, max_size=8).filter(lambda t: t.strip()))
+@example(prompt="0 ", target="0")
+@example(prompt="0 \n", target="0")
 @settings(deadline=None, max_examples=60)
 def test_byte_level_rows_are_the_prompt_and_the_target_after_a_space(kind, prompt, target):
     """Any Unicode: the rows are those that the published code makes, prompt and `` target`` tokenised apart."""

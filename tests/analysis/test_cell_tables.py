@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_requests
 
+from editlab.analysis.edit import decisions as decisions_module
 from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
 from editlab.analysis.edit.comparisons import NAMES, compare, paired_differences
 from editlab.analysis.edit.decisions import trust_curves, trust_decisions, trust_table
@@ -166,9 +167,13 @@ def test_decisions_and_steps_one_row_each(cells):
     assert greedy_step_events([c for c in cells if c[1]["method"] == "none"]).empty
 
 
-def test_trust_curves_pool_the_seeds(cells):
+def test_trust_curves_pool_the_seeds(cells, monkeypatch):
+    assert trust_curves(cells).empty, "nothing was harmful by exact answers"
+    decided = trust_decisions(cells)
+    decided["harmful"] = decided["number"] % 2 == 0
+    monkeypatch.setattr(decisions_module, "trust_decisions", lambda _: decided)
     curves = trust_curves(cells)
-    assert set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
+    assert len(curves) and set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
     for _, part in curves[curves["curve"] == "roc"].groupby("method"):
         assert part["x"].is_monotonic_increasing
 

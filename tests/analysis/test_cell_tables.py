@@ -173,7 +173,8 @@ def test_trust_curves_pool_the_seeds(cells, monkeypatch):
     decided["harmful"] = decided["number"] % 2 == 0
     monkeypatch.setattr(decisions_module, "trust_decisions", lambda _: decided)
     curves = trust_curves(cells)
-    assert len(curves) and set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
+    assert len(curves)
+    assert set(curves.columns) >= {"method", "curve", "threshold", "x", "y", "n"}
     for _, part in curves[curves["curve"] == "roc"].groupby("method"):
         assert part["x"].is_monotonic_increasing
 

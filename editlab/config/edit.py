@@ -117,6 +117,9 @@ class Experiment(Section):
     batch: list[Count] = Field(min_length=1)
     own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
+    replay_from: Count = Field(
+        1, description="smallest batch size of the cells with replay: smaller ones have the least rate"
+    )
     rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
@@ -149,6 +152,10 @@ class Experiment(Section):
     def batches(self, method: str) -> list[int]:
         """The batch sizes of a method."""
         return next((own.batch for own in self.own_batches if method in own.methods), self.batch)
+
+    def rates(self, batch: int) -> list[float]:
+        """The replay rates at a batch size."""
+        return self.replay if batch >= self.replay_from else [min(self.replay)]
 
 
 class Retraining(Section):
@@ -267,7 +274,7 @@ class EditStudy(Study):
         for method in plan.methods:
             traits = SOLVERS[self.methods[method].solver]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
-                for replay in plan.replay:
+                for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):
                             cell = {

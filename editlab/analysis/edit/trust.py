@@ -12,7 +12,7 @@ from editlab.analysis.draw.style import DARK, GREY, marks
 from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
-from editlab.analysis.edit.scores import RETENTION, SETTING, basis, count, last_snapshot, named, pooled_curves
+from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -109,7 +109,7 @@ def _at_the_end(curves: pd.DataFrame) -> pd.DataFrame:
 @figure(
     "Retention with and without rollback",
     "trust_forgetting",
-    lambda curves: f"95 % bands over cases and seeds ({basis(_at_the_end(curves))} at the end).",
+    lambda curves: f"{over(_at_the_end(curves), 'bands')} at the end.",
     rows=_rollback,
     empty="No curve was recorded.",
     cites=("trust.kept",),
@@ -139,8 +139,8 @@ def trust_sheet(tables: Tables) -> Printed:
     text = (
         "Decisions of trust against their labels, and their worth against the same method without trust: share of right "
         "decisions, harmless batches rolled back (FPR), harmful ones kept (FNR), area under the ROC curve, relative gain of "
-        "retention, share of the rise of perplexity avoided, share of trust in the editing time, with 95 % intervals over "
-        f"batches (shares), cases and seeds (retention) or seeds (n = {counted(batches, 'batch', 'batches')}, "
+        "retention, share of the rise of perplexity avoided, time of trust relative to the editing time without it, with 95 % "
+        f"intervals over batches (shares) or seeds (n = {counted(batches, 'batch', 'batches')}, "
         f"{counted(seeds, 'seed')})."
     )
     shares = {"accuracy": "right", "false_positive_rate": "FPR", "false_negative_rate": "FNR", "auc": "AUC"}

@@ -98,12 +98,3 @@ def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
     if column in SIGNED:
         return number.within(-1.0, 1.0)
     return number
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return (
-        [float(p) for p in multipletests(np.asarray(p_values, dtype=float), method="holm")[1]] if len(p_values) else []
-    )

@@ -8,7 +8,8 @@ import pandas as pd
 
 from editlab.analysis.report.run import Run
 from editlab.analysis.statistics.intervals import mean_interval
-from editlab.analysis.vision.cells import KAPPAS, SHARES, holm, is_control, of_seeds, read_cells
+from editlab.analysis.statistics.streams import holm
+from editlab.analysis.vision.cells import KAPPAS, SHARES, is_control, of_seeds, read_cells
 
 COMPARED = (("edit", "fix_rate"), ("projection", "stability"), ("test", "accuracy_delta"))
 """Levels and columns in which methods are set against each other."""

@@ -192,9 +192,9 @@ def greedy_sheet(tables: Tables) -> Printed:
     if base:
         frame = add_difference(gain, frame, {base})
     text = (
-        f"Success at the end of the stream with {over(frame)}. Accepted: share of greedy steps that stayed; ΔS: paired difference "
-        f"to {label(base) or 'one step'} of the same rank in one step, on the same cases, {EXCLUDES}. Steps that append add "
-        "their rank."
+        f"Success at the end of the stream with {over(frame)}. Accepted: share of greedy steps that stayed; ΔS: paired "
+        f"difference to {label(base) or 'one step'} of the same rank in one step, on the same cases, {EXCLUDES}. Steps that "
+        "append add their rank."
     )
     columns = [METHOD, REPLAY, RANK, *SCORE_COLUMNS, Column("acceptance", "accepted"), DIFFERENCE_OF_S]
     return Printed(frame, columns, text, "greedy_eval")

@@ -24,6 +24,10 @@ from editlab.analysis.text.wording import counted, label, level_with, percent, p
 EXPERIMENTS = ("trust_eval", "trust_clean")
 Area = Callable[[pd.DataFrame], Interval]
 ONE_CLASS = "No curve: a curve needs harmful and harmless batches, and there is one kind alone."
+ENOUGH = 20  # harmful batches: with fewer the share of them among those rolled back goes in leaps
+TOO_FEW = (
+    f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
+)
 
 
 def _by_experiment(table: Callable[[Cells], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
@@ -42,6 +46,12 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["experiment"] == table["experiment"].iloc[0]] if "experiment" in table else table
     kinds = rows.groupby("method")["harmful"].transform("nunique")
     return rows[kinds > 1]
+
+
+def _often_judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Of these the methods with enough harmful batches."""
+    rows = judged(table)
+    return rows[rows.groupby("method")["harmful"].transform("sum") >= ENOUGH] if len(rows) else rows
 
 
 def _areas_legend(rows: pd.DataFrame) -> str:
@@ -80,8 +90,8 @@ def trust_roc(rows: pd.DataFrame) -> Drawing:
     "Precision and recall of trust",
     "trust_decisions",
     _areas_legend,
-    rows=judged,
-    empty=ONE_CLASS,
+    rows=_often_judged,
+    empty=TOO_FEW,
     cites=("trust.precision_*",),
 )
 def trust_pr(rows: pd.DataFrame) -> Drawing:
@@ -197,7 +207,17 @@ def _detection(rows: pd.DataFrame) -> list[Finding]:
             )
             key = f"trust.{name}_{method}"
             found.append(Finding(key, sentence, *numbers, len(part), sure, "trust_decisions"))
-    return found
+    return _rivals(rows) + found
+
+
+def _rivals(rows: pd.DataFrame) -> list[Finding]:
+    """Who tells harm best: trust, or a ruler held to the norm of the update, or its distances, or chance."""
+    areas = [(label(str(m)), *classification.roc_area(part)) for m, part in rows.groupby("method", sort=False)]
+    if len(areas) < 2:
+        return []
+    areas.sort(key=lambda area: -area[1])
+    what = "area under the ROC curve, as a judge of harmful batches,"
+    return [leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")]
 
 
 def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +76,7 @@ def _of_these_streams(finding: Finding, table: pd.DataFrame | None) -> Finding:
     seeds = 0
     if table is not None and len(table):
         seeds = int(table["seeds"].max()) if "seeds" in table else table["seed"].nunique() if "seed" in table else 0
-    if not 0 < seeds < ENOUGH or math.isnan(finding.low):
+    if not 0 < seeds < ENOUGH:
         return finding
     only = "this one seed alone" if seeds == 1 else "these two seeds alone"
     return dataclasses.replace(finding, sentence=f"{finding.sentence} This describes {only}.")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import DARK, GREY, LIGHT, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
 from editlab.analysis.edit.scores import (
@@ -277,15 +277,14 @@ TOPIC = Topic(
     title="Methods",
     about="the methods",
     tables=(
-        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES, settings=FIXED),
+        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES),
         Collected("comparisons", of_cells(comparisons), ("edit",), ("cases.csv",)),
-        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES, settings=FIXED),
+        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES),
         Collected(
             "baseline_comparison",
             partial(cells_table, with_costs=True),
             ("baseline_comparison",),
             CELL_FILES,
-            settings=FIXED,
         ),
     ),
     figures=(method_comparison, method_radar),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, curves_over_edits, legend, panels
 from editlab.analysis.draw.style import DARK, GREY, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, curves_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
 from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
@@ -270,7 +270,7 @@ TOPIC = Topic(
         Collected("trust_curves", _by_experiment(trust_curves), EXPERIMENTS, EVENTS),
         Collected("trust_forgetting", _by_experiment(curves_table), EXPERIMENTS, ("curve.csv",)),
         Collected("trust_decisions", _by_experiment(trust_decisions), EXPERIMENTS, EVENTS),
-        Collected("combined", cells_table, ("combined",), CELL_FILES, settings=FIXED),
+        Collected("combined", cells_table, ("combined",), CELL_FILES),
     ),
     figures=(trust_roc, trust_pr, rollback_effect_curve),
     sheets=(trust_sheet, combined_sheet),

@@ -19,7 +19,7 @@ from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.scores import over
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import Interval, grouped, pooled, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, grouped, pooled, wilson
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, level_with, listed
@@ -51,7 +51,8 @@ def _pooled(table: pd.DataFrame, metric: str = RETENTION) -> pd.DataFrame:
         found = pooled(part["value"], *wilson(part["value"], part["n"]))
         return {**found._asdict(), "seeds": len(part), "n": int(part["n"].sum())}
 
-    rows = grouped(table[table["metric"] == metric], KEYS, told)
+    columns = [*KEYS, *UNKNOWN._fields, "seeds", "n"]
+    rows = grouped(table[table["metric"] == metric], KEYS, told, columns=columns)
     return rows.assign(load=rows["edits_seen"] / rows["inner"])
 
 
@@ -116,9 +117,9 @@ def _at_equal(rows: pd.DataFrame, column: str) -> Iterator[tuple[tuple[str, int]
 
 def findings(tables: Tables) -> list[Finding]:
     """Whether equal loads hold equally much, and whether equal edits do."""
-    if "capacity" not in tables:
+    rows, found = _pooled(tables["capacity"]) if "capacity" in tables else pd.DataFrame(), []
+    if rows.empty:
         return []
-    rows, found = _pooled(tables["capacity"]), []
     n = int(rows["n"].max())
     for column, unit in (("load", "edits a dimension"), ("edits_seen", "edits")):
         for (method, facts), at, held in _at_equal(rows, column):

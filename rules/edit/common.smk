@@ -21,7 +21,7 @@ LONGEST = max((plan.num_edits for plan in STUDY.experiments.values()), default=0
 
 
 wildcard_constraints:
-    experiment="[a-z_]+",
+    experiment="[^/]+",
     model="[^/]+",
     dataset="[^/]+",
     method="[^/]+",

@@ -39,6 +39,7 @@ from editlab.analysis.text.wording import SCORE_NAMES, counted, interval, label,
 from editlab.analysis.text.wording import level as level_text
 
 MATRIX = ("ablation_matrix", "comparisons")
+CONTROLLED = {"random": "random updates of the same norm", "shuffled": "shuffled targets"}
 AXES = {"ES": "ES", "PS": "PS", "NS": "NS", "fluency": "GE", "perplexity": "PPL"}  # of the radar, as they are shown
 LOOKS = {
     "ES": ("#0072B2", "o"),
@@ -251,7 +252,11 @@ def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> 
     for row in records(table[table["method"].isin(outside)]):
         numbers = Interval.of(row, "ES")
         unedited = row["method"] == "none"
-        what = "The unedited model" if unedited else f"A control of updates that are {label(row['method'])}"
+        what = (
+            "The unedited model"
+            if unedited
+            else f"The control of {CONTROLLED.get(row['method'], label(row['method']))}"
+        )
         rest = [label(r["method"]) for r in records(inside) if not r["ES_low"] > numbers.high]
         sure = len(inside) > 0 and not rest
         told = f"; {listed(rest)} {'is' if len(rest) == 1 else 'are'} not measurably above it" if rest else ""

@@ -89,9 +89,7 @@ def method_comparison(table: pd.DataFrame) -> Drawing:
     axis.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="success at the end of the stream")
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, columnspacing=1.0, handletextpad=0.3
-    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 

@@ -14,6 +14,7 @@ import torch
 
 from editlab.config.vision import RECIPE, AlphaEdit, FinetuneErrors, HeadAblation, HeadClosedForm, HeadEwc, Memit
 from editlab.edits.edit import Edit
+from editlab.errors import ConfigError
 from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import set_threads
@@ -30,12 +31,18 @@ LAYER_COLUMNS = ["draw", "sample", "layer", "residual", "key_share", "null_space
 
 
 def chosen_layers(recipe: AlphaEdit | Memit, count: int, statistics: PathLike | None) -> list[int]:
-    """The edited layers: the user's list, the best of a ranking, or the last ones."""
+    """The edited layers: the user's list, the best of a ranking, or the last ones.
+
+    Raises:
+        ConfigError: the best of a ranking are wanted, and there is none.
+    """
     if isinstance(recipe.layers, list):
         return recipe.layers
     used = min(recipe.num_edit_layers, count)
-    if recipe.layers == "last" or statistics is None:
+    if recipe.layers == "last":
         return list(range(count - used, count))
+    if statistics is None:
+        raise ConfigError(f"layers: {recipe.layers!r} needs a ranking of the layers, and none was given")
     return tracing.best_layers(pd.read_csv(statistics), recipe.layers, used)
 
 

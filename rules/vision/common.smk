@@ -93,11 +93,18 @@ def vision_pretrained(wildcards):
     return {"pretrained": f"{INPUTS}/vision/pretrained/{name}"} if hub else {}
 
 
-def vision_ranking(wildcards, method=None):
-    """The ranking of layers, for a recipe that edits the best ones."""
-    layers = getattr(VISION.methods[method or wildcards.method], "layers", None)
-    ranked = layers in ("trace", "trial")
+def vision_ranking(wildcards, layers=None):
+    """The ranking of layers, where a recipe edits the best ones (``layers``: all that a search tries)."""
+    if layers is None:
+        layers = [getattr(VISION.methods[wildcards.method], "layers", None)]
+    ranked = any(chosen in ("trace", "trial") for chosen in layers)
     return f"{V_SEED}/layer_statistics.csv".format(**wildcards) if ranked else []
+
+
+def vision_search_ranking(wildcards):
+    """The same for the cells of the search."""
+    recipe = VISION.methods[VISION.search.method]
+    return vision_ranking(wildcards, VISION.search.axes.get("layers", [recipe.layers]))
 
 
 def vision_samples():

@@ -8,7 +8,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/grid~{chunk}"),
         log:
@@ -66,7 +66,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
             best="<results>/vision/{dataset}/search/best.json",
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/refined"),
@@ -96,7 +96,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/bayesian"),
         log:

@@ -237,6 +237,34 @@ def test_seeds_that_agree_have_an_interval_all_the_same():
     assert table.loc["test", "accuracy_delta_low"] < table.loc["test", "accuracy_delta"] < 1
 
 
+def test_one_image_lost_by_every_classifier_is_no_measured_loss():
+    """Three seeds that agree have no spread; the images say that it may be chance."""
+    rows = pd.concat([evaluation("memit", seed, {"memit": 0}) for seed in SEEDS])
+    test = rows["level"] == "test"
+    rows.loc[test, ["right_wrong", "wrong_right", "accuracy_delta"]] = [1, 0, -1 / 200]
+    found = of_seeds(rows, ["method", "level"], ["accuracy_delta"]).set_index("level").loc["test"]
+    assert found["accuracy_delta"] == pytest.approx(-1 / 200)
+    assert found["accuracy_delta_low"] < -1 / 200
+    assert found["accuracy_delta_high"] > -1 / 200
+    rows.loc[test, ["right_wrong", "accuracy_delta"]] = [0, 0.0]
+    nothing = of_seeds(rows, ["method", "level"], ["accuracy_delta"]).set_index("level").loc["test"]
+    assert nothing["accuracy_delta_low"] < 0 < nothing["accuracy_delta_high"]
+
+
+def test_all_edited_classifiers_of_a_level_are_one_family_of_tests(run, tmp_path):
+    """p = .004 in each cell of one method: sure among its six, not among the 24 that are looked at."""
+    table = tables(run)["vision_comparison"]
+    for seed in SEEDS:
+        folder = tmp_path / f"results/x/vision/digits/method~memit/edits~20/seed~{seed}"
+        rows = evaluation("memit", seed, {"memit": 12})
+        rows["mcnemar_p"] = rows["mcnemar_p"].replace(0.001, 0.004)
+        write_csv(folder / "comparative_evaluation.csv", rows)
+        write_provenance(str(folder), {"seconds": {}, "versions": {}}, [str(f) for f in folder.glob("*.csv")])
+    table = tables(run)["vision_comparison"].set_index(["method", "level"])
+    assert table.loc[("memit", "test"), "mcnemar_better"] == 0
+    assert table.loc[("memit", "test"), "mcnemar_p"] == pytest.approx(0.004 * 24)
+
+
 def test_a_search_is_collected_and_told(run):
     table = tables(run)["vision_search"]
     grid = table[table["source"] == "grid"]

@@ -67,6 +67,11 @@ def test_cells_and_grid():
         ({"search__axes": {"ridge": [-1]}}, "search.axes: ridge: -1"),
         ({"search__axes": {"max_edits": [0]}}, "search.axes.max_edits: 0"),
         ({"search__seeds": [7]}, r"search.seeds: \[7\]"),
+        ({"search__seeds": [1, 1]}, r"search.seeds: \[1, 1\] holds a value twice"),
+        ({"search__axes": {"ridge": []}}, r"search.axes.ridge: \[\] is not allowed"),
+        ({"search__axes": {"layers": [[3], [4]]}}, r"search.axes.layers: \[4\] is not allowed; the model has layers 0..3"),
+        ({"search__method": "churn"}, "search.method: 'churn' is not allowed; an alphaedit or memit recipe"),
+        ({"methods__alphaedit__control": "random"}, "search.method: 'alphaedit' is not allowed; .* no control"),
         ({"search__baselines": ["nothing"]}, "search.baselines: 'nothing'"),
     ],
 )  # fmt: skip

@@ -10,12 +10,16 @@ import torch
 from small import classifier, image_set
 
 from editlab.config.vision import AlphaEdit, Locating
+from editlab.errors import ConfigError
 from editlab.networks.vision import CLS
 from editlab.randomness import torch_rng
+from editlab.vision.discovery import heldout_score
 from editlab.vision.keys import collect_keys
 from editlab.vision.locate import agreement, best_layers, layer_statistics, recovery, split_half, trace
 from editlab.vision.methods import chosen_layers
+from editlab.vision.mlp import MlpEditor
 from editlab.vision.samples import draw_samples, find_errors, right_rows
+from editlab.vision.scoring import Scored, score
 from editlab.vision.trial import trial_ranking
 
 
@@ -132,6 +136,8 @@ def test_layers_by_list_by_ranking_and_the_last(tmp_path):
     assert chosen_layers(recipe.model_copy(update={"layers": "trace"}), 3, path) == [0, 2]
     assert chosen_layers(recipe.model_copy(update={"layers": [0]}), 3, path) == [0]
     assert chosen_layers(recipe.model_copy(update={"num_edit_layers": 9}), 3, None) == [0, 1, 2]
+    with pytest.raises(ConfigError, match="'trace' needs a ranking"):
+        chosen_layers(recipe.model_copy(update={"layers": "trace"}), 3, None)
 
 
 def test_trial_edits_rank_every_layer():
@@ -142,3 +148,16 @@ def test_trial_edits_rank_every_layer():
     assert list(table["layer"]) == [0, 1, 2]
     assert table["ranked"].all()
     assert (table["ci_low"] <= table["value"]).all()
+    model, draw = classifier(), [draw_samples(errors, k, 8, 10) for k in (0, 1)]
+    editor, known = MlpEditor(model, images, keys), {"discovery": Scored.of(model, images)}
+    scores = []
+    for number in (0, 1):
+        edit, _ = editor.edit(draw[number], [2], AlphaEdit(method="alphaedit", projection_samples=100))
+        with edit.applied(model.model):
+            scores.append(heldout_score(score(known, {"discovery": known["discovery"].after(model, 2)}, draw[number])))
+    last = table[table["layer"] == 2].iloc[0]
+    assert last["value"] == sum(scores) / 2
+    half = 12.7062 * abs(scores[0] - scores[1]) / 2  # Student's quantile for two draws
+    assert last["ci_high"] - last["value"] == pytest.approx(half, rel=1e-4)
+    one = trial_ranking(model, images, errors, keys, AlphaEdit(method="alphaedit", projection_samples=100), 1, 8)
+    assert one["ci_low"].isna().all()

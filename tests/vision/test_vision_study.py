@@ -196,6 +196,26 @@ def test_search_runs_clipped_cells_once_and_the_best_is_found(home, tmp_path):
     assert (outside["test_total"] == 360).all()
 
 
+def test_the_best_cell_is_the_mean_over_all_classifiers_whatever_was_clipped_where(tmp_path):
+    """Cell 1 repeats cell 0 for the first classifier alone: its mean is over both, .65, and the highest."""
+    scores = {1: {"same_as": [0, 0, 2], "discovery_score": [0.9, None, 0.5]},
+              2: {"same_as": [0, 1, 2], "discovery_score": [0.1, 0.4, 0.6]}}  # fmt: skip
+    tables = []
+    for seed, columns in scores.items():
+        for chunk, cells in enumerate(([0], [1, 2])):
+            tables.append(tmp_path / f"seed~{seed}" / f"grid~{chunk}" / "cells.csv")
+            tables[-1].parent.mkdir(parents=True)
+            pd.DataFrame({"cell": range(3), **columns}).iloc[cells].to_csv(tables[-1], index=False)
+    points = [{"ridge": ridge} for ridge in (0.1, 0.2, 0.3)]
+    assert best_point(tables, points) == {"ridge": 0.2}
+
+
+def test_with_a_list_of_layers_their_number_makes_no_difference(home):
+    points = [{"layers": [1, 2], "num_edit_layers": k} for k in (1, 3)] + [{"num_edit_layers": 2}]
+    assert first_alike(bench(home), points) == [0, 0, 2]
+    assert bench(home).effective(points[1])[2] == {}
+
+
 def test_a_chunk_of_cells_that_all_repeat_others_is_collected(home, tmp_path):
     points = [{"num_edit_layers": k, "max_edits": 6} for k in (3, 4)]
     folders, scores = [tmp_path / "seed~1" / f"grid~{k}" for k in (0, 1)], []
@@ -257,7 +277,7 @@ def test_refined_points_stay_allowed(home):
 
 
 def test_the_bayesian_search_is_seeded_and_stays_in_its_space(home, tmp_path):
-    axes = {"ridge": [0.001, 0.1], "projection_samples": [50, 150], "layers": [[2], "last"]}
+    axes = {"ridge": [0.001, 0.1], "projection_samples": [50, 150], "layers": [[2], "last"], "target_decay": [0.0, 1e-3]}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         run_bayesian(bench(home), axes, 4, 1, tmp_path / name)

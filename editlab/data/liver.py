@@ -105,4 +105,4 @@ def read_liver(path: str | Path, task: str, seed: int) -> Source:
     labels = np.asarray(mapping)[stages]
     parts = three_parts(Images(pixels, labels, np.arange(len(labels))), 0.2, 0.2, seed)
     note = f"{task}: stages 0..3 became {mapping}"
-    return Source(parts, -1.0, 1.0, classes, ordinal=len(classes) > 2, note=note)
+    return Source(parts, -1.0, 1.0, classes, ordinal=len(classes) > 2, one_array=True, note=note)

@@ -55,7 +55,7 @@ def test_digits_are_split_into_four_disjoint_stratified_sets(tmp_path):
         "ft_val": 180,
         "test": 360,
     }
-    check_disjoint(sets)
+    check_disjoint(sets, one_array=True)
     pixels = np.concatenate([s.pixels for s in sets.values()])
     assert len(pixels) == 1797
     for images in sets.values():
@@ -74,6 +74,11 @@ def test_overlapping_sets_are_refused():
     images = Images(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64), np.arange(4))
     with pytest.raises(DataError, match="share 4 images"):
         check_disjoint({"ft_train": images, "discovery": images})
+    apart = Images(images.pixels, images.labels, np.arange(4, 8))
+    sets = {"ft_train": images, "discovery": apart, "test": images}
+    check_disjoint(sets)  # official parts of their own: their numbers say nothing about each other
+    with pytest.raises(DataError, match="ft_train and test share 4 images"):
+        check_disjoint(sets, one_array=True)
     twice = Images(images.pixels, images.labels, np.array([0, 0, 1, 2]))
     with pytest.raises(DataError, match="occurs twice"):
         check_disjoint({"ft_train": twice, "discovery": images})

@@ -27,7 +27,10 @@ from editlab.vision.pixels import ImageSet, Prefix, read_set
 from editlab.vision.samples import Draw, draw_samples
 
 PathLike = str | Path
-LAYER_COLUMNS = ["draw", "sample", "layer", "residual", "key_share", "null_space_dimension", "condition", "update_norm"]
+LAYER_COLUMNS = [
+    "draw", "sample", "layer", "residual", "key_share", "null_space_dimension", "condition", "ridge_raised", "update_norm",
+    "penalty",
+]  # fmt: skip
 
 
 def chosen_layers(recipe: AlphaEdit | Memit, count: int, statistics: PathLike | None) -> list[int]:
@@ -61,11 +64,12 @@ def edit_stage(
     log: PathLike,
     layers: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Make the edits of all draws: ``draw~N.safetensors``, an edit, or all weights where the whole model was trained."""
     set_threads(threads)
     recipe = RECIPE.validate_python(recipe)
-    classifier, images, table = load_classifier(model), read_set(discovery), pd.read_csv(errors)
+    classifier, images, table = load_classifier(model, device), read_set(discovery), pd.read_csv(errors)
     known, solves, logged = KeyStatistics.load(keys), [], []
     make = _maker(classifier, images, known, read_set(ft_train), statistics, recipe, seed)
     before = Prefix(classifier, images).logits().double().softmax(-1)
@@ -83,6 +87,8 @@ def edit_stage(
             after = Prefix(classifier, images.rows(draw.rows)).logits().double().softmax(-1)
         logged.append(_log(draw, images, before[torch.as_tensor(draw.rows)], after))
     write_csv(log, pd.concat(logged, ignore_index=True))
+    for row in solves:  # ridges that a solve had to add before its system could be factored: empty where it had none
+        row["ridge_raised"] = " ".join(f"{ridge:g}" for ridge in row.get("ridge_raised", []))
     write_csv(layers, pd.DataFrame(solves, columns=LAYER_COLUMNS))
 
 

@@ -58,10 +58,11 @@ class Bench:
         statistics: PathLike | None,
         recipe: Recipe,
         max_edits: int,
+        device: str = "cpu",
     ) -> Bench:
         """Read what the cells of a classifier share; ``recipe`` may be plain values."""
         recipe = RECIPE.validate_python(recipe)
-        classifier, images = load_classifier(model), read_set(discovery)
+        classifier, images = load_classifier(model, device), read_set(discovery)
         editor = MlpEditor(classifier, images, KeyStatistics.load(keys))
         known = {"discovery": Scored.of(classifier, images)}
         return cls(classifier, pd.read_csv(errors), editor, known, statistics, recipe, max_edits)
@@ -224,10 +225,11 @@ def score_cells(
     heldout: int,
     target: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Test and FT-Train levels of the cells that were run: what was not looked at when they were ranked."""
     set_threads(threads)
-    classifier = load_classifier(model)
+    classifier = load_classifier(model, device)
     statistics, cells = KeyStatistics.load(keys), pd.read_csv(Path(directory, "cells.csv"))
     images = {"test": read_set(test)}
     images["preserved"] = preserved_set(read_set(ft_train), statistics, statistics.samples, heldout)

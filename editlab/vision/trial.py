@@ -37,12 +37,13 @@ def locate_stage(
     statistics: PathLike,
     summary: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Trace discovery errors, try edits layer by layer, and say whether both name the same layer."""
     set_threads(threads)
     options = Locating.model_validate(options)
     trial = RECIPE.validate_python(trial)
-    classifier, images, table = load_classifier(model), read_set(discovery), pd.read_csv(errors)
+    classifier, images, table = load_classifier(model, device), read_set(discovery), pd.read_csv(errors)
     rows = draw_samples(table, 0, options.max_samples, len(images.classes)).rows
     traced = tracing.trace(classifier, images, rows.tolist(), options, seed)
     found = tracing.layer_statistics(traced, seed=seed)

@@ -51,6 +51,11 @@ def vision_set(name):
     return [f"{V_DATA}/{name}.csv", f"{V_DATA}/{name}.npy", f"{V_DATA}/data.json"]
 
 
+def vision_device(wildcards):
+    """Where the classifiers of a data set run."""
+    return vision_model(wildcards.dataset).device
+
+
 def vision_resource(name, key, edits=None):
     """A resource of jobs that load a classifier."""
 
@@ -58,6 +63,8 @@ def vision_resource(name, key, edits=None):
         model = vision_model(wildcards.dataset)
         if key == "mem_mb":
             return needs.memory(RUN.resources, name, attempt, model)
+        if key == "gpu":
+            return needs.gpus(RUN.resources, name, model) or 1 if model.device != "cpu" else None
         return needs.minutes(RUN.resources, name, model, edits)
 
     return value

@@ -21,11 +21,13 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_grid", "mem_mb"),
             runtime=vision_resource("search_grid", "runtime"),
+            gpu=vision_resource("search_grid", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             points=VISION.grid(),
             chunk=VISION.search.chunk,
+            device=vision_device,
             code=code_digest("vision/search_grid"),
         message:
             "Search {wildcards.dataset}, seed {wildcards.seed}, chunk {wildcards.chunk}"
@@ -80,10 +82,12 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_refined", "mem_mb"),
             runtime=vision_resource("search_refined", "runtime"),
+            gpu=vision_resource("search_refined", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             factors=VISION.search.refine,
+            device=vision_device,
             code=code_digest("vision/search_refined"),
         message:
             "Search around the best cell of {wildcards.dataset}, seed {wildcards.seed}"
@@ -109,11 +113,13 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_bayesian", "mem_mb"),
             runtime=vision_resource("search_bayesian", "runtime"),
+            gpu=vision_resource("search_bayesian", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             axes=VISION.search.axes,
             trials=VISION.search.trials,
+            device=vision_device,
             code=code_digest("vision/search_bayesian"),
         message:
             "Search {wildcards.dataset}, seed {wildcards.seed}, by Bayesian optimisation"
@@ -141,8 +147,10 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("score_search", "mem_mb"),
             runtime=vision_resource("score_search", "runtime"),
+            gpu=vision_resource("score_search", "gpu"),
         params:
             heldout_samples=VISION.heldout_samples,
+            device=vision_device,
             code=code_digest("vision/score_search"),
         message:
             "Score the cells {wildcards.part} of {wildcards.dataset}, seed {wildcards.seed}, on test"

@@ -52,6 +52,7 @@ def test_cells_and_grid():
         ({"datasets__digits": {"kind": "medmnist", "model": "tiny", "name": "pathmnist", "path": "x", "md5": "z"}}, "md5: 'z'"),
         ({"models__tiny__image_size": 9}, r"image_size: 9 is not allowed; a multiple of patch \(2\)"),
         ({"models__tiny__heads": 3}, "width: 64"),
+        ({"models__tiny__device": "gpu"}, "device: 'gpu'"),
         ({"methods__alphaedit__nullspace_threshold": 0}, "nullspace_threshold: 0"),
         ({"methods__alphaedit__ridge": -1}, "ridge: -1"),
         ({"methods__alphaedit__layers": [4]}, r"layers: \[4\] is not allowed; the model has layers 0..3"),

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small import DIGITS, MODEL, folder
 
 from editlab.analysis.vision.collect import collect_search
@@ -19,13 +20,14 @@ from editlab.config.vision import (
     FinetuneErrors,
     HeadAblation,
     HeadClosedForm,
+    HeadEwc,
     Locating,
     Memit,
     Tracking,
 )
 from editlab.data.images import read_images, write_images
 from editlab.edits.edit import Edit
-from editlab.errors import ArtifactError, ConfigError, DataError
+from editlab.errors import ArtifactError, ConfigError, DataError, ModelError
 from editlab.networks.vision import load_classifier, make_classifier
 from editlab.vision.baselines import load_weights
 from editlab.vision.keys import keys_stage
@@ -50,9 +52,9 @@ def home(tmp_path_factory):
     return directory
 
 
-def edit(home, target, recipe, draws=(0, 1), max_edits=10):
+def edit(home, target, recipe, draws=(0, 1), max_edits=10, model=None):
     edit_stage(
-        home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv", None,
+        model or home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv", None,
         recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
     )  # fmt: skip
 
@@ -277,7 +279,12 @@ def test_refined_points_stay_allowed(home):
 
 
 def test_the_bayesian_search_is_seeded_and_stays_in_its_space(home, tmp_path):
-    axes = {"ridge": [0.001, 0.1], "projection_samples": [50, 150], "layers": [[2], "last"], "target_decay": [0.0, 1e-3]}
+    axes = {
+        "ridge": [0.001, 0.1],
+        "projection_samples": [50, 150],
+        "layers": [[2], "last"],
+        "target_decay": [0.0, 1e-3],
+    }
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         run_bayesian(bench(home), axes, 4, 1, tmp_path / name)
@@ -318,6 +325,49 @@ def test_a_pretrained_model_is_tuned_with_a_new_head(home, tmp_path):
     assert metrics["best"].sum() == 1
 
 
+def test_dropout_of_a_pretrained_model_draws_from_the_seed(home, tmp_path):
+    """Not from torch's global generator, whose state depends on what the process did before."""
+    shutil.copytree(home / "model", tmp_path / "hub")
+    file = tmp_path / "hub" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_dropout_prob": 0.3}))
+    section = HubViT.model_validate(
+        {"source": "hub", "id": str(tmp_path / "hub"), "training": {"epochs": 1, "lr": 1e-3}}
+    )
+    for before in (1, 2):
+        torch.manual_seed(before)
+        place = tmp_path / str(before)
+        train_stage(
+            section, DIGITS, "digits", home / "ft_train.csv", home / "ft_val.csv", 1, place / "m", place / "t.csv"
+        )
+        edit(home, place, FinetuneErrors(method="finetune_errors", lr=1e-3, epochs=1), draws=[0], model=place / "m")
+    for name in ("m/model.safetensors", "draw~0.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
+def test_every_stage_runs_where_the_model_says(home, tmp_path):
+    sets = {name: home / f"{name}.csv" for name in ("discovery", "ft_train", "ft_val", "test")}
+    known, here = {"errors": home / "errors.csv", "keys": home / "keys.safetensors"}, {"device": "cuda"}
+    model, section = home / "model", MODEL.model_copy(update=here)
+    stages = (
+        lambda: errors_stage(model, sets["discovery"], DIGITS, "digits", tmp_path / "e", **here),
+        lambda: keys_stage(model, sets["ft_train"], None, 10, 1, tmp_path / "k", **here),
+        lambda: locate_stage(model, sets["discovery"], *known.values(), Locating(), ALPHA, 5, 1, *[tmp_path / "l"] * 3, **here),
+        lambda: edit_stage(model, sets["discovery"], *known.values(), sets["ft_train"], None, ALPHA, [0], 5, 1, tmp_path,
+                           tmp_path / "l", tmp_path / "s", **here),
+        lambda: score_stage(model, [], sets["discovery"], known["errors"], sets["test"], sets["ft_train"], known["keys"], ALPHA,
+                            5, OPTIONS, {}, {}, **here),
+        lambda: Bench.open(model, sets["discovery"], *known.values(), None, ALPHA, 5, **here),
+        lambda: score_cells(tmp_path, model, sets["test"], sets["ft_train"], known["keys"], 10, tmp_path / "s", **here),
+        lambda: train_stage(section, DIGITS, "digits", sets["ft_train"], sets["ft_val"], 1, tmp_path / "m", tmp_path / "t"),
+        lambda: retrain_stage(section, sets["ft_train"], sets["ft_val"], None, None, 0, 0, 1, 1, tmp_path / "m"),
+    )  # fmt: skip
+    for stage in stages:
+        with pytest.raises(ModelError, match="device: 'cuda' is not allowed here; torch finds no GPU"):
+            stage()
+    assert not list(tmp_path.iterdir())
+
+
 def test_tracking_is_offline_and_optional(tmp_path, monkeypatch):
     table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_acc_delta": 0.0, "test_correct_to_wrong": 1,
                            "edit_fix_ratio": 0.5, "proj_stability": 1.0, "edit_time_seconds": 0.1}])  # fmt: skip
@@ -340,3 +390,9 @@ def test_an_edit_from_a_stage_is_an_edit(home, tmp_path):
     loaded = Edit.load(tmp_path / "draw~0.safetensors")
     assert loaded.layers == [1, 2]
     assert loaded.info["recipe"]["method"] == "alphaedit"
+    assert pd.read_csv(tmp_path / "layers.csv")["ridge_raised"].isna().all()
+
+
+def test_the_penalty_that_discovery_chose_is_told(home, tmp_path):
+    edit(home, tmp_path, HeadEwc(method="head_ewc", penalties=[30.0, 1e3]), draws=[0])
+    assert pd.read_csv(tmp_path / "layers.csv")["penalty"].isin([30.0, 1e3]).all()

@@ -8,8 +8,8 @@ WARM = [("editlab.vision.warm:warm_up", {})]
 def perform(snakemake, log, function, /, **arguments):
     """``function`` (``module:name``) with JSON ``arguments``, as many threads as the rule has, and its device."""
     given = {**arguments, "threads": snakemake.threads}
-    if "device" in snakemake.params.keys():
-        given["device"] = snakemake.params.device
+    if (device := snakemake.params.get("device")) is not None:
+        given["device"] = device
     log.used = call(function, given, worker="vision", preload=WARM, log=log)
 
 

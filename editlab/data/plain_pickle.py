@@ -1,8 +1,8 @@
 """Pickled numpy arrays, read without numpy's own unpickling and without running anything that is in them.
 
-Refusing every class and function that a pickle names, numpy's excepted, is not enough: numpy trusts the state that it is given. A
-data type whose flags say that it holds no objects makes it take bytes for addresses of objects, and follow them. So the names
-of numpy lead to records here that keep what the pickle says, and arrays of numbers are built of it afterwards, every size checked.
+Refusing every class and function that a pickle names, numpy's excepted, is not enough: numpy trusts the state that it is
+given. A data type whose flags say that it holds no objects makes it take bytes for addresses of objects, and follow them. So
+the names of numpy lead to records here that keep what the pickle says; arrays are built of it afterwards, every size checked.
 """
 
 from __future__ import annotations

@@ -242,6 +242,9 @@ class Rebuilt:
         return self.parts
 
 
+OBJECTS_WITHOUT_FLAGS = Rebuilt(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+
+
 def rebuilt_array(shape, dtype, content):
     return Rebuilt(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
 
@@ -250,7 +253,7 @@ def rebuilt_array(shape, dtype, content):
     ("item", "message"),
     [
         # numpy follows these bytes as addresses of objects, and the process dies or does what they say
-        (rebuilt_array((2,), Rebuilt(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)), b"A" * 16), "2 objects"),
+        (rebuilt_array((2,), OBJECTS_WITHOUT_FLAGS, b"A" * 16), "2 objects"),
         (rebuilt_array((10**13,), np.dtype("f8"), b"A" * 16), "content of another size"),
         (rebuilt_array((-1,), np.dtype("f8"), b"A" * 16), "damaged array"),
         (rebuilt_array((2,), np.dtype([("a", "O")]), b"A" * 16), "only numbers"),

@@ -54,8 +54,8 @@ def home(tmp_path_factory):
 
 def edit(home, target, recipe, draws=(0, 1), max_edits=10, model=None):
     edit_stage(
-        model or home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv", None,
-        recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
+        model or home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv",
+        None, recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.vision import REPORT, errors, location, methods, search
 from editlab.analysis.vision.cells import of_seeds
 from editlab.analysis.vision.collect import collect_search
+from editlab.analysis.vision.description import _clamp
 from editlab.files.artifacts import write_csv, write_provenance
 
 SEEDS, DRAWS = (1, 2, 3), (0, 1)
@@ -263,6 +264,21 @@ def test_all_edited_classifiers_of_a_level_are_one_family_of_tests(run, tmp_path
     table = tables(run)["vision_comparison"].set_index(["method", "level"])
     assert table.loc[("memit", "test"), "mcnemar_better"] == 0
     assert table.loc[("memit", "test"), "mcnemar_p"] == pytest.approx(0.004 * 24)
+
+
+@pytest.mark.parametrize(
+    ("clamps", "told"),
+    [
+        ([0.75, 0.75], "at most 0.75 times the norm of h away"),
+        ([0.2, 0.75], "at most 0.2 to 0.75 times the norm of h away"),
+        ([None, 0.5], "at most 0.5 times the norm of h away, in some recipes without a limit"),
+        ([None], "however far that is"),
+        ([], "however far that is"),
+    ],
+)
+def test_the_paper_tells_the_clamp_of_the_run(clamps, told):
+    methods = {f"m{k}": {"method": "alphaedit", "clamp": clamp} for k, clamp in enumerate(clamps)}
+    assert _clamp({"methods": {**methods, "churn": {"method": "churn"}}}) == told
 
 
 def test_a_search_is_collected_and_told(run):

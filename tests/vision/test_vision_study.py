@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -374,6 +375,21 @@ def test_tracking_is_offline_and_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="not installed"):
         track(table, "digits", Tracking(wandb=True), tmp_path)
+
+
+def test_tracking_that_is_refused_is_one_line(tmp_path, monkeypatch):
+    class Refused(Exception):
+        pass
+
+    def init(**_):
+        raise Refused("no API key configured.\nUse wandb login")
+
+    fake = SimpleNamespace(errors=SimpleNamespace(Error=Refused), Settings=dict, init=init)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_correct_to_wrong": 1}])
+    with pytest.raises(ConfigError, match="refuses") as caught:
+        track(table, "digits", Tracking(wandb=True, mode="online"), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

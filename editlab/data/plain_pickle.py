@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class _Type:
         found = np.dtype(name)
         if found.kind not in NUMBERS:
             raise DataError(f"the pickle holds data of type {found.name[:60]}; only numbers are allowed")
-        return found.newbyteorder(self.order) if self.order in ("<", ">") else found
+        return np.dtype(f"{self.order}{found.str[1:]}") if self.order in ("<", ">") else found
 
 
 class _Array:
@@ -123,8 +123,8 @@ def _array(record: _Array) -> Any:
     whole = isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)
     if not whole or not isinstance(dtype, _Type):
         raise DataError("the pickle holds a damaged array")
-    found, order = dtype.numpy(), "F" if fortran else "C"
-    size = math.prod(shape)
+    found, size = dtype.numpy(), math.prod(shape)
+    order: Literal["F", "C"] = "F" if fortran else "C"
     if found is None:
         if not isinstance(content, list) or len(content) != size:
             raise DataError(f"the pickle holds an array of {size} objects without its objects")

@@ -64,7 +64,11 @@ def vision_resource(name, key, edits=None):
         if key == "mem_mb":
             return needs.memory(RUN.resources, name, attempt, model)
         if key == "gpu":
-            return needs.gpus(RUN.resources, name, model) or 1 if model.device != "cpu" else None
+            return (
+                needs.gpus(RUN.resources, name, model) or 1
+                if model.device != "cpu"
+                else None
+            )
         return needs.minutes(RUN.resources, name, model, edits)
 
     return value

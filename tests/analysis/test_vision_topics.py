@@ -238,6 +238,15 @@ def test_seeds_that_agree_have_an_interval_all_the_same():
     assert table.loc["test", "accuracy_delta_low"] < table.loc["test", "accuracy_delta"] < 1
 
 
+def test_draws_of_a_classifier_are_no_further_evidence():
+    """Student's interval over three seeds, however many draws each has."""
+    rows = pd.DataFrame([{"m": "x", "seed": s, "n": 1, "net_gain": 10.0 * s + d} for s in SEEDS for d in range(8)])
+    found = of_seeds(rows, ["m"], ["net_gain"]).iloc[0]
+    half = 4.302653 * 10 / 3**0.5  # quantile for two degrees of freedom; means 13.5, 23.5, 33.5
+    assert (found["net_gain"], found["seeds"]) == (23.5, 3)
+    assert found["net_gain_high"] - found["net_gain"] == pytest.approx(half, rel=1e-6)
+
+
 def test_one_image_lost_by_every_classifier_is_no_measured_loss():
     """Three seeds that agree have no spread; the images say that it may be chance."""
     rows = pd.concat([evaluation("memit", seed, {"memit": 0}) for seed in SEEDS])

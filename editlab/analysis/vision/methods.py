@@ -10,6 +10,7 @@ from editlab.analysis.draw.plots import legend, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level_with, listed, signed_with

@@ -82,21 +82,29 @@ def statistics_texts(text: str | None, requests: str | Path | None, neutral: int
     return texts
 
 
-def sample_known(requests: Sequence[EditRequest], known: set[str] | None, count: int, seed: int) -> list[EditRequest]:
+def sample_known(
+    requests: Sequence[EditRequest], known: set[str] | None, count: int, seed: int, reserved_for: str = ""
+) -> list[EditRequest]:
     """``count`` requests drawn by seed, only those whose case is known before the edit (None: all).
+
+    Args:
+        reserved_for: draw from the facts that the data set keeps for this; by default from those that it keeps for nothing.
 
     Raises:
         DataError: too few.
     """
-    pool = [r for r in requests if known is None or r.case_id in known]
+    free = [r for r in requests if r.reserved_for == reserved_for]
+    pool = [r for r in free if known is None or r.case_id in known]
     try:
         return sample_requests(pool, count, seed)
     except DataError as error:
-        if known is None:
-            raise
-        raise DataError(
-            f"{error} ({len(pool)} of {len(requests)} facts are known to the model; known_only: false edits others too)"
-        ) from None
+        notes = (
+            [] if len(free) == len(requests) else [f"{len(requests) - len(free)} of {len(requests)} are for other uses"]
+        )
+        if known is not None:
+            hint = "known_only: false edits others too"
+            notes.insert(0, f"{len(pool)} of {len(free)} facts are known to the model; {hint}")
+        raise DataError(f"{error} ({'; '.join(notes)})" if notes else str(error)) from None
 
 
 def read_known(path: str | Path) -> set[str]:

@@ -5,7 +5,7 @@ One module a concern; import what is needed from its module. ``import editlab.ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def evaluate(
     requests: Sequence[EditRequest],
     *,
     probes: Sequence[str] = ("rewrite", "paraphrase", "neighborhood"),
+    edited: Iterable[EditRequest] | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -33,12 +34,21 @@ def evaluate(
     :func:`editlab.evaluation.summary.summarize` (this function's result: columns metric, protocol, value, n, ci_low,
     ci_high).
 
+    Args:
+        edited: all facts that are edited in the model. NS then leaves out neighbours that are themselves among them, and
+            NS_published is over all; None: NS is the published protocol.
+
     Raises:
         ConfigError: an unknown probe set, or a confidence, resamples or max_tokens out of range.
         ModelError: the model has no tokenizer or is of an unsupported family, or a prompt exceeds its context.
     """
+    from editlab.data.edited import EditedFacts
+    from editlab.evaluation.prompts import Surroundings
     from editlab.evaluation.scoring import score_requests
-    from editlab.evaluation.summary import summarize
+    from editlab.evaluation.summary import case_means, summarize
 
-    frame = score_requests(model, requests, probes=probes, max_tokens=max_tokens)
+    around = None if edited is None else Surroundings(EditedFacts(edited))
+    frame = score_requests(model, requests, probes=probes, around=around, max_tokens=max_tokens)
+    if around is not None:
+        frame = case_means(frame).assign(index=0)
     return summarize(frame, confidence=confidence, resamples=resamples, seed=seed)

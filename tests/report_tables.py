@@ -231,6 +231,25 @@ def stream_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {"large_scale_forgetting": pd.DataFrame(rows), "turning_points": pd.DataFrame(points)}
 
 
+def capacity_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
+    """Streams whose retention is one curve over edits / dimension."""
+    rows = []
+    for inner in (256, 512, 1024):
+        for facts in (1, 5):
+            for method, fall in (("memit", 0.3), ("alphaedit", 0.2)):
+                for seed in (1, 2, 3):
+                    for seen in range(96, 769, 96):
+                        value = float(np.clip(1 - fall * seen / inner + 0.01 * rng.standard_normal(), 0, 1))
+                        place = {
+                            **coordinates(method, seed),
+                            "inner": inner,
+                            "facts_a_subject": facts,
+                            "edits_seen": seen,
+                        }
+                        rows.append(place | {"metric": "retention_accuracy", "value": value, "n": min(200, seen)})
+    return {"capacity": pd.DataFrame(rows)}
+
+
 def replay_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     rows = []
     for rate in (0.1, 0.3, 0.5):
@@ -348,6 +367,7 @@ def made_up_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         trust_tables,
         greedy_tables,
         stream_tables,
+        capacity_tables,
         replay_tables,
         retraining_tables,
     )

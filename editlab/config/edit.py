@@ -114,6 +114,8 @@ class Experiment(Section):
     """A set of cells: the product of the axes, collapsed where an axis does not apply."""
 
     methods: list[Name] = Field(min_length=1)
+    model: Name | None = Field(None, description="one of models; null: the study's")
+    dataset: Name | None = Field(None, description="one of datasets; null: the study's")
     batch: list[Count] = Field(min_length=1)
     own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
@@ -216,18 +218,25 @@ class EditStudy(Study):
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
                 choose(f"experiments.{name}.methods", method, self.methods)
+            where, dataset = self.place(experiment)
+            choose(f"experiments.{name}.model", where, self.models)
+            choose(f"experiments.{name}.dataset", dataset, self.datasets)
             check_ranks(name, experiment, self.methods)
-            check_layers(experiment, self.methods, self.models[self.model])
+            check_layers(experiment, self.methods, self.models[where])
             check_controls(name, experiment, self.methods)
             check_guards(name, experiment, self.experiments, self.methods)
-            facts = self.datasets[self.dataset]
+            facts = self.datasets[dataset]
             if isinstance(facts, FactsData) and experiment.num_edits > facts.editable:
                 raise ValueError(
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"datasets.{self.dataset} has {facts.size} facts, of which {facts.editable} may be edited"
+                    f"datasets.{dataset} has {facts.size} facts, of which {facts.editable} may be edited"
                 )
         _check_sweep(self.sweep, self.methods)
         return self
+
+    def place(self, experiment: Experiment) -> tuple[str, str]:
+        """The model and the data set of an experiment."""
+        return experiment.model or self.model, experiment.dataset or self.dataset
 
     def check_files(self, where: str) -> None:
         """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""

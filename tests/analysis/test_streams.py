@@ -10,6 +10,7 @@ from report_tables import write_cells
 from editlab.analysis.edit import batch, replay
 from editlab.analysis.edit.comparisons import adjusted, comparisons
 from editlab.analysis.edit.replay import replay_gain_table
+from editlab.analysis.edit.scores import pooled_cells
 from editlab.analysis.report.making import findings_of, read_table
 from editlab.analysis.statistics.intervals import pooled, wilson
 from editlab.analysis.statistics.paired import differences, resampled
@@ -173,3 +174,10 @@ def test_few_seeds_speak_for_themselves(tmp_path, seeds, said):
     assert found
     for finding in found:
         assert (said or "alone") in finding.sentence if said else "alone" not in finding.sentence
+
+
+def test_scores_that_are_all_alike_are_not_certain():
+    cell = {"method": "memit", "batch": 32, "replay": 0.0, "rank": 0, "n": 32, "ES": 1.0, "ES_low": 1.0, "ES_high": 1.0}
+    [row] = pooled_cells(pd.DataFrame([cell | {"seed": seed} for seed in (1, 2, 3)])).to_dict("records")
+    assert (row["ES"], row["ES_high"]) == (1.0, 1.0)
+    assert row["ES_low"] == pytest.approx(0.9615, abs=1e-3)

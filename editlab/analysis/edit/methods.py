@@ -10,7 +10,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import DARK, GREY, LIGHT, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
 from editlab.analysis.edit.scores import (
@@ -39,6 +39,7 @@ from editlab.analysis.text.wording import SCORE_NAMES, counted, interval, label,
 from editlab.analysis.text.wording import level as level_text
 
 MATRIX = ("ablation_matrix", "comparisons")
+CONTROLLED = {"random": "random updates of the same norm", "shuffled": "shuffled targets"}
 AXES = {"ES": "ES", "PS": "PS", "NS": "NS", "fluency": "GE", "perplexity": "PPL"}  # of the radar, as they are shown
 LOOKS = {
     "ES": ("#0072B2", "o"),
@@ -88,9 +89,7 @@ def method_comparison(table: pd.DataFrame) -> Drawing:
     axis.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="success at the end of the stream")
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, columnspacing=1.0, handletextpad=0.3
-    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -251,7 +250,11 @@ def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> 
     for row in records(table[table["method"].isin(outside)]):
         numbers = Interval.of(row, "ES")
         unedited = row["method"] == "none"
-        what = "The unedited model" if unedited else f"A control of updates that are {label(row['method'])}"
+        what = (
+            "The unedited model"
+            if unedited
+            else f"The control of {CONTROLLED.get(row['method'], label(row['method']))}"
+        )
         rest = [label(r["method"]) for r in records(inside) if not r["ES_low"] > numbers.high]
         sure = len(inside) > 0 and not rest
         told = f"; {listed(rest)} {'is' if len(rest) == 1 else 'are'} not measurably above it" if rest else ""
@@ -277,15 +280,14 @@ TOPIC = Topic(
     title="Methods",
     about="the methods",
     tables=(
-        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES, settings=FIXED),
+        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES),
         Collected("comparisons", of_cells(comparisons), ("edit",), ("cases.csv",)),
-        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES, settings=FIXED),
+        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES),
         Collected(
             "baseline_comparison",
             partial(cells_table, with_costs=True),
             ("baseline_comparison",),
             CELL_FILES,
-            settings=FIXED,
         ),
     ),
     figures=(method_comparison, method_radar),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, heat_maps, legend, on_grid, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, LINES, MARKERS
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, read_cases
+from editlab.analysis.edit.cells import CELL_FILES, cells_table, read_cases
 from editlab.analysis.edit.comparisons import adjusted, how_many, of_kind, paired_differences, wide_cases
 from editlab.analysis.edit.printing import BATCH, METHOD, REPLAY, differences_sheet
 from editlab.analysis.edit.scores import basis, pooled_scores
@@ -206,7 +206,7 @@ TOPIC = Topic(
     title="Replay",
     about="replay",
     tables=(
-        Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES, settings=FIXED),
+        Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES),
         Collected("replay_gain", of_cells(replay_gain_table), (ABLATION,), ("cases.csv",)),
     ),
     figures=(replay_batch_heatmap, replay_gain),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, share_interval, wilson
 from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import label, stands_on
@@ -100,10 +100,16 @@ def pooled_cells(cells: pd.DataFrame, means: Sequence[str] = ()) -> pd.DataFrame
         known = [m for m in SHOWN if m in part and f"{m}_low" in part]
         columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in known}
         plain = {name: float(part[name].mean()) for name in means if name in part}
-        scores = beside({metric: pooled(*found) for metric, found in columns.items()})
-        return {**scores, **plain, "n": int(part["n"].sum()), "seeds": len(part)}
+        n = int(part["n"].sum())
+        scores = beside({metric: _with_width(pooled(*found), n) for metric, found in columns.items()})
+        return {**scores, **plain, "n": n, "seeds": len(part)}
 
     return grouped(cells, SETTING, told)
+
+
+def _with_width(found: Interval, n: int) -> Interval:
+    """Where all cases of all streams score alike, nothing can be drawn anew: Wilson's interval instead."""
+    return share_interval(found.value, n) if found.low == found.high else found
 
 
 def side_by_side(matrix: pd.DataFrame) -> pd.DataFrame:

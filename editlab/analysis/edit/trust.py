@@ -9,7 +9,7 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, curves_over_edits, legend, panels
 from editlab.analysis.draw.style import DARK, GREY, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, curves_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
 from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
@@ -172,7 +172,7 @@ CHANGED = {  # a relative change by trust: what changes, sign of the number's ef
     "retention_gain": ("the share of edits that hold", 1.0),
     "ppl_rise_cut": ("the rise of held-out perplexity", -1.0),
 }
-SHARES = {"overhead": "takes {} of the editing time", "accuracy": "decides rightly on {} of the batches"}
+SHARES = {"overhead": "adds {} to the editing time", "accuracy": "decides rightly on {} of the batches"}
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -202,7 +202,7 @@ def _detection(rows: pd.DataFrame) -> list[Finding]:
             numbers = area(part)
             verdict, sure = against_chance(numbers.low, numbers.high, chance)
             sentence = (
-                f"Low trust of {label(str(method))} marks harmful batches with {what} of {level_with(*numbers)}, "
+                f"A low score of {label(str(method))} marks harmful batches with {what} of {level_with(*numbers)}, "
                 f"{verdict} ({chance:.2f})."
             )
             key = f"trust.{name}_{method}"
@@ -216,7 +216,7 @@ def _rivals(rows: pd.DataFrame) -> list[Finding]:
     if len(areas) < 2:
         return []
     areas.sort(key=lambda area: -area[1])
-    what = "area under the ROC curve, as a judge of harmful batches,"
+    what = "area under the ROC curve as a judge of harmful batches"
     return [leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")]
 
 
@@ -233,7 +233,7 @@ def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:
         claim += f", where never acting would be right on {percent(idle)}"
         claim += "" if sure else ": not measurably better"
     stream = "with harmful batches" if experiment == "trust_eval" else "without harmful batches"
-    sentence = f"On streams {stream}, trust ({label(method)}) {claim} ({counted(len(runs), 'seed')})."
+    sentence = f"On streams {stream}, {label(method)} {claim} ({counted(len(runs), 'seed')})."
     return Finding(f"trust.{name}_{method}_{experiment}", sentence, *numbers, len(runs), sure, "trust_eval")
 
 
@@ -245,7 +245,7 @@ def _changed(name: str, numbers: Interval) -> tuple[str, bool]:
     if verb is None:
         spread = f" ({signed(100 * low, 0)} to {signed(100 * high, 0)} %)" if numbers.known else ""
         return f"makes no measurable difference to {what}: {signed(100 * sign * numbers.value, 0)} %{spread}", False
-    return f"{verb} {what} by {size_percent(*numbers)}, relative to no trust", True
+    return f"{verb} {what} by {size_percent(*numbers)}, relative to no guard", True
 
 
 def _kept(curves: pd.DataFrame) -> list[Finding]:
@@ -270,7 +270,7 @@ TOPIC = Topic(
         Collected("trust_curves", _by_experiment(trust_curves), EXPERIMENTS, EVENTS),
         Collected("trust_forgetting", _by_experiment(curves_table), EXPERIMENTS, ("curve.csv",)),
         Collected("trust_decisions", _by_experiment(trust_decisions), EXPERIMENTS, EVENTS),
-        Collected("combined", cells_table, ("combined",), CELL_FILES, settings=FIXED),
+        Collected("combined", cells_table, ("combined",), CELL_FILES),
     ),
     figures=(trust_roc, trust_pr, rollback_effect_curve),
     sheets=(trust_sheet, combined_sheet),

@@ -86,6 +86,17 @@ def share_interval(share: float, n: float) -> Interval:
     return Interval(share, float(low), float(high))
 
 
+def paired_change(gained: float, lost: float, n: float) -> Interval:
+    """Change of a share of n cases of which some were gained and others lost (Agresti and Min 2005: half a case in each
+    of the four cells); it has a width where nothing changed too.
+    """
+    if not n:
+        return UNKNOWN
+    centre = (gained - lost) / (n + 2)
+    half = Z * (gained + lost + 1 - (gained - lost) * centre) ** 0.5 / (n + 2)
+    return Interval((gained - lost) / n, centre - half, centre + half)
+
+
 def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
     """Mean of independent cells (seeds), from the interval of each over its cases; unknown where no cell has a value.
 

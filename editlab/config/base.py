@@ -35,11 +35,9 @@ class Study(Section):
 
     Attributes:
         INPUTS: sections that models, data and statistics are made from: equal in a run that takes them from another one.
-        WITH_EXPERIMENTS: switches of work that belongs to the experiments: a run that lists its own sets them anew.
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
-    WITH_EXPERIMENTS: ClassVar[tuple[str, ...]] = ()
 
     def check_files(self, where: str) -> None:
         """Raise :class:`ConfigError` when a file that the study needs is not there, or a small one holds too little.

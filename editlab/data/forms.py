@@ -182,7 +182,9 @@ def _check_kind(kind: str, record: Any, path: str | Path) -> None:
     if kind != "auto" and isinstance(record, dict) and not FORMS[kind].matches(record):
         other = next((name for name, form in FORMS.items() if form.matches(record)), None)
         if other is not None:
-            raise DataError(f"{path}: record 0: not of the kind {kind!r} but of {other!r}; leave kind out, or name that one")
+            raise DataError(
+                f"{path}: record 0: not of the kind {kind!r} but of {other!r}; leave kind out, or name that one"
+            )
 
 
 def _read(form: Form, record: Any, index: int, source: str, notes: Notes, seen: Mapping[str, int]) -> list[EditRequest]:

@@ -33,13 +33,16 @@ def invented_statements(
         wanted: statements a fact, those of the file included.
 
     Returns:
-        prompt -> completion of the new statements (none is longer than the longest of the file or :data:`SHORT`), and the invented names.
+        prompt -> completion of the new statements (none is longer than the longest of the file or :data:`SHORT`), and the
+        invented names.
     """
     facts = [request for request in requests if request.target_true != PLACEHOLDER]
     left = wanted * len(facts) - len(truth)
     longest = max((len(prompt) + len(target) for prompt, target in truth.items()), default=0)
     longest = max(longest, SHORT)
-    turns = itertools.cycle([(words, answer) for side in zip(*map(_both, facts), strict=True) for words, answer in side])
+    turns = itertools.cycle(
+        [(words, answer) for side in zip(*map(_both, facts), strict=True) for words, answer in side]
+    )
     found: dict[str, str] = {}
     names: list[str] = []
     for name, (words, answer) in zip(_unused_names(requests, max(left, 0)), turns, strict=False):

@@ -26,16 +26,6 @@ CLAUSES = {
 OCCUPATION, WITH_OCCUPATION = "R-occupation", "R-birthplace"
 """Each relation is inverted together with the occupation; the occupation itself together with the birthplace."""
 
-WORDINGS = (
-    "The {} is",
-    "The name of the {} is",
-    "Who is the {}? It is",
-    "Everybody knows that the {} is",
-    "If you ask for the {}, they send for",
-    "A letter to the {} is addressed to",
-)
-"""Ways to ask for somebody; the first is asked, and all are stated."""
-
 World = Mapping[tuple[str, str], str]
 """(subject, relation) -> object."""
 
@@ -63,17 +53,6 @@ def with_inverses(requests: Sequence[EditRequest]) -> list[EditRequest]:
     return found
 
 
-def inverse_statements(requests: Iterable[EditRequest]) -> list[tuple[str, str]]:
-    """(prompt, completion) of the conditions of inverse probes, in every wording."""
-    start, end = WORDINGS[0].split("{}")
-    found = {}
-    for question in (q for r in requests for p in r.probes if p.kind == INVERSE for q in p.conditions):
-        if question.prompt.startswith(start) and question.prompt.endswith(end):
-            who = question.prompt[len(start) : -len(end)]
-            found |= {words.format(who): question.answer for words in WORDINGS}
-    return list(found.items())
-
-
 def described(world: World) -> dict[str, set[str]]:
     """Whom each description fits."""
     found: dict[str, set[str]] = {}
@@ -92,4 +71,4 @@ def _description(subject: str, relation: str, world: World, thing: str | None = 
     other = WITH_OCCUPATION if relation == OCCUPATION else relation
     if other not in CLAUSES or facts[OCCUPATION] is None or facts[other] is None:
         return None
-    return WORDINGS[0].format(f"{facts[OCCUPATION]} {CLAUSES[other].format(facts[other])}")
+    return f"The {facts[OCCUPATION]} {CLAUSES[other].format(facts[other])} is"

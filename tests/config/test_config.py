@@ -296,7 +296,8 @@ def test_a_run_lists_its_own_experiments():
 
 def test_a_run_that_lists_its_experiments_asks_for_what_goes_with_them():
     default = read_layer(ROOT / "config.yaml")
-    assert default["edit"]["train_control"] and default["edit"]["measure_speed"]
+    assert default["edit"]["train_control"]
+    assert default["edit"]["measure_speed"]
     mine = {"experiments": {"edit": default["edit"]["experiments"]["edit"]}}
     for high, wanted in (
         (mine, (False, False)),

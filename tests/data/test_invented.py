@@ -58,7 +58,9 @@ def test_invented_subjects_have_one_fact_in_each_wording_and_no_word_of_a_subjec
 
 
 def test_wordings_leave_no_trace_of_the_subject() -> None:
-    request = EditRequest("0", "{} is in", "Rome", "Peru", "Italy", paraphrase_prompts=("Rome, old Rome, is in", "It is in"))
+    request = EditRequest(
+        "0", "{} is in", "Rome", "Peru", "Italy", paraphrase_prompts=("Rome, old Rome, is in", "It is in")
+    )
     assert wordings(request) == ["{} is in"]
 
 
@@ -83,4 +85,6 @@ def test_statistics_stream_over_what_the_substrate_learned(tmp_path) -> None:
     requests = sparse()
     write_requests(requests, tmp_path / "requests.json")
     texts = statistics_texts(None, tmp_path / "requests.json")
-    assert sorted(texts) == sorted(f"{prompt} {answer}" for prompt, answer in substrate_corpus(requests, 0, 0).statements)
+    assert sorted(texts) == sorted(
+        f"{prompt} {answer}" for prompt, answer in substrate_corpus(requests, 0, 0).statements
+    )

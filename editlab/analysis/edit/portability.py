@@ -260,7 +260,11 @@ def _gap(frame: pd.DataFrame) -> list[Finding]:
         return []
     row = records(inside.sort_values("gap", ascending=False, kind="stable"))[0]
     value, low, high = (float(row[name]) for name in ("gap", "gap_low", "gap_high"))
-    opening = "Teacher forcing flatters {} the most" if low > 0 else "Teacher forcing flatters no method measurably ({} the most)"
+    opening = (
+        "Teacher forcing flatters {} the most"
+        if low > 0
+        else "Teacher forcing flatters no method measurably ({} the most)"
+    )
     sentence = (
         f"{opening.format(label(str(row['method'])))}: its accuracy on the new facts is "
         f"{level_with(value, low, high)} above the exact match of what the model writes."

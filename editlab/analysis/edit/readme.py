@@ -14,7 +14,7 @@ import pandas as pd
 
 from editlab.analysis.edit.scores import SHOWN, TITLES, over
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, interval, level
+from editlab.analysis.text.wording import interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
 
@@ -25,10 +25,9 @@ COPY = "docs/method_comparison.png"
 
 def render(table: pd.DataFrame) -> str:
     """Markdown: one row a method, bold as in the printed table, then the figure."""
-    cases, seeds = counted(int(table["n"].max()), "case"), counted(int(table["seeds"].max()), "seed")
     shown = [name for name in SHOWN if name in table]
     lines = [
-        f"From a real run: {cases} of {seeds}, no replay, success after the last edit with {over(table)};",
+        f"From a real run: no replay, success after the last edit with {over(table)};",
         "bold where the paired test puts a method above every other one.",
         "",
         f"| method | batch | {' | '.join(TITLES.get(name, name) for name in shown)} | perplexity |",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tiny_adapters import base, bench, random_factors
@@ -9,6 +11,7 @@ from tiny_adapters import base, bench, random_factors
 from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, reliability, seed_noise
 from editlab.adapters.pool import Pool
 from editlab.errors import ArtifactError
+from editlab.data.tasks import letter_task_set
 from editlab.networks.answers import answer_states
 
 
@@ -26,6 +29,22 @@ def merged_states(model, batch, factors, row):
         for name, (b, a) in factors.items():
             maps[name].weight += b[row] @ a[row]
         return answer_states(model, batch)
+
+
+def drawn(of):
+    """(task, use) of every draw that ``of`` makes from a set of tasks."""
+    seen = []
+
+    def spied(task):
+        def draw(count, rng, use):
+            seen.append((task.name, use))
+            return task.draw(count, rng, use)
+
+        return dataclasses.replace(task, draw=draw)
+
+    tasks = letter_task_set("smoke", 0)
+    of(dataclasses.replace(tasks, tasks=tuple(spied(task) for task in tasks.tasks)))
+    return seen
 
 
 def test_a_delta_is_the_mean_change_of_the_last_states(tiny):
@@ -59,6 +78,23 @@ def test_every_pooling_gives_finite_deltas_and_a_key_of_its_own(tiny, change):
     assert bool(found.isfinite().all())
     assert float(found.norm(dim=1).min()) > 0
     assert probes.key != tiny.probes.key
+
+
+def test_supervision_sees_every_position_and_a_pooled_one_their_mean(tiny):
+    name, probes = tiny.pool.names[2], tiny.probes
+    each = deltas_of(tiny.model, probes, [name], tiny.pool.at, supervise=True)[0].reshape(probes.states.shape)
+    own = merged_states(base(), probes.batch, tiny.pool.factors, 2)
+    torch.testing.assert_close(each, own - probes.states, atol=1e-5, rtol=1e-4)
+    pooled = dataclasses.replace(probes, options=probes.options.model_copy(update={"supervise": "pooled"}))
+    found = deltas_of(tiny.model, pooled, [name], tiny.pool.at, supervise=True)[0]
+    torch.testing.assert_close(found, each.mean(dim=(0, 1)), atol=1e-6, rtol=1e-4)
+
+
+def test_probes_are_kept_for_that(tiny):
+    asked = {(name, use) for name, use in drawn(lambda tasks: make_probes(tiny.model, tasks, tiny.study.deltas, 0))}
+    assert {use for _, use in asked} == {"probe"}
+    assert {name for name, _ in asked} <= set(tiny.tasks.names("train"))
+    assert tiny.probes.part(slice(0, 2)).key != tiny.probes.key
 
 
 def test_the_cache_knows_adapters_by_their_numbers(tiny, tmp_path):

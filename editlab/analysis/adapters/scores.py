@@ -44,7 +44,8 @@ def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0
 def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exact", "letters")) -> pd.DataFrame:
     """One row a group in the order of the table: ``by``, n, seeds, and each column with ``_low`` and ``_high``.
 
-    With deltas in the table also ``delta_cosine`` and ``delta_r2``, 1 - the squared error of the deltas over their spread.
+    With deltas in the table also ``delta_cosine``, ``delta_ratio`` (squared error of the deltas over their squared size)
+    and ``delta_r2`` (1 - the error over the spread around the mean of training).
     """
     rows: list[dict[str, Any]] = []
     for key, part in table.groupby(list(by), sort=False):
@@ -54,9 +55,10 @@ def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exa
             row |= {"n": found["n"], "seeds": found["seeds"], column: found["value"]}
             row |= {f"{column}_low": found["low"], f"{column}_high": found["high"]}
         if "delta_error" in part:
-            spread = part["delta_spread"].sum()
+            known = part[["delta_error", "delta_size", "delta_spread"]].sum(min_count=1)
             row["delta_cosine"] = float(part["delta_cosine"].mean())
-            row["delta_r2"] = float(1 - part["delta_error"].sum() / spread) if spread > 0 else float("nan")
+            row["delta_ratio"] = float(known["delta_error"] / known["delta_size"])
+            row["delta_r2"] = float(1 - known["delta_error"] / known["delta_spread"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -76,6 +78,14 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "exact") ->
     found = over_tasks(both, "difference", (-1.0, 1.0))
     renamed = {"ci_low": found["low"], "ci_high": found["high"]}
     return {"value": found["value"], **renamed, "n": found["n"], "seeds": found["seeds"]}
+
+
+def stands(frame: pd.DataFrame) -> str:
+    """What the rows of :func:`means` stand on, in words."""
+    seeds = int(frame["seeds"].max())
+    over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    tasks = int((frame["n"] / frame["seeds"]).max())
+    return f"{tasks} tasks a seed, {over}, 95 % intervals over tasks and seeds"
 
 
 def basis(table: pd.DataFrame) -> str:

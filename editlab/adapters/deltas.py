@@ -1,7 +1,7 @@
 """Behavioural deltas: what an adapter changes in the last hidden states of its base on a set of probes.
 
 ``v(M)`` are the hidden states after the final norm; ``delta(M) = v(base + adapter) - v(base)``, pooled over positions and
-probes. Probes carry no description: they are strings kept for that, with a continuation that the *base* wrote once, and the states
+probes. Probes carry no description: they are strings kept apart, with a continuation that the *base* wrote once, and the states
 are taken where the letters of that continuation are predicted. (The last token of the prompt sees the first letter of the
 answer alone.) All adapters share a large common part ("answers in the format"), so deltas are centred by their mean over
 the training tasks before anything is compared; raw cosines of halves look reliable where centred ones are not.

@@ -10,8 +10,8 @@ from tiny_adapters import base, bench, random_factors
 
 from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, reliability, seed_noise
 from editlab.adapters.pool import Pool
-from editlab.errors import ArtifactError
 from editlab.data.tasks import letter_task_set
+from editlab.errors import ArtifactError
 from editlab.networks.answers import answer_states
 
 

@@ -44,7 +44,8 @@ def scores(split: str = COMBINATIONS) -> pd.DataFrame:
                 exact = float(np.clip(level + noise[task], 0, 1))
                 rows.append({"seed": seed, "split": split, "group": group, "method": method, "decoder": decoder or None,
                              "supervision": supervision or None, "task": task, "exact": exact, "letters": exact,
-                             "delta_cosine": exact, "delta_error": 1 - level, "delta_spread": 1.0, "delta_size": 2.0})  # fmt: skip
+                             "delta_cosine": exact, "delta_error": 1 - level, "delta_spread": 1.0,
+                             "delta_size": 2.0})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -71,7 +72,8 @@ def run(tmp_path):
         ):
             file = f"{here}/generators/{method.replace(', ', '-')}/scores.csv"
             put("adapter_scores", file, own[(own["method"] == method)])
-            checks = {"seed": int(seed), "split": COMBINATIONS, "likeness": 0.5, "decoder": method.split(", ")[0], "supervision": method.split(", ")[1],
+            checks = {"seed": int(seed), "split": COMBINATIONS, "likeness": 0.5,
+                      "decoder": method.split(", ")[0], "supervision": method.split(", ")[1],
                       **{name: method.startswith("hyper") and name == "collapse" for name in generators.CHECKS}}  # fmt: skip
             (tmp_path / f"{here}/checks-{method}.json").write_text(json.dumps(checks))
             inputs["checks"].append(f"{here}/checks-{method}.json")
@@ -165,6 +167,11 @@ def test_a_difference_is_paired_and_counts_seeds():
     assert found["ci_low"] == pytest.approx(0.1)
     assert found["n"] == 30
     assert found["seeds"] == 3
+    # Seeds that differ more than their tasks do: Student's of three means, 4.3 standard errors.
+    apart = base.assign(exact=0.1 * base["seed"])
+    assert means(apart.assign(m=0), ["m"], ["exact"])["exact_high"].iloc[0] == pytest.approx(
+        0.1 + 4.303 * 0.1 / 3**0.5, abs=1e-3
+    )
     shifted = base.assign(exact=base["exact"] + 0.1 * base["seed"])
     assert difference(shifted, base)["ci_low"] < 0.1 < difference(shifted, base)["ci_high"]
     assert difference(base.assign(task="other"), base)["n"] == 0

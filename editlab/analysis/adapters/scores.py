@@ -1,7 +1,8 @@
 """Means over held-out tasks and seeds, and paired differences of two methods on the same tasks.
 
-A seed has a base, a pool and a split of its own. Within a seed the tasks give an interval (Student's); over seeds the mean
-honours both, the spread of tasks and that of seeds (:func:`editlab.analysis.statistics.intervals.pooled`).
+A seed has a base, a pool and a split of its own. Within a seed the tasks give an interval (Student's), and those of the seeds
+are pooled (:func:`editlab.analysis.statistics.intervals.pooled`). From three seeds on the interval is at least Student's of the
+seeds' means: tasks of one seed share its base, and agree more than tasks of another.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0
     known = [(v, v if low != low else low, v if high != high else high) for v, low, high in found]
     values, lows, highs = zip(*known, strict=True)
     value, low, high = pooled(values, lows, highs, bounds)
+    if len(found) > 2:
+        _, below, above = mean_interval(values)
+        low, high = max(bounds[0], min(low, below)), min(bounds[1], max(high, above))
     if len(part) < 2:
         low = high = float("nan")
     return {"value": value, "low": low, "high": high, "n": len(part), "seeds": len(found)}

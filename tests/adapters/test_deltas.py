@@ -113,6 +113,14 @@ def test_a_cache_of_another_model_is_refused(tiny, tmp_path):
     DeltaCache(path, tiny.probes).deltas(tiny.model, tiny.pool, tiny.pool.names[:1])
     with pytest.raises(ArtifactError, match="another model or of other probes"):
         DeltaCache(path, make_probes(base(1), tiny.tasks, tiny.study.deltas, 0))
+    # So little that it continues the probes as before.
+    nudged = base()
+    with torch.no_grad():
+        next(nudged.parameters())[0, 0] += 1e-6
+    probes = make_probes(nudged, tiny.tasks, tiny.study.deltas, 0)
+    assert torch.equal(probes.batch.answers, tiny.probes.batch.answers)
+    with pytest.raises(ArtifactError, match="another model or of other probes"):
+        DeltaCache(path, probes)
 
 
 def test_reliability_and_seed_noise_are_cosines(tiny):

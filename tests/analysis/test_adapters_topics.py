@@ -140,6 +140,14 @@ def test_the_null_of_equal_supervision_is_tested_paired(run):
         in told["generators.supervision_coefficients"].sentence
     )
     assert "is worse than" in told["generators.supervision_hyperconvolution"].sentence
+    # Two that fail alike are not equal: nothing was compared.
+    found = tables(run)
+    found["adapter_margins"] = found["adapter_margins"].assign(
+        value=0.0, ci_low=0.0, ci_high=0.0, equal=True, best=0.01
+    )
+    failed = {f.key: f for f in generators.findings(found)}["generators.supervision_coefficients"]
+    assert "fail alike (at most 0.01)" in failed.sentence
+    assert not failed.supported
 
 
 def test_verdicts_follow_the_numbers(run):

@@ -64,8 +64,9 @@ def margins_table(run: Run) -> pd.DataFrame:
                 found = difference(mine, weights, column)
                 if found["n"]:
                     inside = -margin < found["ci_low"] and found["ci_high"] < margin
+                    best = max(float(mine[column].mean()), float(weights[column].mean()))
                     rows.append({"decoder": decoder, "supervision": supervision, "metric": column, **found,
-                                 "margin": margin, "equal": inside})  # fmt: skip
+                                 "margin": margin, "equal": inside, "best": best})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -176,7 +177,10 @@ def _supervision(table: pd.DataFrame) -> list[Finding]:
     for row in records(exact):
         number = signed_with(row["value"], row["ci_low"], row["ci_high"])
         decoder = DECODERS[row["decoder"]]
-        if row["equal"]:
+        floor = row["best"] < row["margin"]  # two that fail alike are no evidence that supervision does not matter
+        if floor:
+            told = f"and by weights fail alike (at most {row['best']:.2f}), so that they cannot be compared"
+        elif row["equal"]:
             told = f"equals tuned supervision by weights within the margin of {row['margin']:g}"
         elif row["ci_low"] > 0 or row["ci_high"] < 0:
             told = (
@@ -189,7 +193,7 @@ def _supervision(table: pd.DataFrame) -> list[Finding]:
         sentence = (
             f"In the decoder of {decoder}, supervision by deltas alone {told}: {number} exact match, paired over tasks."
         )
-        sure = bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
+        sure = not floor and bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
         numbers = row["value"], row["ci_low"], row["ci_high"]
         key = f"generators.supervision_{row['decoder']}"
         found.append(Finding(key, sentence, *numbers, int(row["n"]), sure, "adapter_margins"))

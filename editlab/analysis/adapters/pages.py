@@ -11,7 +11,16 @@ from editlab.analysis.report.topic import Page, Tables
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted
 
-NUMBERS = ("delta_cosine", "delta_ratio", "delta_r2", "gain", "won", "likeness", "n", "seeds")
+NUMBERS = {
+    "delta_ratio": "delta error",
+    "delta_cosine": "delta cosine",
+    "delta_r2": "delta R2",
+    "gain": "gain",
+    "won": "won",
+    "likeness": "alike",
+    "n": "tasks",
+    "seeds": "seeds",
+}
 
 
 def methods_data(tables: Tables) -> dict[str, Any]:
@@ -24,9 +33,9 @@ def methods_data(tables: Tables) -> dict[str, Any]:
     )
     scores = [{"title": name, "kind": "interval", "digits": 3, "name": name} for name in ("exact", "letters")]
     texts = [column(frame, name) for name in ("split", "kind", "method")]
-    columns = [*texts, *scores, *(column(frame, name) for name in NUMBERS if name in frame)]
+    columns = [*texts, *scores, *({**column(frame, n), "title": title} for n, title in NUMBERS.items() if n in frame)]
     chosen = {"split": SPLITS[COMBINATIONS]}
-    return table_data(frame, columns, "adapter_methods", hidden=("n", "seeds"), filters=chosen, best="exact")
+    return table_data(frame, columns, "adapter_methods", hidden=("tasks", "seeds"), filters=chosen, best="exact")
 
 
 def methods_caption(tables: Tables) -> str:
@@ -40,7 +49,8 @@ PAGES = (
         "adapter_methods",
         "Ways to an adapter",
         "Exact match and letters, each with its interval over tasks and seeds, of every generated, retrieved and reference "
-        "adapter. Click on a column head to sort, or type under it to filter; the split at the left has two values.",
+        "adapter, on new combinations of operations or on operations that were held out. Gain: share of what an adapter trained "
+        "on the task itself gains. Won: tasks with more letters than the best single adapter. Click on a column head to sort.",
         "table",
         ("adapter_methods",),
         methods_data,

@@ -5,6 +5,8 @@ Slow on purpose: nothing is batched, cached or cut. The library must give the sa
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from editlab.data.requests import EditRequest
@@ -180,8 +182,8 @@ def edit_sequence(
     """Edit batch after batch in place, MEMIT's way; returns {layer: total change} and restores the model.
 
     ``solver(K, R, C, cache, weight, original) -> dW``; all float64. ``memory``: weight with which all earlier facts are
-    replayed. ``rewind``: targets on the original weights. ``passes = (count, alpha)``: solve again for the facts whose
-    residual is above alpha.
+    replayed. ``rewind``: targets on the original weights. ``passes = (count, alpha, upper)``: solve again for the facts
+    whose residual is above alpha (and below upper, where there is one).
     """
     architecture = Architecture(model)
     originals = {layer: architecture.weight(layer).clone() for layer in layers}
@@ -199,6 +201,7 @@ def edit_sequence(
     def keys_of(facts, layer):
         return torch.stack([key(model, r, layer, contexts) for r in facts], 1).double()
 
+    low, high = (*passes[1:], math.inf)[:2] if passes else (-1.0, math.inf)
     earlier = []
     for batch in batches:
         current = {layer: architecture.weight(layer).clone() for layer in layers}
@@ -210,7 +213,8 @@ def edit_sequence(
         columns = batch + (earlier if memory is not None else [])
         root = torch.tensor([1.0] * len(batch) + [memory or 0.0] * (len(columns) - len(batch))).double().sqrt()
         for _ in range(passes[0] if passes else 1):
-            off = (gap(columns).norm(dim=0) > passes[1] if passes else torch.ones(len(columns))).nonzero()[:, 0]
+            size = gap(columns).norm(dim=0)
+            off = ((size > low) & (size < high)).nonzero()[:, 0]
             chosen = [columns[i] for i in off]
             for i, layer in enumerate(layers if chosen else []):
                 keys, residual = keys_of(chosen, layer) * root[off], gap(chosen) / (len(layers) - i) * root[off]

@@ -199,14 +199,18 @@ def prune(options: Prune, problem: Problem) -> Result:
 
 @update.register
 def random_update(options: RandomUpdate, problem: Problem) -> Result:
-    """Control: Gaussian factors of rank n, seeded, with the Frobenius norm of MEMIT's update of the same batch."""
+    """Control: noise with the Frobenius norm of MEMIT's update of the same batch."""
     change, found = memit(options, problem)
-    d_out, d_in = problem.shape
-    generator, rank = torch_rng("random update", problem.seed), min(problem.facts, d_out, d_in)
-    left = torch.randn(d_out, rank, dtype=torch.float64, generator=generator).to(change.left)
-    right = torch.randn(rank, d_in, dtype=torch.float64, generator=generator).to(change.right)
-    noise = Factors(left, right)
-    return noise.scaled(change.norm() / noise.norm()), found
+    return noise(problem.shape, problem.facts, change.norm(), problem.seed).to(device=change.left.device), found
+
+
+def noise(shape: tuple[int, int], facts: int, norm: float, seed: int) -> Factors:
+    """Gaussian factors ``(d_out, d_in)`` of rank ``facts`` (at most full), seeded, with this Frobenius norm."""
+    generator, rank = torch_rng("random update", seed), min(facts, *shape)
+    left = torch.randn(shape[0], rank, dtype=torch.float64, generator=generator)
+    right = torch.randn(rank, shape[1], dtype=torch.float64, generator=generator)
+    found = Factors(left, right)
+    return found.scaled(norm / found.norm())
 
 
 @update.register

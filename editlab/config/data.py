@@ -11,17 +11,51 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from editlab.config.base import Section
 from editlab.errors import ConfigError
 
+SUBJECTS_PER_OBJECT = 6  # of the generated world: one to edit, five neighbours with two statements each
+RESERVED_PER_OBJECT = 2  # of these, subjects that no stream edits
+MIN_OBJECTS, MAX_OBJECTS, MAX_RELATIONS = 4, 30, 15
+SWEEP_PART = 5  # at most a fifth of a data set is kept for the choice of recipes
 
-class FactsData(Section):
+
+class Reserve(Section):
+    """What every data set keeps back."""
+
+    sweep_facts: Annotated[int, Field(ge=0)] = Field(
+        128, description="facts that no experiment of any run edits: recipes are chosen on them; at most a fifth of all"
+    )
+
+    def kept(self, facts: int) -> int:
+        """How many of so many facts are kept for the choice of recipes, at most."""
+        return min(self.sweep_facts, facts // SWEEP_PART)
+
+
+class FactsData(Reserve):
     """The generated world of facts."""
 
     kind: Literal["facts"]
     size: Annotated[int, Field(ge=12, le=50_000)] = Field(1800, description="facts")
     seed: int = Field(1, description="seed of the world")
+    facts_a_subject: Literal[1, 5] = Field(
+        5,
+        description="1: each subject has one fact, as in CounterFact; 5: one of every relation of its kind, five on average",
+    )
     chains: bool = Field(
         False,
         description="state facts over two hops, inverse relations and a question form too, and ask for them after edits",
     )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(relations, facts of the largest relation, objects of that relation)."""
+        relations = min(max(self.size // (MIN_OBJECTS * SUBJECTS_PER_OBJECT), 1), MAX_RELATIONS)
+        share = -(-self.size // relations)
+        return relations, share, min(share // SUBJECTS_PER_OBJECT, MAX_OBJECTS)
+
+    @property
+    def editable(self) -> int:
+        """Facts that a stream may edit, at least: neither neighbours of its own nor kept for the choice of recipes."""
+        relations, _, objects = self.shape
+        return self.size - relations * RESERVED_PER_OBJECT * objects - self.kept(self.size)
 
 
 SMALL = 8_000_000  # bytes of a file that is counted while the workflow is planned
@@ -31,7 +65,7 @@ FileKind = Literal[
 ]
 
 
-class FileData(Section):
+class FileData(Reserve):
     """A file of requests, local or downloaded; docs/data_formats.md shows the forms."""
 
     kind: FileKind = Field("auto", description="form of its records; auto tells it from the first one")
@@ -52,7 +86,7 @@ class FileData(Section):
         return Path(self.path).expanduser()
 
     def most_requests(self) -> int | None:
-        """How many requests the file can hold; None where it is large, absent or not a list, which its reader reports."""
+        """How many requests of the file can be edited; None where it is large, absent or not a list, which its reader reports."""
         try:
             if self.file.stat().st_size > SMALL:
                 return None
@@ -61,7 +95,8 @@ class FileData(Section):
             return None
         records = records if isinstance(records, list) else [records]
         parts = [r.get("requested_rewrite", r.get("samples")) for r in records if isinstance(r, dict)]
-        return sum(len(part) if isinstance(part, list) else 1 for part in parts)
+        found = sum(len(part) if isinstance(part, list) else 1 for part in parts)
+        return found - self.kept(found)
 
     def check_files(self, where: str) -> None:
         """Raise :class:`ConfigError` when the file is neither there nor to be downloaded."""

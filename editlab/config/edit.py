@@ -27,6 +27,7 @@ from editlab.config.base import (
     choose,
     validated,
 )
+from editlab.config.consistency import check_controls, check_guards, check_layers, check_ranks
 from editlab.config.data import Dataset, FactsData, FileData
 from editlab.config.models import HubModel, Model, SubstrateModel
 from editlab.config.recipe import Recipe
@@ -80,6 +81,9 @@ class Evaluation(Section):
 
     snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
     retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
+    same_subject_facts: Annotated[int, Field(ge=0)] = Field(
+        2, description="unedited facts of an edited subject that are scored (SS), at most: a seeded sample a case"
+    )
     perplexity_sentences: Annotated[int, Field(ge=0)] = 200
     perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
     generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
@@ -110,9 +114,14 @@ class Experiment(Section):
     """A set of cells: the product of the axes, collapsed where an axis does not apply."""
 
     methods: list[Name] = Field(min_length=1)
+    model: Name | None = Field(None, description="one of models; null: the study's")
+    dataset: Name | None = Field(None, description="one of datasets; null: the study's")
     batch: list[Count] = Field(min_length=1)
     own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
+    replay_from: Count = Field(
+        1, description="smallest batch size of the cells with replay: smaller ones have the least rate"
+    )
     rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
@@ -122,10 +131,15 @@ class Experiment(Section):
     label_cases: Annotated[int, Field(ge=0)] = Field(
         0, description="facts a probe set when each batch is labelled as harmful or not (0: no labels)"
     )
+    guards_from: Name | None = Field(
+        None,
+        description="experiment on whose streams, of other seeds, the weights and thresholds of all guards are chosen; null: "
+        "those of the recipes",
+    )
     capacity: list[Count] | None = Field(
         None, min_length=1, description="replay capacities, an axis of the replay ablation"
     )
-    strategy: list[Literal["random", "priority"]] | None = Field(
+    strategy: list[Literal["random", "priority", "target_loss"]] | None = Field(
         None, min_length=1, description="replay strategies, an axis"
     )
 
@@ -136,6 +150,14 @@ class Experiment(Section):
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} holds a value twice")
         return self
+
+    def batches(self, method: str) -> list[int]:
+        """The batch sizes of a method."""
+        return next((own.batch for own in self.own_batches if method in own.methods), self.batch)
+
+    def rates(self, batch: int) -> list[float]:
+        """The replay rates at a batch size."""
+        return self.replay if batch >= self.replay_from else [min(self.replay)]
 
 
 class Retraining(Section):
@@ -162,6 +184,10 @@ class EditStudy(Study):
     """The edit study."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("datasets", "models", "statistics", "contexts", "tracing")
+    WITH_EXPERIMENTS: ClassVar[tuple[str, ...]] = (
+        "measure_speed",
+        "train_control",
+    )  # a run that lists its own sets them anew
 
     model: Name = Field(description="one of models")
     dataset: Name = Field(description="one of datasets")
@@ -195,16 +221,25 @@ class EditStudy(Study):
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
                 choose(f"experiments.{name}.methods", method, self.methods)
-            _check_ranks(name, experiment, self.methods)
-            _check_layers(experiment, self.methods, self.models[self.model])
-            facts = self.datasets[self.dataset]
-            if isinstance(facts, FactsData) and experiment.num_edits > facts.size:
+            where, dataset = self.place(experiment)
+            choose(f"experiments.{name}.model", where, self.models)
+            choose(f"experiments.{name}.dataset", dataset, self.datasets)
+            check_ranks(name, experiment, self.methods)
+            check_layers(experiment, self.methods, self.models[where])
+            check_controls(name, experiment, self.methods)
+            check_guards(name, experiment, self.experiments, self.methods)
+            facts = self.datasets[dataset]
+            if isinstance(facts, FactsData) and experiment.num_edits > facts.editable:
                 raise ValueError(
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"datasets.{self.dataset} has {facts.size} facts"
+                    f"datasets.{dataset} has {facts.size} facts, of which {facts.editable} may be edited"
                 )
         _check_sweep(self.sweep, self.methods)
         return self
+
+    def place(self, experiment: Experiment) -> tuple[str, str]:
+        """The model and the data set of an experiment."""
+        return experiment.model or self.model, experiment.dataset or self.dataset
 
     def check_files(self, where: str) -> None:
         """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""
@@ -233,7 +268,7 @@ class EditStudy(Study):
             if most is not None and experiment.num_edits > most:
                 raise ConfigError(
                     f"config: {where}.experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"{data.path} has {most} requests"
+                    f"{data.path} has {most} requests beside those kept for the sweep (sweep_facts)"
                 )
 
     def _needs_moments(self) -> bool:
@@ -251,8 +286,8 @@ class EditStudy(Study):
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
             traits = SOLVERS[self.methods[method].solver]
-            for batch in next((own.batch for own in plan.own_batches if method in own.methods), plan.batch):
-                for replay in plan.replay:
+            for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
+                for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):
                             cell = {
@@ -279,33 +314,6 @@ def _decimal(value: float) -> str:
 
 def _ranks(plan: Experiment, recipe: Recipe) -> list[int]:
     return plan.rank if recipe.has_rank else [0]
-
-
-def _check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
-    """Ranks belong to LoRA recipes: none may be without, and none is given for raw recipes alone."""
-    ranked = [m for m in plan.methods if methods[m].has_rank]
-    if ranked and 0 in plan.rank:
-        raise ValueError(f"experiments.{name}.rank: 0 is not allowed; {ranked[0]} stores LoRA: give ranks of 1 or more")
-    if not ranked and plan.rank != [0]:
-        raise ValueError(f"experiments.{name}.rank: {plan.rank} is not allowed; no recipe of it stores LoRA: use [0]")
-    for method in ranked:
-        if methods[method].backend == "lora" and max(plan.rank) > methods[method].max_rank:
-            raise ValueError(
-                f"experiments.{name}.rank: {max(plan.rank)} is not allowed; "
-                f"at most methods.{method}.max_rank ({methods[method].max_rank})"
-            )
-
-
-def _check_layers(plan: Experiment, methods: Mapping[str, Recipe], model: SubstrateModel | HubModel) -> None:
-    """Where the number of layers is known before the model is there, edited layers must be among them."""
-    if isinstance(model, HubModel):
-        return
-    for method in plan.methods:
-        layers = methods[method].layers
-        if layers != "auto" and max(layers) >= model.layers:
-            raise ValueError(
-                f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
-            )
 
 
 def _check_sweep(sweep: Sweep, methods: Mapping[str, Recipe]) -> None:

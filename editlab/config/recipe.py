@@ -42,11 +42,17 @@ class TrustScales(Section):
     confidence_shift: Positive = 0.1
     preservation_distance: Positive = 0.3
     attribution_focus_delta: Positive = 0.1
+    update_norm: Positive = Field(20.0, description="Frobenius norm of the update, of the rival that looks at it alone")
 
 
 class Trust(Section):
     """The guard of a batch: a score in [0, 1] from probes that no evaluation uses, and what follows from it."""
 
+    judge: Literal["trust", "norm", "random", "label"] = Field(
+        "trust",
+        description="what decides; rivals of trust: norm, exp(-|dW| / tau.update_norm), and random, a draw from [0, 1), so that "
+        "the threshold is the share that is rolled back; label rolls back what the labels call harmful: the best there is",
+    )
     threshold: Share = Field(0.5, description="at or above it a batch is accepted as it is")
     low: Share = Field(0.4, description="below it a batch is rolled back; in between it is scaled down")
     soft: bool = Field(True, description="scale between low and threshold; false: roll back below the threshold")
@@ -65,7 +71,23 @@ class Trust(Section):
     def _check(self) -> Trust:
         if self.low > self.threshold:
             raise ValueError(f"low: {self.low} is not allowed; at most threshold ({self.threshold})")
+        if self.per_fact and not self.behaves:
+            raise ValueError(
+                "per_fact: true is not allowed; facts have a trust of their own only where probes are looked at"
+            )
+        if self.distance_only and self.judge != "trust":
+            raise ValueError(f"distance_only: true is not allowed; the judge is {self.judge}")
         return self
+
+    @property
+    def behaves(self) -> bool:
+        """Whether the score comes from what the model does on probes."""
+        return self.judge in ("trust", "label") and not self.distance_only
+
+    @property
+    def kind(self) -> str:
+        """``trust``, ``distance``, ``norm``, ``random`` or ``label``."""
+        return "distance" if self.distance_only else self.judge
 
 
 class Greedy(Section):
@@ -105,7 +127,10 @@ class Replay(Section):
     """The memory of edited facts; how many are replayed a batch is an axis of experiments."""
 
     replay_capacity: Count = Field(200, description="facts kept for replay")
-    replay_strategy: Literal["random", "priority"] = Field("random", description="which are replayed")
+    replay_strategy: Literal["random", "priority", "target_loss"] = Field(
+        "random",
+        description="which are replayed; priority: of low margin after the commit, target_loss: of high target loss, old ones",
+    )
     replay_eviction: Literal["fifo", "lru"] = Field("fifo", description="which make room")
     replay_weight: NonNegative = Field(1.0, description="weight of a replayed column")
     replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
@@ -170,6 +195,8 @@ class Recipe(Replay, LowRankStorage, Solver):
             raise ValueError(f"greedy: not allowed with backend {self.backend}; it divides low-rank steps: use lora")
         if self.greedy is not None and isinstance(self, Passes):
             raise ValueError(f"greedy: not allowed with {self.solver}, which makes passes of its own")
+        if self.greedy is not None and self.trust is not None and self.trust.judge != "trust":
+            raise ValueError(f"greedy: not allowed with the judge {self.trust.judge}, which knows whole batches alone")
         if self.trust is not None and (self.gradient or not self.edits):
             raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
         return self

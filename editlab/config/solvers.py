@@ -7,9 +7,9 @@ the editing session. The algebra of a solver is the function that :data:`editlab
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
 
@@ -52,6 +52,7 @@ class Solver(Section):
     Attributes:
         name: what a recipe calls it.
         max_batch: most facts a solve can hold; None: any number.
+        min_batch: fewest facts of a batch.
         replay: replayed facts can join a batch.
         history: it uses the sum of K K^T of earlier batches.
         moment: it cannot do without the second moment of the keys (ROME can: C = I).
@@ -69,6 +70,7 @@ class Solver(Section):
 
     name: ClassVar[str]
     max_batch: ClassVar[int | None] = None
+    min_batch: ClassVar[int] = 1
     replay: ClassVar[bool] = True
     history: ClassVar[bool] = False
     moment: ClassVar[bool] = True
@@ -116,6 +118,15 @@ class Passes(Solver):
 
     max_iterations: Count = Field(3, description="passes over the facts that are still off")
     alpha: NonNegative = Field(0.1, description="a fact is off while |residual| is above this")
+    upper_bound: Positive | None = Field(
+        None, description="a fact whose |residual| is not below this is left out of a pass"
+    )
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.upper_bound is not None and self.upper_bound <= self.alpha:
+            raise ValueError(f"upper_bound: {self.upper_bound} is not allowed; more than alpha ({self.alpha})")
+        return self
 
 
 class Rome(Moment):
@@ -230,9 +241,20 @@ class FineTuning(Solver):
 
 
 class RandomUpdate(Memit):
-    """Control: a random update as large as MEMIT's."""
+    """Control: a random update as large as MEMIT's of the same batch, or with the norms that a method had in its stream."""
 
     name, replay, control = "random", False, True
+    matched_to: str | None = Field(
+        None,
+        description="recipe whose norms it has, batch by batch and layer by layer, in every experiment; null: MEMIT's on its "
+        "own model, which the noise itself drives away",
+    )
+
+
+class ShuffledTargets(Memit):
+    """Control: MEMIT with the targets of a batch dealt to one another's facts: updates of its kind that say nothing true."""
+
+    name, replay, control, min_batch = "shuffled", False, True, 2
 
 
 class NoUpdate(Solver):
@@ -254,6 +276,7 @@ SOLVERS: dict[str, type[Solver]] = {
     Encore.name: Encore,
     FineTuning.name: FineTuning,
     RandomUpdate.name: RandomUpdate,
+    ShuffledTargets.name: ShuffledTargets,
     NoUpdate.name: NoUpdate,
 }
 """The registry: one line a solver."""

@@ -7,6 +7,10 @@ neighbourhood prompts name other subjects with the same relation and the same tr
 subjects of which ``target_new`` is true, and each relation has one rewrite and five paraphrase templates. A model trained on
 :func:`editlab.data.true_statements` of these facts knows them, and an edit can be measured in full.
 
+Some subjects are *reserved*: none of their facts is ever edited (role ``neighbor``). Every object of every relation is true
+of two of them, and half of the neighbourhood prompts of a fact are about these, so that however long a stream of edits is,
+half of its neighbours are untouched. The facts of a few more subjects are kept for the choice of recipes (role ``sweep``).
+
 Sizing rule. A relation needs ``SUBJECTS_PER_OBJECT`` subjects an object (one to edit, five neighbours) and, to be worth
 choosing from, ``MIN_OBJECTS`` objects: a world of ``size`` facts has ``size // 24`` relations (1 to 15), its facts are
 divided evenly among them, and a relation of n facts uses ``n // 6`` of its 30 objects (2 to 30), again evenly. From
@@ -15,28 +19,31 @@ divided evenly among them, and a relation of n facts uses ``n // 6`` of its 30 o
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from editlab.config.data import MAX_OBJECTS, RESERVED_PER_OBJECT, SUBJECTS_PER_OBJECT, FactsData
 from editlab.data.chains import with_chains
 from editlab.data.inverses import with_inverses
-from editlab.data.requests import EditRequest, fill
+from editlab.data.requests import NEIGHBOR, SWEEP, EditRequest, fill
 from editlab.data.world import ENDINGS, FIRST_WORDS, GENERATION, LINKS, RELATIONS, STEMS, Relation
 from editlab.errors import ConfigError
 from editlab.randomness import derive_seed, python_rng
 
 NEIGHBORS = 10
 ATTRIBUTES = 10
-SUBJECTS_PER_OBJECT = 6  # one to edit, five neighbours with two statements each
-MIN_OBJECTS = 4
 MIN_SIZE = 2 * SUBJECTS_PER_OBJECT
 MAX_SIZE = 50_000
 
 
-def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
-    """Generate ``size`` facts with distinct (subject, relation), byte-identical for the same (size, seed).
+def make_facts(
+    size: int, seed: int, chains: bool = False, *, facts_a_subject: Literal[1, 5] = 5, sweep_facts: int = 128
+) -> list[EditRequest]:
+    """Generate ``size`` facts with distinct (subject, relation), byte-identical for the same arguments.
 
     Each request has 5 paraphrase, 10 neighbourhood, 10 attribute and 4 generation prompts. No subject is a prefix of
     another. case ids are ``f00001``, ``f00002``, ... in an order in which relations and objects are mixed.
@@ -44,24 +51,20 @@ def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
     Args:
         chains: add probes over two hops and of inverse relations (:mod:`editlab.data.chains`,
             :mod:`editlab.data.inverses`); nothing else changes.
+        facts_a_subject: 5: a subject has a fact of every relation of its kind (7 or 4); 1: of one relation.
+        sweep_facts: facts kept for the choice of recipes, at most; also at most a fifth of all.
 
     Raises:
         ConfigError: ``size`` is not between 12 (two objects with six subjects each) and 50,000.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ConfigError(f"size: {size} is not allowed; a world has between {MIN_SIZE} and {MAX_SIZE} facts")
+    options = FactsData(kind="facts", size=size, facts_a_subject=facts_a_subject, sweep_facts=sweep_facts)
     rng = python_rng("facts", size, seed)
-    triples = _triples(size, rng)
-    subjects_of: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for subject, relation, true in triples:
-        subjects_of[relation.identifier, true].append(subject)
-    objects_of: dict[str, list[str]] = defaultdict(list)
-    for identifier, true in subjects_of:
-        objects_of[identifier].append(true)
+    world = _World(options, rng)
     requests = []
-    for number, (subject, relation, true) in enumerate(triples, start=1):
-        new = rng.choice([item for item in objects_of[relation.identifier] if item != true])
-        neighbors = [other for other in subjects_of[relation.identifier, true] if other != subject]
+    for number, (subject, relation, true) in enumerate(world.triples, start=1):
+        new = rng.choice([item for item in world.objects[relation.identifier] if item != true])
         requests.append(
             EditRequest(
                 case_id=f"f{number:05d}",
@@ -71,31 +74,96 @@ def make_facts(size: int, seed: int, chains: bool = False) -> list[EditRequest]:
                 target_true=true,
                 relation_id=relation.identifier,
                 paraphrase_prompts=tuple(fill(template, subject) for template in relation.templates[1:]),
-                neighborhood_prompts=_probes(neighbors, relation, NEIGHBORS, rng),
-                attribute_prompts=_probes(subjects_of[relation.identifier, new], relation, ATTRIBUTES, rng),
+                neighborhood_prompts=world.neighbors(subject, relation, true),
+                attribute_prompts=_probes(world.subjects[relation.identifier, new], relation, ATTRIBUTES, rng),
                 generation_prompts=tuple(fill(template, subject) for template in GENERATION[relation.kind]),
+                reserved_for=NEIGHBOR if subject in world.reserved else "",
             )
         )
+    requests = with_sweep_facts(requests, options.kept(size))
     return with_inverses(with_chains(requests)) if chains else requests
 
 
-def _triples(size: int, rng: random.Random) -> list[tuple[str, Relation, str]]:
-    """(subject, relation, true object) of every fact, relations and objects balanced, in random order."""
-    count = min(max(size // (MIN_OBJECTS * SUBJECTS_PER_OBJECT), 1), len(RELATIONS))
-    relations = rng.sample(RELATIONS, count)
-    shares = [size // count + (index < size % count) for index in range(count)]
-    needed: dict[str, int] = defaultdict(int)
-    for relation, share in zip(relations, shares, strict=True):
-        needed[relation.kind] = max(needed[relation.kind], share)
-    names = {kind: _names(kind, total, rng) for kind, total in needed.items()}
-    triples = []
-    for relation, share in zip(relations, shares, strict=True):
-        objects = rng.sample(relation.objects, min(share // SUBJECTS_PER_OBJECT, len(relation.objects)))
-        # Shuffled anew for each relation: what is true of a subject in one tells nothing about the others.
-        subjects = rng.sample(names[relation.kind], share)
-        triples += [(name, relation, true) for name, true in zip(subjects, itertools.cycle(objects), strict=False)]
-    rng.shuffle(triples)
-    return triples
+class _World:
+    """Who there is, and what is true: relations and objects balanced, facts in random order.
+
+    Attributes:
+        triples: (subject, relation, true object) of every fact.
+        subjects: by (relation, object), those of whom it is true.
+        objects: by relation, those that are true of somebody.
+        reserved: subjects that no stream edits: :data:`RESERVED_PER_OBJECT` of every object of every relation, or more.
+    """
+
+    def __init__(self, options: FactsData, rng: random.Random) -> None:
+        self.rng = rng
+        self.reserved: set[str] = set()
+        count, _, _ = options.shape
+        relations = rng.sample(RELATIONS, count)
+        shares = {r: options.size // count + (i < options.size % count) for i, r in enumerate(relations)}
+        self.triples: list[tuple[str, Relation, str]] = []
+        for relation, (reserved, free) in self._people(shares, options.facts_a_subject == 1).items():
+            share = shares[relation]
+            objects = rng.sample(relation.objects, _objects(share))
+            # Shuffled anew for each relation: what is true of a subject in one tells nothing about the others.
+            names = rng.sample(reserved, len(reserved)) + rng.sample(free, share - len(reserved))
+            self.triples += [
+                (name, relation, true) for name, true in zip(names, itertools.cycle(objects), strict=False)
+            ]
+            self.reserved.update(reserved)
+        rng.shuffle(self.triples)
+        self.subjects: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.objects: dict[str, list[str]] = defaultdict(list)
+        for subject, relation, true in self.triples:
+            self.subjects[relation.identifier, true].append(subject)
+        for identifier, true in self.subjects:
+            self.objects[identifier].append(true)
+
+    def _people(self, shares: Mapping[Relation, int], apart: bool) -> dict[Relation, tuple[list[str], list[str]]]:
+        """By relation, its reserved subjects and the others; relations of a kind have the same ones, or each its own."""
+        found: dict[Relation, tuple[list[str], list[str]]] = {}
+        for kind in dict.fromkeys(relation.kind for relation in shares):
+            mine = {relation: share for relation, share in shares.items() if relation.kind == kind}
+            most = max(mine.values())
+            names = iter(subject_names(kind, sum(mine.values()) if apart else most, self.rng))
+            held = RESERVED_PER_OBJECT * _objects(most)
+            if not apart:
+                everyone = list(names)
+                found |= dict.fromkeys(mine, (everyone[:held], everyone[held:]))
+                continue
+            for relation, share in mine.items():
+                own = list(itertools.islice(names, share))
+                found[relation] = (own[:held], own[held:])
+        return found
+
+    def neighbors(self, subject: str, relation: Relation, true: str) -> tuple[str, ...]:
+        """Statements about other subjects of the same object, half of them about reserved ones."""
+        others = [name for name in self.subjects[relation.identifier, true] if name != subject]
+        half = NEIGHBORS // 2
+        held = _probes([name for name in others if name in self.reserved], relation, half, self.rng)
+        return held + _probes([name for name in others if name not in self.reserved], relation, half, self.rng)
+
+
+def _objects(share: int) -> int:
+    """Objects of a relation with so many facts."""
+    return min(share // SUBJECTS_PER_OBJECT, MAX_OBJECTS)
+
+
+def with_sweep_facts(requests: Sequence[EditRequest], count: int) -> list[EditRequest]:
+    """Keep at most ``count`` facts for the choice of recipes: those of whole subjects and groups, in an order of their own.
+
+    Which they are depends on the data set alone, so that no run edits what another one chose its recipes on.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, request in enumerate(requests):
+        if not request.reserved_for:
+            members[f"group {request.group}" if request.group else f"subject {request.subject}"].append(position)
+    names = sorted(members)
+    python_rng("sweep facts", len(requests)).shuffle(names)
+    kept: set[int] = set()
+    for name in names:
+        if len(kept) + len(members[name]) <= count:
+            kept.update(members[name])
+    return [dataclasses.replace(r, reserved_for=SWEEP) if i in kept else r for i, r in enumerate(requests)]
 
 
 def _probes(subjects: Sequence[str], relation: Relation, count: int, rng: random.Random) -> tuple[str, ...]:
@@ -108,7 +176,7 @@ def _probes(subjects: Sequence[str], relation: Relation, count: int, rng: random
     return tuple(fill(relation.templates[template], subject) for subject, template in picks)
 
 
-def _names(kind: str, count: int, rng: random.Random) -> list[str]:
+def subject_names(kind: str, count: int, rng: random.Random) -> list[str]:
     """``count`` distinct names of two words, none a prefix of another: the last words are prefix-free.
 
     A last word is not shared until they run out: it alone tells who it is, as most real names do.

@@ -21,7 +21,8 @@ from editlab.errors import DataError
 from editlab.files.pointers import REMEDY, is_lfs_pointer
 
 _PROBES = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
-_OPTIONAL = ("neighborhood_targets", "target_aliases", "probes", "group")
+_OPTIONAL = ("neighborhood_targets", "target_aliases", "probes", "group", "reserved_for")
+NEIGHBOR, SWEEP = "neighbor", "sweep"
 _REWRITE = ("prompt", "relation_id", "target_new", "target_true", "subject")
 
 
@@ -32,7 +33,9 @@ class EditRequest:
     ``neighborhood_targets`` names the right answer of each neighbourhood prompt where it is not ``target_true``
     (zsRE's locality questions); empty means ``target_true`` for all of them. Targets carry no leading space.
     ``target_aliases`` are other names of ``target_new``; ``probes`` ask for what follows from the edit and what must not
-    (:mod:`editlab.data.probes`); requests of one ``group`` belong to one case, which needs all of them.
+    (:mod:`editlab.data.probes`); requests of one ``group`` belong to one case, which needs all of them. No experiment edits
+    a fact that is ``reserved_for`` something: for being a neighbour (:data:`NEIGHBOR`), or for the choice of recipes
+    (:data:`SWEEP`).
     """
 
     case_id: str
@@ -51,6 +54,7 @@ class EditRequest:
     target_aliases: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     group: str = ""
+    reserved_for: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, hash=False)
 
     @property
@@ -89,6 +93,8 @@ class EditRequest:
             record["probes"] = [probe.to_record() for probe in self.probes]
         if self.group:
             record["group"] = self.group
+        if self.reserved_for:
+            record["reserved_for"] = self.reserved_for
         return {**self.extra, **record}
 
     @classmethod
@@ -115,6 +121,11 @@ class EditRequest:
             )
         new, new_id = _target(rewrite.get("target_new"), "requested_rewrite.target_new", where)
         true, true_id = _target(rewrite.get("target_true"), "requested_rewrite.target_true", where)
+        reserved = _identifier(record.get("reserved_for"), "reserved_for", where) or ""
+        if reserved not in ("", NEIGHBOR, SWEEP):
+            raise DataError(
+                f"{where}: field 'reserved_for' is {reserved[:40]!r}; allowed: {NEIGHBOR}, {SWEEP}, or none"
+            )
         probes = {name: _texts(record.get(name), name, where) for name in _PROBES}
         neighbor_targets = _texts(record.get("neighborhood_targets"), "neighborhood_targets", where)
         neighbor_targets = tuple(target.strip() for target in neighbor_targets)
@@ -133,6 +144,7 @@ class EditRequest:
             target_aliases=_texts(record.get("target_aliases"), "target_aliases", where),
             probes=read_probes(record.get("probes"), where),
             group=_identifier(record.get("group"), "group", where) or "",
+            reserved_for=reserved,
             extra=_unknown(record),
             **probes,
         )

@@ -12,13 +12,16 @@ from pydantic import Field
 
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
+from editlab.config.solvers import RandomUpdate
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
-from editlab.data.requests import EditRequest, read_json
+from editlab.data.requests import EditRequest, read_json, read_utf8
 from editlab.data.world_probes import with_world_probes
+from editlab.editing.events import read_events
 from editlab.editing.probes import choose_probes
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
+from editlab.editing.tuning import with_guard
 from editlab.errors import DataError
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 from editlab.files.provenance import commit_of, origins
@@ -57,6 +60,8 @@ def run_cell(
     statistics: Sequence[str],
     layers: Sequence[int] | None,
     outputs: Mapping[str, str],
+    matched: str | None = None,
+    guards: str | None = None,
 ) -> None:
     """Run a cell and write its files; its record comes last, so a directory with one is whole.
 
@@ -65,22 +70,27 @@ def run_cell(
         threads: of torch.
         layers: the traced layers, for recipes with ``layers: auto``.
         outputs: paths by name: metrics, cases, curve, events, edit, provenance.
+        matched: events of the cell whose norms the random control replays.
+        guards: the weights and thresholds that were chosen on other streams (:mod:`editlab.editing.tuning`).
 
     Raises:
         ConfigError: the plan is not allowed; one line, before anything is loaded.
-        DataError: the file of known facts is missing, or too few are known.
+        DataError: the file of known facts or that of the matched cell is missing or does not fit, or too few are known.
     """
     from tqdm import tqdm
 
     cell = _planned(plan, layers)
+    if guards is not None and cell.recipe.trust is not None:
+        cell = cell.model_copy(update={"recipe": with_guard(cell.recipe, read_json(guards))})
     set_threads(threads)
     watch, folder = Stopwatch(), Path(outputs["metrics"]).parent
-    sources = [model, requests, contexts, known, cell.evaluation.perplexity_text, *statistics]
+    norms = _norms(cell, matched)
+    sources = [model, requests, contexts, known, matched, guards, cell.evaluation.perplexity_text, *statistics]
     made_of = origins(path for path in sources if path)
     with watch.stage("load"):
         network = load_model(model, **cell.loading)
         records = load_requests(requests)
-        chosen, probes = _facts(cell, records, known)
+        chosen, probes, others = _facts(cell, records, known)
         chosen = with_world_probes(chosen, records, held_out=probes)
     texts, anchors = _texts(cell)
     session = EditSession(
@@ -93,11 +103,12 @@ def run_cell(
         probes=probes,
         seed=cell.seed,
         anchor_texts=anchors,
+        norms=norms,
         stopwatch=watch,
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=cell.recipe.solver, disable=None) as bar:
-        result = run_stream(session, chosen, cell, texts, progress=bar, checkpoint=checkpoint)
+        result = run_stream(session, chosen, cell, texts, facts=others, progress=bar, checkpoint=checkpoint)
     with watch.stage("write"):
         _write(result, outputs)
     facts = {
@@ -120,10 +131,26 @@ def _planned(plan: Mapping[str, Any], layers: Sequence[int] | None) -> CellPlan:
     return found
 
 
+def _norms(cell: CellPlan, matched: str | None) -> list[dict[int, float]] | None:
+    """By batch and layer, the norms that the random control replays: 0 where the other method's batch did not stay."""
+    if not isinstance(cell.recipe, RandomUpdate) or cell.recipe.matched_to is None:
+        return None
+    if matched is None:
+        raise DataError(f"matched_to: the events of a cell of {cell.recipe.matched_to} are missing")
+    events = read_events(read_utf8(matched).splitlines(), matched)
+    if len(events) != -(-cell.num_edits // cell.batch):
+        raise DataError(f"{matched}: {len(events)} batches; the stream has {-(-cell.num_edits // cell.batch)}")
+    return [
+        {int(k): (layer.update_norm or 0.0) if event.kept else 0.0 for k, layer in (event.layers or {}).items()}
+        for event in events
+    ]
+
+
 def _facts(
     cell: CellPlan, records: Sequence[EditRequest], known: str | None
-) -> tuple[list[EditRequest], list[EditRequest]]:
-    """The facts to edit, and held-out records for trust: none where the recipe has no use for them."""
+) -> tuple[list[EditRequest], list[EditRequest], list[EditRequest]]:
+    """The facts to edit, held-out records for trust (none where the recipe has no use for them), and the facts that may be
+    asked of an edited subject."""
     if cell.known_only and known is None:
         raise DataError("known_only: the table of known facts is missing")
     cases = read_known(known) if cell.known_only and known is not None else None
@@ -131,10 +158,10 @@ def _facts(
     trust, greedy = cell.recipe.trust, cell.recipe.greedy
     if trust is None and greedy is not None and not greedy.use_distance_only:
         trust = Trust()
-    if trust is None:
-        return chosen, []
     pool = [r for r in records if cases is None or r.case_id in cases]
-    return chosen, choose_probes(pool, chosen, trust.heldout_samples, cell.seed)
+    probes = [] if trust is None else choose_probes(pool, chosen, trust.heldout_samples, cell.seed)
+    held_out = {probe.key for probe in probes}
+    return chosen, probes, [r for r in pool if r.key not in held_out]
 
 
 def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:

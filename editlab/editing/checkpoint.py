@@ -117,7 +117,7 @@ class Checkpoint:
             ReplayItem(
                 EditRequest.from_record(item["request"], "checkpoint"),
                 targets.get(str(i)),
-                item["margin"],
+                item["strength"],
                 item["inserted_at"],
                 item["used_at"],
             )
@@ -145,7 +145,7 @@ def identity(session: EditSession) -> dict[str, Any]:
 def _item(item: ReplayItem) -> dict[str, Any]:
     return {
         "request": item.request.to_record(),
-        "margin": item.margin,
+        "strength": item.strength,
         "inserted_at": item.inserted_at,
         "used_at": item.used_at,
     }

@@ -7,6 +7,7 @@ candidate, and says what to do. It never raises: an error of its own keeps the e
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from editlab.editing.greedy import Score, run_steps
 from editlab.editing.proposal import Proposal
 from editlab.editing.proposer import Installer, Proposer, Solve, install_at_once, put_back
 from editlab.editing.trust import Before, Judgement, TrustMonitor, distance_trust
-from editlab.errors import NumericalError
+from editlab.errors import ConfigError, NumericalError
 
 
 class TrustGuard:
@@ -44,7 +45,7 @@ class TrustGuard:
             options = self.trust or Trust.model_validate({"distance_only": by_distance})
             p = proposer
             with p.stopwatch.stage("trust"):
-                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes)
+                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes, p.seed)
         self.base: Before | None = None
 
     @property
@@ -73,6 +74,8 @@ class TrustGuard:
         new = proposal.columns.requests[: proposal.columns.new]
         with self._protected(event), self.proposer.stopwatch.stage("trust"):
             judgement = self.monitor.judge(new, self.base, proposal.change, proposal.problems)
+            if self.trust.judge == "label":
+                judgement = _by_label(judgement, event)
             judgement.write(event)
             return judgement
         return None
@@ -112,6 +115,14 @@ class TrustGuard:
         assert self.greedy is not None
         steps = run_steps(self.greedy, _LayerSteps(self, self.greedy, proposal, layer, solve))
         return {"greedy": steps}
+
+
+def _by_label(judgement: Judgement, event: Event) -> Judgement:
+    """Roll back what lowers the composite on evaluation probes, whatever the score says."""
+    if event.without is None or event.applied is None:
+        raise ConfigError("trust: the judge label needs labels; set label_cases")
+    harmful = event.applied["composite"] < event.without["composite"]
+    return dataclasses.replace(judgement, decision="rolled_back" if harmful else "accepted", scale=float(not harmful))
 
 
 def _in_one_step(proposer: Proposer, proposal: Proposal, layer: int, solve: Solve) -> dict[str, Any]:

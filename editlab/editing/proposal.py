@@ -20,14 +20,14 @@ class Columns:
     Attributes:
         z: (d_out, n) targets; None for fine-tuning, which has none.
         weights: (n,), or None: all one.
-        margins: of the new facts, how much more likely the new object is than it was asked to be.
+        losses: of the targets of the new facts, the last one.
     """
 
     requests: list[EditRequest]
     z: Tensor | None
     weights: Tensor | None
     new: int
-    margins: list[float]
+    losses: list[float]
 
     @classmethod
     def none(cls) -> Columns:
@@ -45,7 +45,7 @@ class Columns:
             None if self.z is None else self.z[:, at],
             None if self.weights is None else self.weights[at],
             len(new),
-            [self.margins[i] for i in new],
+            [self.losses[i] for i in new],
         )
 
 

@@ -9,6 +9,7 @@ the *effective change* that comes out is added to the weight before the next lay
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch import Tensor
 from editlab.algebra.linalg import Factors, SecondMoment
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
-from editlab.algebra.solvers import solve
+from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import FineTuning, Passes, TargetOptions
+from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
@@ -28,7 +29,7 @@ from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, l
 from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
-from editlab.editing.stress import Stress
+from editlab.editing.stress import Stress, shuffled
 from editlab.editing.targets import Targets, optimize_targets
 from editlab.edits.edit import commit
 from editlab.errors import NumericalError
@@ -104,17 +105,19 @@ class Proposer:
             targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-        return stress.targets(targets) if stress else targets
+        if isinstance(recipe, ShuffledTargets):
+            targets = shuffled(targets, requests, self.seed)
+        return stress.targets(targets, requests) if stress else targets
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
-        new, margins = len(requests), (-targets.loss).tolist()
+        new, losses = len(requests), targets.loss.tolist()
         if not replayed:
-            return Columns(requests, targets.z, None, new, margins)
+            return Columns(requests, targets.z, None, new, losses)
         old = [item.request for item in replayed]
         z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
         z = torch.cat([targets.z, z_old.to(targets.z)], 1)
-        return Columns(requests + old, z, self._weights(new, len(old)), new, margins)
+        return Columns(requests + old, z, self._weights(new, len(old)), new, losses)
 
     def _weights(self, new: int, old: int) -> Tensor:
         weights = torch.ones(new + old, dtype=torch.float64)
@@ -167,13 +170,15 @@ class Proposer:
         return LayerEvent(**{**found, **installed})
 
     def _still_off(self, columns: Columns) -> list[int]:
-        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha."""
+        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha, and
+        below upper_bound: what is farther off is given up, as published."""
         if not isinstance(self.recipe, Passes):
             return list(range(len(columns.requests)))
         assert columns.z is not None
         values = compute_values(self.model, columns.requests, self.layers[-1], self.recipe.site)
         gap = (columns.z.to(values) - values).norm(dim=0)
-        return (gap > self.recipe.alpha).nonzero()[:, 0].tolist()
+        far = self.recipe.upper_bound
+        return ((gap > self.recipe.alpha) & (gap < (math.inf if far is None else far))).nonzero()[:, 0].tolist()
 
     def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
         """What is asked of one map now: keys and residuals on the model as it is."""
@@ -224,11 +229,22 @@ class Proposer:
         deltas, loss = finetune(self.model, everyone, self.layers, recipe, weights)
         if not all(bool(d.isfinite().all()) for d in deltas.values()):
             raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
-        proposal = Proposal(Columns(everyone, None, None, len(requests), [-loss] * len(requests)))
+        proposal = Proposal(Columns(everyone, None, None, len(requests), [loss] * len(requests)))
         for layer, delta in deltas.items():
             self.put(proposal, layer, Factors.from_dense(delta))
         event.loss = loss
         event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
+        return proposal
+
+    def noise(self, requests: list[EditRequest], norms: Mapping[int, float], event: Event) -> Proposal:
+        """Noise on every map, with the norms that another method's updates of this batch had."""
+        proposal = Proposal(Columns(requests, None, None, len(requests), [0.0] * len(requests)))
+        event.layers = {}
+        for layer, weight in self.weights.items():
+            seed, norm = derive_seed("solve", self.seed, event.batch, layer), norms.get(layer, 0.0)
+            shape = (int(weight.shape[0]), int(weight.shape[1]))
+            found = self.put(proposal, layer, noise(shape, len(requests), norm, seed))
+            event.layers[str(layer)] = LayerEvent(update_norm=norm, **found)
         return proposal
 
     def restrain_total(self) -> dict[str, Any]:

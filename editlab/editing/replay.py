@@ -24,14 +24,15 @@ class ReplayItem:
     Attributes:
         request: the fact.
         target: ``(d_out,)`` its stored target vector; None for methods without targets.
-        margin: how much more likely the new object was than the old one when it was edited (log-probability).
+        strength: how firmly it was put in; by strategy, the margin right after it was committed (log-probability of a token
+            of the new object minus that of the old one), or minus the last loss of its target.
         inserted_at: batch in which it was edited.
         used_at: batch in which it was last replayed or edited.
     """
 
     request: EditRequest
     target: Tensor | None
-    margin: float
+    strength: float
     inserted_at: int
     used_at: int
 
@@ -41,7 +42,8 @@ class ReplayBuffer:
 
     Args:
         capacity: facts kept at most.
-        strategy: ``"random"``, or ``"priority"``: low margin and old age first.
+        strategy: ``"random"``, or facts of low strength and old age first: ``"priority"`` by the margin after the commit,
+            ``"target_loss"`` by the loss of the target, which costs no pass and is another order.
         eviction: ``"fifo"`` drops the oldest, ``"lru"`` the one longest unused.
         seed: of the random draws; a draw depends on the seed and the batch number alone.
     """
@@ -57,13 +59,13 @@ class ReplayBuffer:
         return len(self.items)
 
     def insert(
-        self, requests: Sequence[EditRequest], targets: Tensor | None, margins: Sequence[float], batch: int
+        self, requests: Sequence[EditRequest], targets: Tensor | None, strengths: Sequence[float], batch: int
     ) -> None:
         """Remember the facts of an accepted batch; ``targets (d_out, n)``."""
-        for i, (request, margin) in enumerate(zip(requests, margins, strict=True)):
+        for i, (request, strength) in enumerate(zip(requests, strengths, strict=True)):
             target = None if targets is None else targets[:, i].clone()
             self.items.pop(request.key, None)
-            self.items[request.key] = ReplayItem(request, target, float(margin), batch, batch)
+            self.items[request.key] = ReplayItem(request, target, float(strength), batch, batch)
         while len(self.items) > self.capacity:
             age = (lambda item: item.used_at) if self.eviction == "lru" else (lambda item: item.inserted_at)
             del self.items[min(self.items, key=lambda key: age(self.items[key]))]
@@ -75,7 +77,7 @@ class ReplayBuffer:
         count = min(math.ceil(rate * len(new) - 1e-9), len(candidates))
         if count == 0:
             return []
-        if self.strategy == "priority":
+        if self.strategy != "random":
             importance = importances(candidates, batch)
             order = sorted(range(len(candidates)), key=lambda i: (-importance[i], i))
             chosen = [candidates[i] for i in order[:count]]
@@ -87,10 +89,10 @@ class ReplayBuffer:
 
 
 def importances(items: Collection[ReplayItem], batch: int) -> list[float]:
-    """Importance in [0, 2]: the rank of a low margin plus the rank of time since the fact was last used, each in [0, 1]."""
-    by_margin = _ranks([-item.margin for item in items])
+    """Importance in [0, 2]: the rank of a low strength plus the rank of time since the fact was last used, each in [0, 1]."""
+    by_strength = _ranks([-item.strength for item in items])
     by_age = _ranks([batch - item.used_at for item in items])
-    return [m + a for m, a in zip(by_margin, by_age, strict=True)]
+    return [m + a for m, a in zip(by_strength, by_age, strict=True)]
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

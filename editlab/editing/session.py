@@ -34,6 +34,7 @@ from editlab.editing.targets import Targets
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
+from editlab.evaluation.scoring import rewrite_margins
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
@@ -63,8 +64,9 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc.
-        observer: called with (facts, facts edited before) before a batch is solved and again while its whole candidate
+        observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
+        norms: by batch and layer, the norms that the random control replays.
 
     Attributes:
         events: one a batch.
@@ -84,6 +86,7 @@ class EditSession:
         seed: int = 0,
         anchor_texts: Sequence[str] = (),
         observer: Observer | None = None,
+        norms: Sequence[Mapping[int, float]] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
@@ -104,7 +107,7 @@ class EditSession:
             self.stopwatch,
         )
         self.guard = TrustGuard(self.proposer, probes)
-        self.observer, self.anchor_texts = observer, list(anchor_texts)
+        self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.events: list[Event] = []
         self._restored = restored(self.weights)
@@ -160,7 +163,7 @@ class EditSession:
         if self.recipe.edits:
             before = self.proposer.snapshot()
             try:
-                self._edit_batch(batch, before, event, stress)
+                self._edit_batch(batch, requests, before, event, stress)
             except NumericalError as error:
                 self.proposer.take_back(before)
                 self.guard.settle(None)
@@ -192,18 +195,29 @@ class EditSession:
             self.proposer.put(Proposal(Columns.none()), layer, factors)
         return found
 
-    def _edit_batch(self, requests: list[EditRequest], before: Snapshot, event: Event, stress: Stress | None) -> None:
+    def _edit_batch(
+        self,
+        requests: list[EditRequest],
+        wanted: Sequence[EditRequest],
+        before: Snapshot,
+        event: Event,
+        stress: Stress | None,
+    ) -> None:
         replayed = self.buffer.sample(self.replay, requests, event.batch)
         event.replayed = len(replayed)
+        if self.norms is not None:
+            with self.stopwatch.stage("solve"):
+                self._keep(self.proposer.noise(requests, self.norms[event.batch], event), event.batch)
+            return
         if self.recipe.gradient:
             with self.stopwatch.stage("solve"):
                 self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
             return
         targets = self._targets(requests, event, stress)
-        event.without = self._observed(requests)
+        event.without = self._observed(wanted)
         self.guard.before(requests, event)
         proposal = self._propose(requests, targets, replayed, before, event)
-        event.applied = self._observed(requests)
+        event.applied = self._observed(wanted)
         proposal = self._judged(proposal, before, event)
         if event.kept:
             self._keep(proposal, event.batch)
@@ -267,7 +281,14 @@ class EditSession:
         self.edited += new
         if self.replay:
             z = None if columns.z is None else columns.z[:, : columns.new]
-            self.buffer.insert(new, z, columns.margins, index)
+            self.buffer.insert(new, z, self._strengths(new, columns.losses), index)
+
+    def _strengths(self, requests: Sequence[EditRequest], losses: Sequence[float]) -> list[float]:
+        """How firmly facts were put in, by the strategy of replay: their margins now, or minus the losses of their targets."""
+        if self.recipe.replay_strategy != "priority":
+            return [-loss for loss in losses]
+        with self.stopwatch.stage("keys"):
+            return rewrite_margins(self.model, requests)
 
     def _observed(self, requests: Sequence[EditRequest]) -> dict[str, float] | None:
         if self.observer is None:

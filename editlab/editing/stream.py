@@ -2,7 +2,9 @@
 
 ``immediate`` scores a fact right after its batch; ``final`` scores every fact after the whole stream; the *curve* looks
 back at snapshots: how many of the earlier edits still hold (retention), what happened to neighbours, to held-out
-perplexity, and to the norms of the weights, whose growth is the early sign of collapse. In a stream with harmful
+perplexity, and to the norms of the weights, whose growth is the early sign of collapse. A neighbour counts as long as
+the stream has not come to its own fact: from then on its old answer is wrong. Facts of harmful, rolled-back and rejected
+batches count as come to, so that all methods are scored on the same prompts of a stream. In a stream with harmful
 batches (``stress_fraction``) all scores are over the facts of the harmless ones: what a user would want to keep. With a
 checkpoint, a run that was killed goes on from its last one and ends as an undisturbed run does, bit for bit.
 """
@@ -20,6 +22,7 @@ from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
 from editlab.config.edit import Evaluation
+from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.events import Event
@@ -31,8 +34,10 @@ from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity
+from editlab.evaluation.prompts import Surroundings
+from editlab.evaluation.retention import by_return, by_subject, left_out, neighbors, retention
 from editlab.evaluation.scoring import score_requests
-from editlab.evaluation.summary import summarize
+from editlab.evaluation.summary import case_means, summarize
 from editlab.randomness import python_rng
 
 if TYPE_CHECKING:
@@ -65,7 +70,8 @@ class StreamResult:
 
     Attributes:
         metrics: one row a (when, metric, protocol): value, n, ci_low, ci_high.
-        cases: one row a (when, case, probe): success, accuracy, magnitude (means over the prompts).
+        cases: one row a (when, case, probe): success, accuracy, magnitude (means over the prompts), and edited_again:
+            whether the stream has come back to the subject by then.
         curve: one row a (edits_seen, metric): value, n.
         events: one a batch.
         edit: the whole change.
@@ -84,6 +90,7 @@ def run_stream(
     plan: StreamPlan,
     texts: Sequence[str] = (),
     *,
+    facts: Sequence[EditRequest] = (),
     progress: Any = None,
     checkpoint: Path | None = None,
 ) -> StreamResult:
@@ -92,6 +99,7 @@ def run_stream(
     Args:
         session: a session inside its ``with`` block; it stays edited.
         texts: held-out sentences for perplexity (none: not measured).
+        facts: what else is true of the subjects (same-subject specificity; none: not measured).
         progress: object with ``update(n)``, such as a tqdm bar.
         checkpoint: file in which the stream saves itself now and then, and from which it starts when it is there.
 
@@ -100,9 +108,9 @@ def run_stream(
         ArtifactError: the checkpoint belongs to another run or is damaged.
     """
     session.guard.check(requests)
+    run = _Run(session, list(requests), plan, texts, checkpoint, facts)
     if plan.label_cases:
-        session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed)
-    run = _Run(session, list(requests), plan, texts, checkpoint)
+        session.observer = CompositeObserver(session.model, plan.label_cases, plan.seed, run.around)
     run.follow_up = FollowUp(session, run.harmless(), plan.evaluation, plan.seed)  # the model is still unedited
     run.resume()
     for batch in run.left():
@@ -123,11 +131,16 @@ class _Run:
         plan: StreamPlan,
         texts: Sequence[str],
         checkpoint: Path | None,
+        facts: Sequence[EditRequest],
     ) -> None:
         self.session, self.plan, self.texts, self.checkpoint = session, plan, list(texts), checkpoint
         self.requests = requests
         self.batches = list(batches(requests, plan.batch))
-        self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed)
+        streamed = {r.key for r in requests}
+        others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
+        self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
+        self.edited = EditedFacts()
+        self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), plan.evaluation.same_subject_facts)
         self.follow_up: FollowUp | None = None
         self.immediate: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
@@ -148,12 +161,13 @@ class _Run:
     def step(self, batch: list[EditRequest]) -> None:
         """Edit a batch, score it, take a snapshot when one is due, save the state when that is."""
         plan, watch, number = self.plan, self.session.stopwatch, self.done
+        self.edited.add(batch)
         self.session.step(batch, self.stress.get(number))
         before = number * plan.batch
         now = before + len(batch)
         if number not in self.stress:
             with watch.stage("evaluate"):
-                self.immediate.append(_cases(score_requests(self.session.model, batch)))
+                self.immediate.append(case_means(score_requests(self.session.model, batch, around=self.around)))
         if now // plan.edits_a_snapshot > before // plan.edits_a_snapshot or now == len(self.requests):
             with watch.stage("evaluate"):
                 self.curve += self._snapshot(self.harmless(number + 1), now)
@@ -176,6 +190,7 @@ class _Run:
         extra = Checkpoint.load(self.checkpoint).restore(self.session)
         if extra["plan"] != self._identity():
             raise ArtifactError(f"{self.checkpoint}: made by another run (differs in the plan); delete it")
+        self.edited.add(r for done in self.batches[: self.done] for r in done)
         self.curve = list(extra["curve"])
         self.immediate = [pd.DataFrame(columns) for columns in extra["immediate"]]
 
@@ -190,13 +205,16 @@ class _Run:
 
         session, plan, kept = self.session, self.plan, self.harmless()
         with session.stopwatch.stage("evaluate"):
-            frames = {"final": _cases(score_requests(session.model, kept))}
+            scored = score_requests(session.model, kept, around=self.around)
+            means, again = case_means(scored), self._again(len(self.requests))
+            frames = {"final": means.assign(edited_again=means["case_id"].map(again).astype(int))}
             if self.immediate:
-                frames["immediate"] = pd.concat(self.immediate, ignore_index=True)
+                frames["immediate"] = pd.concat(self.immediate, ignore_index=True).assign(edited_again=0)
             metrics = [
-                summarize(f.assign(index=0), resamples=plan.evaluation.resamples, seed=plan.seed).assign(when=w)
+                summarize(by_subject(f), resamples=plan.evaluation.resamples, seed=plan.seed).assign(when=w)
                 for w, f in frames.items()
             ]
+            metrics.append(left_out(scored))
         with session.stopwatch.stage("generate"):
             metrics += self._generation(kept)
         metrics += self.follow_up.metrics() if self.follow_up is not None else []
@@ -214,7 +232,10 @@ class _Run:
         most, chosen = self.plan.evaluation.retention_cases, list(range(len(seen)))
         if len(chosen) > most:
             chosen = sorted(python_rng("snapshot", self.plan.seed, len(seen)).sample(chosen, most))
-        rows = _retention(self.session, seen, chosen)
+        frame = score_requests(self.session.model, [seen[i] for i in chosen], CURVE_PROBES, around=self.around)
+        rows = retention(frame, {seen[i].case_id: (len(seen) - 1 - i) * 4 // len(seen) for i in chosen})
+        again = self._again(edits_seen)
+        rows += by_return(frame[frame["probe"] == "rewrite"], again) + neighbors(frame)
         if self.texts:
             rows.append(("perplexity", perplexity(self.session.model, self.texts), len(self.texts)))
         for layer, weight in self.session.weights.items():
@@ -225,6 +246,11 @@ class _Run:
         if norms:
             rows.append(("target_norm", norms[-1], 1))
         return [{"edits_seen": edits_seen, "metric": m, "value": float(v), "n": n} for m, v, n in rows]
+
+    def _again(self, stop: int) -> dict[str, bool]:
+        """By case of the first ``stop`` facts, whether their subject comes again among them."""
+        seen = self.requests[:stop]
+        return dict(zip((r.case_id for r in seen), edited_again(seen), strict=True))
 
     def _generation(self, requests: Sequence[EditRequest]) -> list[pd.DataFrame]:
         """GE (n-gram entropy of generated text) and perplexity after the stream; which targets did not converge."""
@@ -246,31 +272,3 @@ class _Run:
             return []
         nan = float("nan")
         return [pd.DataFrame(rows).assign(when="final", protocol="generation", ci_low=nan, ci_high=nan)]
-
-
-def _cases(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over the prompts of each (case, probe): all that later summaries need."""
-    means = frame.groupby(["case_id", "probe"], sort=True)[["success", "accuracy", "magnitude"]].mean()
-    return means.reset_index()
-
-
-def _retention(
-    session: EditSession, seen: Sequence[EditRequest], chosen: Sequence[int]
-) -> list[tuple[str, float, int]]:
-    """Scores of some of the earlier edits, and their retention by age in quarters of the stream so far."""
-    frame = score_requests(session.model, [seen[i] for i in chosen], CURVE_PROBES)
-    rewrite = frame[frame["probe"] == "rewrite"]
-    neighbors = frame[frame["probe"] == "neighborhood"]
-    rows = [
-        ("retention_success", rewrite["success"].mean(), len(rewrite)),
-        ("retention_accuracy", rewrite["accuracy"].mean(), len(rewrite)),
-        ("neighborhood_success", neighbors["success"].mean(), neighbors["case_id"].nunique()),
-        ("neighborhood_accuracy", neighbors["accuracy"].mean(), neighbors["case_id"].nunique()),
-    ]
-    age_of = {seen[i].case_id: (len(seen) - 1 - i) * 4 // len(seen) for i in chosen}
-    ages = rewrite["case_id"].map(age_of)
-    for age in range(4):
-        group = rewrite[ages == age]
-        if len(group):
-            rows.append((f"retention_success_age{age + 1}", group["success"].mean(), len(group)))
-    return rows

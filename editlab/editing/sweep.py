@@ -1,13 +1,13 @@
 """A grid over hyper-parameters on facts that no experiment edits: how a study's recipes are chosen.
 
-Every point edits one batch and is scored by S, the harmonic mean of ES, PS and NS; nothing here ever sees a fact that an
-experiment of the study draws.
+Every point edits one batch and is scored by S, the harmonic mean of ES, PS and NS. The data set itself keeps the facts for
+it (``reserved_for: sweep``), so that no experiment of any run draws a fact that some recipe was chosen on.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.data.corpus import sample_known
-from editlab.data.requests import EditRequest
+from editlab.data.requests import SWEEP, EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.session import EditSession
 from editlab.evaluation.scoring import score_requests
@@ -31,20 +31,14 @@ def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def held_out_batches(
-    requests: Sequence[EditRequest],
-    known: set[str] | None,
-    used: Iterable[tuple[int, int]],
-    facts: int,
-    seeds: Sequence[int],
+    requests: Sequence[EditRequest], known: set[str] | None, facts: int, seeds: Sequence[int]
 ) -> dict[int, list[EditRequest]]:
-    """A batch of known facts by seed, none of which an experiment draws.
+    """A batch of known facts by seed, of those that the data set keeps for the choice of recipes.
 
-    Args:
-        used: (num_edits, seed) of every experiment.
+    Raises:
+        DataError: it keeps too few.
     """
-    drawn = {r.case_id for count, seed in used for r in sample_known(requests, known, count, seed)}
-    free = [r for r in requests if r.case_id not in drawn]
-    return {seed: sample_known(free, known, facts, seed) for seed in seeds}
+    return {seed: sample_known(requests, known, facts, seed, SWEEP) for seed in seeds}
 
 
 def run_sweep(

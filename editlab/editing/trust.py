@@ -29,8 +29,9 @@ from editlab.editing.events import Decision, Event
 from editlab.editing.keys import compute_keys
 from editlab.editing.probes import Damage, DamageProbe, GainProbe, check_disjoint
 from editlab.errors import ConfigError
+from editlab.randomness import python_rng
 
-GAIN = "edit_success_gain"
+GAIN, NORM = "edit_success_gain", "update_norm"
 REASONS: dict[Decision, str] = {"accepted": "trust_high", "scaled": "trust_between", "rolled_back": "trust_low"}
 
 
@@ -163,8 +164,9 @@ class TrustMonitor:
 
     Args:
         weights: by layer, the edited maps, unedited at this moment.
-        probes: held-out records; needed unless ``distance_only``.
+        probes: held-out records; needed where the score looks at what the model does.
         contexts: templates around the rewrite prompts.
+        seed: of the random rival.
 
     Attributes:
         scores: of the batches so far.
@@ -182,10 +184,11 @@ class TrustMonitor:
         moments: Mapping[int, SecondMoment],
         contexts: Sequence[Sequence[str]],
         probes: Sequence[EditRequest] = (),
+        seed: int = 0,
     ) -> None:
-        if not probes and not options.distance_only:
+        if not probes and options.behaves:
             raise ConfigError("trust: needs held-out records that are not edited; give probes, or distance_only: true")
-        self.options, self.model, self.probes = options, model, list(probes)
+        self.options, self.model, self.probes, self.seed = options, model, list(probes), seed
         self.gain = GainProbe(contexts)
         self.damage = DamageProbe(model, self.probes) if self.probes else None
         kept = {layer: compute_keys(model, self.probes, layer).cpu() if self.probes else None for layer in weights}
@@ -200,7 +203,7 @@ class TrustMonitor:
 
     def before(self, requests: Sequence[EditRequest]) -> Before:
         """Measure the side before a batch; the damage probes are only run when the model changed unseen."""
-        if self.options.distance_only or self.damage is None:
+        if not self.options.behaves or self.damage is None:
             return Before(None, None, None)
         if self.damage_now is None:
             self.damage_now = self.damage.measure(self.model)
@@ -232,6 +235,10 @@ class TrustMonitor:
 
     def score(self, terms: Mapping[str, float]) -> float:
         """The score that the options ask for."""
+        if self.options.judge == "norm":
+            return 1.0 - squash(terms[NORM], self.options.tau.update_norm)
+        if self.options.judge == "random":
+            return python_rng("random guard", self.seed, len(self.scores)).random()
         return distance_trust(terms, self.options) if GAIN not in terms else behaviour_trust(terms, self.options)
 
     def composite(self) -> float:
@@ -260,6 +267,7 @@ class TrustMonitor:
             "new_edit_distance": float(after.mean()),
             "old_edit_distance": float(before.mean()),
             "preservation_distance": max(moved, default=0.0),
+            NORM: math.sqrt(sum(change.norm() ** 2 for change in changes.values())),
         }
 
     def _focus(self, requests: Sequence[EditRequest]) -> float | None:

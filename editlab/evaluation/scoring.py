@@ -22,13 +22,13 @@ from torch import Tensor
 
 from editlab.data.requests import EditRequest
 from editlab.errors import ConfigError, DataError
+from editlab.evaluation.prompts import KEPT, PROBES, Surroundings, prompt_rows
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.prefix import FrozenPrefix, PromptStates, run_prompts, suffix_mask
 from editlab.networks.tokenization import Encoder, check_lengths, pad
 
-PROBES = ("rewrite", "paraphrase", "neighborhood")
 LOGIT_BUDGET = 2**24  # logits held at a time, in numbers (64 MiB in float32)
 
 
@@ -136,7 +136,12 @@ def token_scores(
 
 
 def score_requests(
-    model: Any, requests: Sequence[EditRequest], probes: Sequence[str] = PROBES, *, max_tokens: int = 4096
+    model: Any,
+    requests: Sequence[EditRequest],
+    probes: Sequence[str] = PROBES,
+    *,
+    around: Surroundings | None = None,
+    max_tokens: int = 4096,
 ) -> pd.DataFrame:
     """Score the probe prompts of requests: one row a (case, probe, prompt).
 
@@ -146,20 +151,25 @@ def score_requests(
     same with the neighbour's right answer in the place of new and new in the place of true. There, ``log_prob_true``
     belongs to the neighbour's right answer. Ties are no success. (ROME, arXiv 2202.05262, section 3.3.)
 
+    Args:
+        around: tells neighbours that are edited themselves from the others, and adds rows ``same_subject``: the rewrite
+            prompts of unedited facts of the subject, right answer against that fact's own ``target_new``, an object of
+            the same relation. None: all neighbours are of one kind, as in the published protocol.
+
     Raises:
         ConfigError: a probe is not one of :data:`PROBES`; else as :func:`score_targets`.
     """
     unknown = [p for p in probes if p not in PROBES]
     if unknown:
         raise ConfigError(f"probes: {unknown[0]!r} is not allowed; {', '.join(PROBES)}")
-    rows = [row for request in requests for probe in dict.fromkeys(probes) for row in _probe_rows(request, probe)]
+    rows = [row for request in requests for row in prompt_rows(request, list(dict.fromkeys(probes)), around)]
     new = [(prompt, target) for _, _, _, prompt, target, _ in rows]
     true = [(prompt, target) for _, _, _, prompt, _, target in rows]
     scores = score_targets(model, new + true, max_tokens=max_tokens)
     n = len(rows)
     log_new, log_true = scores.log_prob[:n], scores.log_prob[n:]
     frame = pd.DataFrame([row[:3] for row in rows], columns=["case_id", "probe", "index"])
-    keep = (frame["probe"] == "neighborhood").to_numpy(dtype=bool)
+    keep = frame["probe"].isin(KEPT).to_numpy(dtype=bool)
     gap = np.exp(log_new) - np.exp(log_true)
     return frame.assign(
         log_prob_new=log_new,
@@ -168,17 +178,6 @@ def score_requests(
         accuracy=np.where(keep, scores.correct[n:], scores.correct[:n]).astype(float),
         magnitude=np.where(keep, -gap, gap),
     )
-
-
-def _probe_rows(request: EditRequest, probe: str) -> list[tuple[str, str, int, str, str, str]]:
-    """(case_id, probe, index, prompt, new target, right target) of one probe set."""
-    if probe == "rewrite":
-        prompts = [(request.rewrite_prompt, request.target_true)]
-    elif probe == "paraphrase":
-        prompts = [(prompt, request.target_true) for prompt in request.paraphrase_prompts]
-    else:
-        prompts = request.neighbors()
-    return [(request.case_id, probe, i, prompt, request.target_new, right) for i, (prompt, right) in enumerate(prompts)]
 
 
 def _lay_out(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> _Work:
@@ -263,6 +262,13 @@ def run_suffix(architecture: Architecture, ids: Tensor, states: PromptStates, ro
         use_cache=True,
     )
     return output.last_hidden_state
+
+
+def rewrite_margins(model: Any, requests: Sequence[EditRequest]) -> list[float]:
+    """How much more likely a token of the new object is than one of the old object on the rewrite prompt, in nats."""
+    pairs = [(r.rewrite_prompt, target) for r in requests for target in (r.target_new, r.target_true)]
+    log_prob = score_targets(model, pairs).log_prob
+    return [float(v) for v in log_prob[::2] - log_prob[1::2]]
 
 
 def score_known(model: Any, requests: Sequence[EditRequest]) -> pd.DataFrame:

@@ -37,6 +37,8 @@ rule find_known:
 rule edit_cell:
     input:
         unpack(cell_inputs),
+        unpack(matched_inputs),
+        unpack(guard_inputs),
     output:
         metrics=CELL_RESULT,
         cases=f"<results>/edit/{{experiment}}/{{model}}/{{dataset}}/{CELLS.wildcard_pattern}/cases.csv",

@@ -7,7 +7,7 @@ from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
 from editlab.config.models import HubModel, SubstrateModel
-from editlab.config.solvers import SOLVERS
+from editlab.config.solvers import SOLVERS, RandomUpdate
 
 STUDY = RUN.edit
 
@@ -21,14 +21,14 @@ LONGEST = max((plan.num_edits for plan in STUDY.experiments.values()), default=0
 
 
 wildcard_constraints:
-    experiment="[a-z_]+",
+    experiment="[^/]+",
     model="[^/]+",
     dataset="[^/]+",
     method="[^/]+",
     batch=r"\d+",
     replay=r"\d+(\.\d+)?",
     capacity=r"\d+",
-    strategy="random|priority",
+    strategy="random|priority|target_loss",
     rank=r"\d+",
     seed=r"\d+",
     layer=r"\d+",
@@ -56,7 +56,8 @@ def cell_paths(experiment):
         raise WorkflowError(
             f"config: edit.experiments.{experiment}: required for this target but missing"
         )
-    base = f"{OUT}/edit/{experiment}/{STUDY.model}/{STUDY.dataset}"
+    model, dataset = STUDY.place(STUDY.experiments[experiment])
+    base = f"{OUT}/edit/{experiment}/{model}/{dataset}"
     return [
         os.path.join(base, *(f"{k}~{v}" for k, v in cell.items()))
         for cell in STUDY.cells(experiment)
@@ -182,6 +183,37 @@ def cell_inputs(wildcards):
             statistics_file(wildcards.model, layer) for layer in layers
         ]
     return inputs
+
+
+def matched_inputs(wildcards):
+    """The events of the cell whose norms a random control replays: that of the other method at the same point."""
+    recipe = STUDY.methods[wildcards.method]
+    if not isinstance(recipe, RandomUpdate) or recipe.matched_to is None:
+        return {}
+    wanted = {
+        "method": recipe.matched_to,
+        "batch": wildcards.batch,
+        "replay": wildcards.replay,
+        "seed": wildcards.seed,
+    }
+    cells = zip(
+        cell_paths(wildcards.experiment), STUDY.cells(wildcards.experiment), strict=True
+    )
+    return {
+        "matched": next(
+            f"{path}/events.jsonl"
+            for path, cell in cells
+            if wanted.items() <= cell.items()
+        )
+    }
+
+
+def guard_inputs(wildcards):
+    """The weights and thresholds of a guarded cell, where they are chosen on other streams."""
+    source = STUDY.experiments[wildcards.experiment].guards_from
+    guarded = STUDY.methods[wildcards.method].trust is not None
+    path = f"{OUT}/guards/{source}/{wildcards.model}/{wildcards.dataset}.json"
+    return {"guards": path} if source and guarded else {}
 
 
 @functools.cache

@@ -22,6 +22,8 @@ rule generate_facts:
         size=lambda w: STUDY.datasets[w.dataset].size,
         world_seed=lambda w: STUDY.datasets[w.dataset].seed,
         chains=lambda w: STUDY.datasets[w.dataset].chains,
+        facts_a_subject=lambda w: STUDY.datasets[w.dataset].facts_a_subject,
+        sweep_facts=lambda w: STUDY.datasets[w.dataset].sweep_facts,
         code=code_digest("edit/generate_facts"),
     message:
         "Generate the facts of {wildcards.dataset}"
@@ -78,6 +80,7 @@ rule read_dataset:
         kind=lambda w: STUDY.datasets[w.dataset].kind,
         skip_invalid=lambda w: STUDY.datasets[w.dataset].skip_invalid,
         sha256=lambda w: STUDY.datasets[w.dataset].sha256,
+        sweep_facts=lambda w: STUDY.datasets[w.dataset].sweep_facts,
         code=code_digest("edit/read_dataset"),
     message:
         "Read the records of {wildcards.dataset}"

@@ -1,4 +1,4 @@
-# How the recipes of a study were chosen: a grid on facts that no experiment edits.
+# How the recipes of a study were chosen: a grid on facts that the data set keeps for it.
 
 
 rule sweep_recipes:
@@ -35,13 +35,6 @@ rule sweep_recipes:
         facts=STUDY.sweep.facts,
         known_only=STUDY.sweep.known_only,
         seeds=STUDY.sweep.seeds,
-        used=sorted(
-            {
-                (e.num_edits, seed)
-                for e in STUDY.experiments.values()
-                for seed in e.seeds
-            }
-        ),
         loading=lambda w: loading(w.model),
         code=code_digest("edit/sweep_recipes"),
     message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.config.base import validated
+from editlab.config.base import Section, validated
 from editlab.config.edit import EditStudy
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.run import Run, check_files, laid_over, load_run, read_layer, read_layers, source_of_inputs
@@ -294,6 +295,20 @@ def test_a_run_lists_its_own_experiments():
     assert list(load_run(laid_over(low, {"run": "x"})).edit.experiments) == ["edit", "other"]
 
 
+def test_a_run_that_lists_its_experiments_asks_for_what_goes_with_them():
+    default = read_layer(ROOT / "config.yaml")
+    assert default["edit"]["train_control"]
+    assert default["edit"]["measure_speed"]
+    mine = {"experiments": {"edit": default["edit"]["experiments"]["edit"]}}
+    for high, wanted in (
+        (mine, (False, False)),
+        ({**mine, "train_control": True}, (False, True)),
+        ({"evaluation": {"probe_cases": 4}}, (True, True)),
+    ):
+        study = load_run(laid_over(default, {"run": "x", "edit": high})).edit
+        assert (study.measure_speed, study.train_control) == wanted
+
+
 def test_layers_are_read_in_order_and_the_command_line_comes_last(tmp_path):
     for name, values in {"a": BASE, "b": {"run": "b", "allow_missing": True}, "c": {"run": "c"}}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
@@ -351,7 +366,7 @@ def test_missing_files_are_named_before_any_job(tmp_path):
     with pytest.raises(ConfigError, match=r"edit\.datasets\.file\.path: 'data\.json' is not a file"):
         check_files(load_run(changed("edit/dataset", "file")))
     data = tmp_path / "x.json"
-    data.write_text(json.dumps([{}] * 16))
+    data.write_text(json.dumps([{}] * 20))
     check_files(load_run({**changed("edit/dataset", "file"), "data_path": str(data)}))
     with pytest.raises(ConfigError, match=r"data_path: .* is not allowed; no study of this run reads a file"):
         load_run({**BASE, "data_path": str(data)})
@@ -475,3 +490,22 @@ def test_no_cell_twice_and_every_combination_reached(axes):
         rates = set(axes["replay"]) if traits.replay else {0.0}
         assert len(mine) == len(sizes) * len(rates) * len(axes["seeds"])
         assert {float(c["replay"]) for c in mine} == rates
+
+
+def test_every_key_is_documented_with_its_meaning():
+    """docs/configuration.md has a row for every key of the sections that it describes, and none for others."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    sections = {c.__name__: c for c in _subclasses(Section)}
+    parts = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    described = sorted(set(parts) & set(sections))
+    assert len(described) > 30
+    for name in described:
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", parts[name], re.MULTILINE)
+        fields = sections[name].model_fields
+        assert {key for key, _, _ in rows} == set(fields), name
+        for key, _, meaning in rows:
+            assert meaning == (fields[key].description or ""), f"{name}.{key}"
+
+
+def _subclasses(base: type) -> list[type]:
+    return [c for one in base.__subclasses__() for c in (one, *_subclasses(one))]

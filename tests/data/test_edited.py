@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from editlab.data import load_requests, make_facts, sample_requests
-from editlab.data.edited import EditedFacts
+from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 
 
@@ -63,3 +65,31 @@ def test_names_in_other_scripts(case):
     subject = ["Łódź Fabryczna", "東京 タワー", "Ó Súilleabháin"][case]
     assert EditedFacts([fact(subject)]).touches(f"{subject} was born in", "P1")
     assert not EditedFacts([dataclasses.replace(fact(subject), subject="Other")]).touches(f"{subject} was", "P1")
+
+
+def test_in_its_own_file_the_subject_of_a_request_counts_as_unaffected():
+    """KnowEdit and zsRE name no relations; what they name as unaffected is often another fact of the same subject."""
+    request = dataclasses.replace(fact("Ann Lee", ""), neighborhood_prompts=("Ann Lee speaks", "Bo Ek speaks"))
+    assert EditedFacts([request]).untouched_neighbors(request) == [True, True]
+    assert EditedFacts([request, fact("Bo Ek", "")]).untouched_neighbors(request) == [True, False]
+
+
+def test_other_facts_of_a_subject_are_asked_until_they_are_edited():
+    world = make_facts(600, 3)
+    stream = sample_requests([r for r in world if not r.reserved_for], 60, 1)
+    facts, edited = SubjectFacts(world, 1), EditedFacts(stream[:30])
+    asked = facts.unedited(stream[0], edited, 99)
+    same = {r.key for r in world if r.subject == stream[0].subject}
+    assert {r.key for r in asked} == same - {r.key for r in stream[:30]}
+    assert facts.unedited(stream[0], edited, 2) == asked[:2]  # a larger sample goes on from a smaller one
+    edited.add(asked[:1])
+    assert facts.unedited(stream[0], edited, 99) == asked[1:]
+    other = SubjectFacts(world, 2)
+    assert any(other.unedited(r, edited, 2) != facts.unedited(r, edited, 2) for r in stream)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from("abcd"), max_size=12))
+def test_a_subject_comes_again_or_not(names):
+    stream = [fact(name, f"P{i}") for i, name in enumerate(names)]
+    assert edited_again(stream) == [name in names[i + 1 :] for i, name in enumerate(names)]

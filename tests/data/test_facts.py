@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -11,14 +12,17 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Container
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.data import make_facts, true_statements, world
-from editlab.data.facts import ATTRIBUTES, MAX_SIZE, MIN_SIZE, NEIGHBORS, SUBJECTS_PER_OBJECT, last_words
-from editlab.data.requests import EditRequest, fill, write_requests
+from editlab.config.data import MAX_OBJECTS, MAX_RELATIONS, SUBJECTS_PER_OBJECT, FactsData
+from editlab.data import make_facts, sample_requests, true_statements, world
+from editlab.data.edited import EditedFacts
+from editlab.data.facts import ATTRIBUTES, MAX_SIZE, MIN_SIZE, NEIGHBORS, last_words, with_sweep_facts
+from editlab.data.requests import NEIGHBOR, SWEEP, EditRequest, fill, write_requests
 from editlab.data.world import FIRST_WORDS, GENERATION, RELATIONS, Relation
 from editlab.errors import ConfigError
 
@@ -61,6 +65,47 @@ def check_world(facts: list[EditRequest]) -> None:
         assert {truth[name, fact.relation_id] for name in attributes} == {fact.target_new}
         assert len(fact.generation_prompts) >= 3
         assert all(fact.subject in prompt for prompt in fact.generation_prompts)
+
+
+def check_reserve(facts: list[EditRequest]) -> None:
+    """No fact of a reserved subject is edited, and half of the neighbours of every fact are such subjects."""
+    reserved = {fact.subject for fact in facts if fact.reserved_for == NEIGHBOR}
+    assert not reserved & {fact.subject for fact in facts if fact.reserved_for != NEIGHBOR}
+    held = {p for f in facts if f.subject in reserved for p in (f.rewrite_prompt, *f.paraphrase_prompts)}
+    assert all(2 * len(held.intersection(fact.neighborhood_prompts)) == NEIGHBORS for fact in facts)
+
+
+@pytest.mark.parametrize("each", [1, 5])
+@pytest.mark.parametrize("size", [MIN_SIZE, 61, 500, 1800])
+def test_what_is_reserved_leaves_what_the_configuration_promises(size: int, each: Literal[1, 5]) -> None:
+    facts = make_facts(size, 4, facts_a_subject=each)
+    check_world(facts)
+    check_reserve(facts)
+    free = [fact for fact in facts if not fact.reserved_for]
+    options = FactsData(kind="facts", size=size, facts_a_subject=each)
+    assert options.editable <= len(free) <= options.editable + 2 * options.shape[0] * MAX_OBJECTS
+    kept = [fact for fact in facts if fact.reserved_for == SWEEP]
+    assert len(kept) <= options.kept(size) <= size // 5
+    assert not {fact.subject for fact in kept} & {fact.subject for fact in free}
+    if size == 1800:
+        assert len(kept) > 120
+        assert len(free) == 1200 - len(kept)
+    per_subject = Counter(fact.subject for fact in facts)
+    assert each == 5 or max(per_subject.values()) == 1
+    assert each == 1 or size < 500 or max(per_subject.values()) > 3
+
+
+def test_after_5000_edits_half_of_the_neighbours_are_untouched() -> None:
+    facts = make_facts(6600, 1)
+    stream = sample_requests([fact for fact in facts if not fact.reserved_for], 5000, 1)
+    edited = EditedFacts(stream)
+    shares = [sum(edited.untouched_neighbors(fact)) / NEIGHBORS for fact in stream[::50]]
+    assert min(shares) >= 0.5
+
+
+def test_the_constants_of_the_configuration_are_those_of_the_vocabulary() -> None:
+    assert len(RELATIONS) == MAX_RELATIONS
+    assert {len(relation.objects) for relation in RELATIONS} == {MAX_OBJECTS}
 
 
 @pytest.mark.parametrize("size", [MIN_SIZE, 60, 200, 500])
@@ -152,3 +197,17 @@ def test_last_words_that_start_with_another_are_dropped(monkeypatch: pytest.Monk
     monkeypatch.setitem(world.STEMS, "person", ("Bel", "Bell"))
     monkeypatch.setitem(world.ENDINGS, "person", ("la", "lan", "a", "o"))
     assert last_words("person") == ["Bela", "Bella", "Bellla", "Bello", "Belo"]
+
+
+def test_sweep_facts_depend_on_the_data_set_alone_and_are_whole_subjects_and_groups() -> None:
+    plain = [dataclasses.replace(fact, reserved_for="") for fact in make_facts(300, 1)]
+    facts = [dataclasses.replace(fact, group="g" if i in (3, 200) else "") for i, fact in enumerate(plain)]
+    for count in (0, 7, 60):
+        chosen = {f.case_id for f in with_sweep_facts(facts, count) if f.reserved_for}
+        again = {f.case_id for f in with_sweep_facts(facts[::-1], count) if f.reserved_for}
+        assert chosen == again
+        assert count - 6 <= len(chosen) <= count
+        assert len(chosen & {facts[3].case_id, facts[200].case_id}) != 1
+    whole = with_sweep_facts(facts, 60)
+    groups = [{f.subject for f in whole if f.group == "" and bool(f.reserved_for) == kept} for kept in (True, False)]
+    assert not (groups[0] & groups[1]) - {facts[3].subject, facts[200].subject}

@@ -24,6 +24,7 @@ from editlab.editing.keys import compute_keys, compute_values
 from editlab.editing.session import EditSession, batches
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, EditlabError, NumericalError
+from editlab.evaluation.scoring import score_requests
 from editlab.networks.architectures import Architecture
 
 CONTEXTS = [["{}"], ["Yes. {}", "I think that {}"]]
@@ -101,10 +102,10 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) 
 # ---- the published algorithms, number for number -------------------------------------------------------------------
 
 
-def compare(family, method, layers, *, size=2, count=6, **extra):
+def compare(family, method, layers, *, size=2, count=6, given=(), **extra):
     model, requests = shared_model(family), tiny_requests(count)
     options, solver, own = PUBLISHED[method]
-    found = edit(model, requests, method, layers, batch=size, **options)
+    found = edit(model, requests, method, layers, batch=size, **options, **dict(given))
     targets = {**TARGETS, "most_probable": method == "encore"}
     expected = reference.edit_sequence(
         model, list(batches(requests, size)), list(layers), MOMENTS, CONTEXTS, solver, hyper=own, **extra, **targets
@@ -126,6 +127,45 @@ def test_batch_after_batch_as_published(method, family, layers):
     """Several batches on the edited model (AlphaEdit's cache: keys anew after the batch); with two layers the residual
     is spread, the lower one first."""
     compare(family, method, layers, count=4, **({"rewind": True} if method == "nse" else {}))
+
+
+def test_nse_without_rewinding_takes_its_targets_from_the_edited_model():
+    compare("gpt2", "nse", [1], count=6, given={"rewind": False}, rewind=False)
+    rewound, plain = (edit(shared_model("gpt2"), tiny_requests(6), "nse", batch=2, rewind=r) for r in (True, False))
+    assert not torch.allclose(rewound.delta(1), plain.delta(1))
+
+
+def test_nse_gives_up_facts_that_are_farther_off_than_its_upper_bound():
+    model, requests = shared_model("gpt2"), tiny_requests(4)
+    options, solver, own = PUBLISHED["nse"]
+    found = session(model, "nse", **options)
+    with found:
+        targets = found.proposer.targets(requests)
+        gaps = (targets.z - compute_values(model, requests, 1)).norm(dim=0).sort().values
+    bound = float(gaps[1:3].mean())  # two facts are nearer, two farther
+    limited = edit(model, requests, "nse", **{**options, "upper_bound": bound})
+    expected = reference.edit_sequence(
+        model, [requests], [1], MOMENTS, CONTEXTS, solver, hyper=own, rewind=True, passes=(1, 0.0, bound), **TARGETS
+    )
+    close(limited.delta(1), expected[1])
+    assert not torch.allclose(limited.delta(1), edit(model, requests, "nse", **options).delta(1))
+    with pytest.raises(ConfigError, match=r"upper_bound: 0\.05 is not allowed; more than alpha \(0\.1\)"):
+        edit(model, requests, "nse", alpha=0.1, upper_bound=0.05)
+
+
+def test_replay_by_priority_knows_the_margins_after_the_commit():
+    model, requests = shared_model("gpt2"), tiny_requests(6)
+    found = session(model, replay=0.5, replay_strategy="priority")
+    with found:
+        found.step(requests[:3])
+        scores = score_requests(model, requests[:3], ("rewrite",))
+        strengths = [item.strength for item in found.buffer.items.values()]
+    assert strengths == pytest.approx((scores["log_prob_new"] - scores["log_prob_true"]).tolist(), abs=1e-9)
+    by_loss = session(model, replay=0.5, replay_strategy="target_loss")
+    with by_loss:
+        event = by_loss.step(requests[:3])
+        losses = [-item.strength for item in by_loss.buffer.items.values()]
+    assert sum(losses) / 3 == pytest.approx(event.targets.loss_mean)
 
 
 def test_nse_solves_again_for_the_facts_that_are_still_off():
@@ -430,12 +470,13 @@ def test_a_session_is_the_one_call_form_and_its_sum_is_on_the_model():
 def test_events_are_json_and_tell_what_happened():
     model, requests = shared_model("gpt2"), tiny_requests(5)
     for method in SOLVERS:
-        live, _ = run(model, requests[:2], 1, method=method)
+        size = SOLVERS[method].min_batch
+        live, _ = run(model, requests[: 2 * size], size, method=method)
         text = json.dumps([e.record() for e in live.events], allow_nan=False)
         assert "\n" not in text
         for i, event in enumerate(live.events):
             assert event.batch == i
-            assert event.cases == [requests[i].case_id]
+            assert event.cases == [r.case_id for r in requests[i * size : (i + 1) * size]]
             assert set(event.weight_norm) == {"1"}
             if SOLVERS[method].edits:
                 assert event.layers["1"].update_norm > 0

@@ -18,6 +18,7 @@ from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.requests import write_requests
 from editlab.editing import proposer
 from editlab.editing.cell import RESULTS, run_cell
+from editlab.editing.events import read_events
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.edits.edit import Edit
@@ -70,10 +71,10 @@ def result() -> StreamResult:
 def test_final_scores_are_those_of_the_model_after_the_whole_stream(result):
     model, requests = tiny_model("gpt2"), tiny_requests(10)
     with result.edit.applied(model):
-        expected = evaluate(model, requests)
+        expected = evaluate(model, requests, edited=requests)
         text = perplexity(model, TEXTS)
     final = result.metrics[result.metrics["when"] == "final"]
-    for metric in ("ES", "PS", "NS"):
+    for metric in ("ES", "PS", "NS", "NS_published", "NS_edited"):
         for protocol in ("success", "accuracy"):
             found = value(final, metric=metric, protocol=protocol)
             assert found == pytest.approx(value(expected, metric=metric, protocol=protocol), abs=1e-6)
@@ -93,6 +94,58 @@ def test_immediate_scores_are_taken_right_after_each_batch(result):
     assert len(found) == 10
     for case, magnitude in zip(found["case_id"], found["magnitude"], strict=True):
         assert magnitude == pytest.approx(float(expected[case]), abs=1e-5)
+
+
+def test_neighbours_count_as_long_as_their_own_fact_is_unedited(result):
+    """Of the neighbours i + 3, i + 6, i + 9 of fact i, those below 10 are edited by the end, and only from then on."""
+    model, requests = tiny_model("gpt2"), tiny_requests(10)
+    rows, means = [], {"immediate": {}, "final": {}}
+    with session_of(model) as session:
+        for start in range(0, 10, 3):
+            session.step(requests[start : start + 3])
+            rows.append((min(start + 3, 10), score_requests(model, requests[start : start + 3], ("neighborhood",))))
+        rows.append((10, score_requests(model, requests, ("neighborhood",))))
+    for position, (edited, frame) in enumerate(rows):
+        own = frame["case_id"].astype(int) + 3 * (frame["index"] + 1)
+        kept = frame[own >= edited].groupby("case_id")["accuracy"].mean()
+        means["final" if position == 4 else "immediate"] |= kept.to_dict()
+        if position == 4:
+            everyone, touched = frame.groupby("case_id")["accuracy"].mean().to_dict(), float((own < 10).mean())
+    for when, expected in means.items():
+        part = result.cases[result.cases["when"] == when].set_index(["probe", "case_id"])["accuracy"]
+        assert part["neighborhood"].to_dict() == pytest.approx(expected)
+    assert part["published_neighborhood"].to_dict() == pytest.approx(everyone)
+    final = result.metrics[result.metrics["when"] == "final"]
+    assert value(final, metric="NS_left_out") == pytest.approx(touched)
+    last = result.curve[result.curve["edits_seen"] == 10].set_index("metric")["value"]
+    assert last["neighborhood_left_out"] == pytest.approx(touched)
+    assert 0 < touched < 1
+
+
+def test_other_facts_of_an_edited_subject_are_scored_until_the_stream_comes_to_them():
+    """Fact i + 143 has the subject of fact i; of the ten subjects of the stream three come twice."""
+    everything = tiny_requests(160)
+    requests = [*everything[:10], *everything[143:146]]
+    facts = [*requests, *everything[146:150]]
+    model = tiny_model("gpt2")
+    with session_of(model) as session:
+        found = run_stream(session, requests, planned(13, 13), facts=facts)
+    scored = found.cases[(found.cases["probe"] == "same_subject") & (found.cases["when"] == "final")]
+    assert set(scored["case_id"]) == {"3", "4", "5", "6"}  # those whose other fact the stream does not edit
+    with found.edit.applied(model):
+        asked = score_requests(model, everything[146:150], ("rewrite",)).set_index("case_id")
+    for case, success in zip(scored["case_id"], scored["success"], strict=True):
+        row = asked.loc[str(int(case) + 143)]
+        assert success == float(row["log_prob_true"] > row["log_prob_new"])
+    assert value(found.metrics, when="final", metric="SS", protocol="success") == scored["success"].mean()
+    rewrite = found.cases[(found.cases["probe"] == "rewrite") & (found.cases["when"] == "final")]
+    again = rewrite["case_id"].isin(["0", "1", "2"])
+    assert (rewrite["edited_again"] == again.astype(int)).all()
+    last = found.curve.set_index("metric")
+    for name, part in (("repeated", rewrite[again]), ("single", rewrite[~again])):
+        assert value(found.metrics, when="final", metric=f"ES_{name}", protocol="accuracy") == part["accuracy"].mean()
+        assert last.loc[f"retention_{name}_success", "value"] == pytest.approx(part["success"].mean())
+        assert last.loc[f"retention_{name}_success", "n"] == len(part)
 
 
 def test_the_curve_has_a_point_each_snapshot_and_one_at_the_end(result):
@@ -236,7 +289,7 @@ def cell_plan(**changes) -> dict:
     return {**fields, **changes}
 
 
-def run_in(inputs: Path, folder: Path, plan: dict, layers=None) -> Path:
+def run_in(inputs: Path, folder: Path, plan: dict, layers=None, **more) -> Path:
     folder.mkdir(exist_ok=True)
     suffix = {"events": "jsonl", "edit": "safetensors", "provenance": "json"}
     names = [*RESULTS, "provenance"]
@@ -251,6 +304,7 @@ def run_in(inputs: Path, folder: Path, plan: dict, layers=None) -> Path:
         statistics=[str(inputs / "layer-1.safetensors")],
         layers=layers,
         outputs=outputs,
+        **more,
     )
     return folder
 
@@ -285,3 +339,47 @@ def test_a_cell_that_cannot_be_says_so_before_it_edits(inputs, tmp_path):
     with pytest.raises(DataError, match=r"11 of 12 facts are known"):
         run_in(inputs, tmp_path / "few", cell_plan(num_edits=12))
     assert list((tmp_path / "few").iterdir()) == []
+
+
+# ---- controls --------------------------------------------------------------------------------------------------------
+
+
+def test_the_random_control_replays_the_norms_of_another_cell(inputs, tmp_path):
+    memit = run_in(inputs, tmp_path / "memit", cell_plan(replay=0.0))
+    recipe = {"solver": "random", "layers": [1], "matched_to": "memit"}
+    random = run_in(
+        inputs, tmp_path / "random", cell_plan(recipe=recipe, replay=0.0), matched=str(memit / "events.jsonl")
+    )
+    wanted, found = (
+        [event.layers["1"].update_norm for event in read_events((folder / "events.jsonl").read_text().splitlines())]
+        for folder in (memit, random)
+    )
+    assert found == pytest.approx(wanted, rel=1e-9)
+    norms = Edit.load(random / "edit.safetensors").norm()
+    assert norms == pytest.approx(sum(n * n for n in wanted) ** 0.5, rel=0.2)  # nearly orthogonal in 32 x 64 dimensions
+    own = run_in(inputs, tmp_path / "own", cell_plan(recipe={"solver": "random", **FIELDS}, replay=0.0))
+    drifted = read_events((own / "events.jsonl").read_text().splitlines())[1].layers["1"].update_norm
+    assert drifted != pytest.approx(wanted[1], rel=1e-6)  # MEMIT on the model that the noise has moved
+    with pytest.raises(DataError, match="matched_to: the events of a cell of memit are missing"):
+        run_in(inputs, tmp_path / "missing", cell_plan(recipe=recipe, replay=0.0))
+    with pytest.raises(DataError, match="2 batches; the stream has 8"):
+        run_in(
+            inputs, tmp_path / "o", cell_plan(recipe=recipe, replay=0.0, batch=1), matched=str(memit / "events.jsonl")
+        )
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shuffled_targets_are_dealt_to_one_another(count):
+    requests, model = tiny_requests(count), tiny_model("gpt2")
+    with session_of(model, replay=0.0) as plain, session_of(model, "shuffled", replay=0.0) as control:
+        own, dealt = plain.proposer.targets(requests).delta, control.proposer.targets(requests).delta
+    gaps = torch.cdist(own.T, dealt.T)
+    giver = gaps.argmin(dim=0)
+    assert float(gaps.min(dim=0).values.max()) < 1e-4
+    assert sorted(giver.tolist()) == list(range(count))
+    assert all(int(g) != i for i, g in enumerate(giver))
+
+
+def test_one_fact_alone_cannot_be_shuffled():
+    found = stream(tiny_requests(3), planned(2), "shuffled", replay=0.0)
+    assert [event.decision for event in found.events] == ["accepted", "rejected"]

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,17 +16,20 @@ from tiny import tiny_model, tiny_requests
 
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe, Trust
-from editlab.editing import trust
+from editlab.data.edited import EditedFacts, SubjectFacts
+from editlab.editing import labels, trust
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.probes import DamageProbe, GainProbe, check_disjoint, choose_probes, evaluated_prompts
 from editlab.editing.session import EditSession, batches
 from editlab.editing.stress import KINDS, Stress, stressed_batches
 from editlab.editing.trust import behaviour_trust, decide, distance_trust, squash, threshold_now
 from editlab.errors import ConfigError
+from editlab.evaluation.prompts import Surroundings
 from editlab.evaluation.scoring import score_targets
 from editlab.networks.architectures import Architecture
 
 CONTEXTS = [["{}"], ["Yes. {}"]]
+STREAM = tiny_requests(24)
 TERMS = {
     "edit_success_gain": 3.0,
     "heldout_ppl_delta": 0.05,
@@ -348,10 +352,33 @@ def test_harmful_targets_are_larger_and_lower_trust(kind):
 
 def test_labels_compare_the_model_with_and_without_the_batch():
     model = tiny_model()
-    observer = CompositeObserver(model, 6, 0)
+    around = Surroundings(EditedFacts(STREAM[:2]), SubjectFacts(tiny_requests(429)), 2)
+    observer = CompositeObserver(model, 6, 0, around)
     found = run(recipe(trust={"threshold": 1.0, "low": 1.0}), model, observer=observer)
     plain = run(recipe(trust={"threshold": 1.0, "low": 1.0}), tiny_model())
     assert torch.equal(found.final[0], plain.final[0])  # looking changes nothing
     for event in found.events:
-        assert {"new", "neighbors", "composite"} <= event.applied.keys()
+        assert {"new", "neighbors", "same_subject", "composite"} <= event.applied.keys()
     assert "earlier" not in found.events[0].applied
+
+
+def test_a_label_counts_exact_answers_of_what_was_asked_for(monkeypatch):
+    """Success would call a batch good that makes its new objects likelier than the old ones and right nowhere."""
+    rows = [("1", "rewrite", 1.0, 0.0), ("1", "paraphrase", 1.0, 0.0), ("1", "neighborhood", 1.0, 0.5)]
+    rows += [("1", "edited_neighborhood", 1.0, 1.0), ("1", "same_subject", 1.0, 0.25)]
+    frame = pd.DataFrame(rows, columns=["case_id", "probe", "success", "accuracy"])
+    seen = []
+    monkeypatch.setattr(labels, "score_requests", lambda model, requests, *a, **k: seen.append(requests) or frame)
+    found = CompositeObserver(None, 6, 0, Surroundings())(STREAM[:2], STREAM[2:3])
+    assert found == {"new": 0.0, "earlier": 0.0, "neighbors": 0.5, "same_subject": 0.25, "composite": 0.1875}
+    assert seen == [STREAM[:2], STREAM[2:3]]
+
+
+def test_the_label_of_a_contradicted_batch_asks_for_what_the_data_set_wants():
+    asked = []
+    run(
+        recipe(trust={"threshold": 0.0, "low": 0.0}),
+        stress={1: Stress("contradiction")},
+        observer=lambda requests, earlier: asked.append([r.case_id for r in requests]) or {"composite": 0.0},
+    )
+    assert not any("contradicted" in case for cases in asked for case in cases)

@@ -17,6 +17,8 @@ with job(snakemake) as log:
             **files,
             "statistics": list(inputs.get("statistics", [])),
             "layers": json.load(open(layers, encoding="utf-8"))["layers"] if layers else None,
+            "matched": inputs.get("matched"),
+            "guards": inputs.get("guards"),
             "outputs": dict(snakemake.output.items()),
         },
         preload=[("editlab.editing.cell:warm_up", {"model": inputs.model})],

@@ -6,5 +6,6 @@ from editlab.data.facts import make_facts
 from editlab.data.requests import write_requests
 
 with job(snakemake):
-    facts = make_facts(snakemake.params.size, snakemake.params.world_seed, snakemake.params.chains)
+    p = snakemake.params
+    facts = make_facts(p.size, p.world_seed, p.chains, facts_a_subject=p.facts_a_subject, sweep_facts=p.sweep_facts)
     write_requests(facts, snakemake.output[0])

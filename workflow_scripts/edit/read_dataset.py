@@ -2,8 +2,10 @@
 
 from common import job
 
+from editlab.config.data import Reserve
 from editlab.data import read_dataset
 from editlab.data.download import check_file
+from editlab.data.facts import with_sweep_facts
 from editlab.data.requests import write_requests
 from editlab.files.artifacts import write_json
 
@@ -13,4 +15,5 @@ with job(snakemake):
     options = snakemake.params
     data = read_dataset(snakemake.input.source, options.kind, skip_invalid=options.skip_invalid)
     write_json(snakemake.output.account, data.account)
-    write_requests(data.requests, snakemake.output.requests)
+    kept = Reserve(sweep_facts=options.sweep_facts).kept(len(data.requests))
+    write_requests(with_sweep_facts(data.requests, kept), snakemake.output.requests)

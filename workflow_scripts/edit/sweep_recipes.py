@@ -15,7 +15,7 @@ with job(snakemake):
     set_threads(snakemake.threads)
     p, inputs = snakemake.params, snakemake.input
     known = read_known(inputs.known) if p.known_only else None
-    batches = held_out_batches(load_requests(inputs.requests), known, p.used, p.facts, p.seeds)
+    batches = held_out_batches(load_requests(inputs.requests), known, p.facts, p.seeds)
     table = run_sweep(
         load_model(inputs.model, **p.loading),
         batches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
-# What a table of cells reads of every cell, and of the study's block of the configuration.
-CELL_FILES, FIXED = ("metrics.csv", "curve.csv", "record"), ("model", "dataset")
+CELL_FILES = ("metrics.csv", "curve.csv", "record")  # what a table of cells reads of every cell
 METRICS = ("ES", "PS", "NS", "S")
+BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
+EXACT = ("NS", "SS")  # exact answers of what should stay, beside success
 EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
 
 def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
     """One row a cell and metric set (when x protocol): ES, PS, NS, S with intervals, and what the stream cost the model.
+
+    NS is over neighbours that the stream does not edit itself; ``NS_left_out`` is the share of the others, NS_published
+    over all of them. Rows of success have the exact answers of neighbours and of the subjects' other facts beside it.
 
     Args:
         run: with the cells of one experiment.
@@ -30,8 +35,9 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
         ArtifactError: a cell is truncated or altered.
     """
     rows: list[dict[str, Any]] = []
-    fixed = {"study": run.name, **{name: run.settings[name] for name in FIXED}}
     for directory, cell in (pair for cells in run.cells.values() for pair in cells):
+        facts = Path(directory).parents[len(cell) - 1]  # .../{model}/{dataset}/, then a folder an axis
+        fixed = {"study": run.name, "model": facts.parent.name, "dataset": facts.name}
         costs = cell_costs(directory) if with_costs else {}
         edits = cell_facts(directory)["edits"]
         rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]
@@ -50,12 +56,21 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
             if part.empty:
                 continue
             row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(part["n"].max())}
-            for name in METRICS:
-                if name in part.index:
-                    row[name] = part.loc[name, "value"]
-                    row[f"{name}_low"], row[f"{name}_high"] = part.loc[name, "ci_low"], part.loc[name, "ci_high"]
+            row |= _columns(part, METRICS) | _columns(part, BESIDE)
+            if protocol == "success":
+                exact = metrics[(metrics["when"] == when) & (metrics["protocol"] == "accuracy")].set_index("metric")
+                row |= _columns(exact, EXACT, "_exact")
             rows.append(row | _at_the_end(metrics, last))
     return rows
+
+
+def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
+    """Value and interval of each metric that is there, side by side."""
+    found: dict[str, float] = {}
+    for name in (n for n in names if n in metrics.index):
+        value, low, high = metrics.loc[[name], ["value", "ci_low", "ci_high"]].to_numpy(dtype=float)[0].tolist()
+        found |= {f"{name}{suffix}": value, f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
+    return found
 
 
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
@@ -66,6 +81,8 @@ def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
         for name in ("GE", "perplexity", "targets_unconverged")
         if name in generation.index
     }
+    share = metrics.loc[metrics["protocol"] == "share"].set_index("metric")["value"]
+    found |= {name: float(share[name]) for name in share.index}
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
 
@@ -130,6 +147,13 @@ def stored(directory: str | Path) -> dict[str, int]:
         (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
         count += min(rank * (d_out + d_in), d_out * d_in)
     return {"parameters": count, "bytes": 4 * count}
+
+
+def stored_rank(events: Sequence[Mapping[str, Any]]) -> int:
+    """The largest rank that an adapter of the cell came to, whatever was asked for; 0 where the edits are stored raw."""
+    layers = [layer for event in events for layer in event.get("layers", {}).values()]
+    parts = [part for layer in layers for part in (layer, *layer.get("greedy", []))]
+    return max((part.get("lora_rank", 0) for part in parts if part.get("greedy_accept", True)), default=0)
 
 
 def curves_table(cells: Cells) -> pd.DataFrame:

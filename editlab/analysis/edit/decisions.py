@@ -42,11 +42,11 @@ def trust_table(cells: Cells, thresholds: Sequence[float] = THRESHOLDS) -> pd.Da
     """One row a judged cell: how good its decisions were and what they were worth against the same method without trust.
 
     Args:
-        thresholds: further rows of rates alone, for decisions at these thresholds on the recorded scores (the streams of
-            other thresholds would differ later on).
+        thresholds: further rows of rates alone: the recorded scores held against these thresholds. A re-scoring, no run: a
+            stream with another threshold would differ later on.
 
     ``retention_gain`` is relative; ``ppl_rise_cut`` is the share of the rise of perplexity without trust that was avoided;
-    ``overhead`` is the share of trust in the editing time (its own included).
+    ``overhead`` is the time of trust relative to the editing time without it.
     """
     by_place = {(cell["method"], _place(cell)): directory for directory, cell in cells}
     rows: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def trust_table(cells: Cells, thresholds: Sequence[float] = THRESHOLDS) -> pd.Da
         unedited = by_place.get((UNEDITED, _place({**cell, "batch": "1", "replay": "0"})))
         gains = _gains(directory, plain, unedited)
         rows.append({**cell, "rule": "as run", **classification.rates(frame), **_areas(frame), **gains})
-        rows += [{**cell, "rule": f"trust < {t:g}", **classification.rates(frame, t)} for t in thresholds]
+        rows += [{**cell, "rule": f"re-scored at {t:g}", **classification.rates(frame, t)} for t in thresholds]
     return pd.DataFrame(rows)
 
 
@@ -95,7 +95,7 @@ def _areas(frame: pd.DataFrame) -> dict[str, float]:
 def _overhead(directory: str) -> float:
     seconds = read_provenance(directory)["seconds"]
     trust = seconds.get("trust", {}).get("cpu", 0.0)
-    return trust / max(1e-9, sum(seconds[s]["cpu"] for s in EDITING if s in seconds))
+    return trust / max(1e-9, sum(seconds[s]["cpu"] for s in EDITING if s in seconds and s != "trust"))
 
 
 def trust_curves(cells: Cells) -> pd.DataFrame:
@@ -109,7 +109,11 @@ def trust_curves(cells: Cells) -> pd.DataFrame:
             for name, curve in curves.items():
                 values = curve.set_axis(["threshold", "x", "y"], axis=1)
                 rows.append(values.assign(method=method, curve=name, n=len(frame)))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["threshold", "x", "y", "method"])
+    return (
+        pd.concat(rows, ignore_index=True)
+        if rows
+        else pd.DataFrame(columns=["threshold", "x", "y", "method", "curve", "n"])
+    )
 
 
 def trust_decisions(cells: Cells) -> pd.DataFrame:

@@ -10,10 +10,18 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, Mark, marks
-from editlab.analysis.edit.cells import final_scores, read_events
+from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
-from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
-from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
+from editlab.analysis.edit.printing import (
+    DIFFERENCE_OF_S,
+    EXCLUDES,
+    METHOD,
+    RANK,
+    REPLAY,
+    SCORE_COLUMNS,
+    add_difference,
+)
+from editlab.analysis.edit.scores import over, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -41,10 +49,12 @@ def greedy_step_events(cells: Cells) -> pd.DataFrame:
 
 
 def greedy_table(cells: Cells) -> pd.DataFrame:
-    """Scores of every cell, and for greedy ones: steps and acceptance, mean gain, trust against gain."""
+    """Scores of every cell with the rank that it stores, and for greedy ones: steps and acceptance, mean gain, trust
+    against gain."""
     rows = []
     for directory, cell in cells:
-        steps = greedy_steps(read_events(directory))
+        events = read_events(directory)
+        steps = greedy_steps(events)
         found: dict[str, float] = {}
         if len(steps):
             varied = steps["trust"].nunique() > 1 and steps["gain"].nunique() > 1
@@ -54,7 +64,7 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
                 "gain_by_step": float(steps["gain"].mean()),
                 "trust_gain_correlation": float(steps["trust"].corr(steps["gain"])) if varied else np.nan,
             }
-        rows.append({**cell, **final_scores(directory), **found})
+        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events), **found})
     return pd.DataFrame(rows)
 
 
@@ -182,8 +192,8 @@ def greedy_sheet(tables: Tables) -> Printed:
     if base:
         frame = add_difference(gain, frame, {base})
     text = (
-        f"{INTERVALS} ({basis(frame)}). Accepted: share of greedy steps that stayed; ΔS: paired difference to "
-        f"{label(base) or 'one step'} of the same rank in one step, on the same cases, bold where it excludes zero. Steps that "
+        f"Success at the end of the stream with {over(frame)}. Accepted: share of greedy steps that stayed; ΔS: paired "
+        f"difference to {label(base) or 'one step'} of the same rank in one step, on the same cases, {EXCLUDES}. Steps that "
         "append add their rank."
     )
     columns = [METHOD, REPLAY, RANK, *SCORE_COLUMNS, Column("acceptance", "accepted"), DIFFERENCE_OF_S]

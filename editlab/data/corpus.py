@@ -20,7 +20,7 @@ ENOUGH = 5
 """Statements a fact below which more are made up, about invented subjects (:mod:`editlab.data.invented`)."""
 
 AMPLE = 10
-"""Statements a fact that there are then (docs/decisions.md has the measurement)."""
+"""Statements a fact that there are then; docs/decisions.md says what a file with fewer lacks."""
 
 HELD_OUT_SEED = 7_000_001  # no substrate is trained with it
 

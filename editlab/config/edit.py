@@ -31,7 +31,6 @@ from editlab.config.consistency import check_controls, check_guards, check_layer
 from editlab.config.data import Dataset, FactsData, FileData
 from editlab.config.models import HubModel, Model, SubstrateModel
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
 
 
@@ -273,7 +272,7 @@ class EditStudy(Study):
 
     def _needs_moments(self) -> bool:
         used = {m for e in self.experiments.values() for m in e.methods}
-        return any(SOLVERS[self.methods[m].solver].moment for m in used)
+        return any(self.methods[m].moment and self.methods[m].solves for m in used)
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
         """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""
@@ -285,15 +284,15 @@ class EditStudy(Study):
         plan = self.experiments[experiment]
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
-            traits = SOLVERS[self.methods[method].solver]
+            traits = self.methods[method]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
                 for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
-                        for extra in _replay_axes(plan, replay if traits.replay else 0.0):
+                        for extra in _replay_axes(plan, replay if traits.replays else 0.0):
                             cell = {
                                 "method": method,
                                 "batch": str(_batch(batch, traits.max_batch, traits.edits)),
-                                "replay": _decimal(replay) if traits.replay else "0",
+                                "replay": _decimal(replay) if traits.replays else "0",
                                 **extra,
                                 "rank": str(rank),
                                 "seed": str(seed),

@@ -11,6 +11,8 @@ rejected, and the model stays as it was before the batch.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,7 @@ from editlab.editing.checks import check_arguments, required_moments
 from editlab.editing.events import Event, TargetsEvent
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
+from editlab.editing.memory import Gate, MemoryStore, calibrated_gate
 from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.proposer import Proposer, Snapshot
 from editlab.editing.replay import ReplayBuffer, ReplayItem
@@ -63,7 +66,8 @@ class EditSession:
         replay: replayed facts per new fact.
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
-        anchor_texts: held-out sentences for backend posthoc.
+        anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
+        tuning: reserved facts that the gate of backend memory is calibrated on; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
@@ -85,6 +89,7 @@ class EditSession:
         probes: Sequence[EditRequest] = (),
         seed: int = 0,
         anchor_texts: Sequence[str] = (),
+        tuning: Sequence[EditRequest] = (),
         observer: Observer | None = None,
         norms: Sequence[Mapping[int, float]] | None = None,
         stopwatch: Stopwatch | None = None,
@@ -106,11 +111,14 @@ class EditSession:
             seed,
             self.stopwatch,
         )
+        if recipe.backend == "memory":
+            with self.stopwatch.stage("keys"):
+                self.proposer.store = self._memory(tuning, anchor_texts)
         self.guard = TrustGuard(self.proposer, probes)
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.events: list[Event] = []
-        self._restored = restored(self.weights)
+        self._entered = contextlib.ExitStack()
 
     @property
     def originals(self) -> dict[int, Tensor]:
@@ -118,14 +126,25 @@ class EditSession:
         return self.proposer.originals
 
     def __enter__(self) -> EditSession:
-        self.proposer.originals = self._restored.__enter__()
+        with contextlib.ExitStack() as stack:
+            self.proposer.originals = stack.enter_context(restored(self.weights))
+            if self.proposer.memory:
+                stack.enter_context(self.proposer.memory.attached())
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restored.__exit__(kind, error, trace)
+        self._entered.__exit__(kind, error, trace)
         self.proposer.originals = {}
+
+    def _memory(self, tuning: Sequence[EditRequest], texts: Sequence[str]) -> MemoryStore:
+        recipe, layer = self.recipe, self.layers[0]
+        gate = Gate(recipe.gate) if recipe.gate is not None else None
+        if gate is None:
+            gate = calibrated_gate(self.model, layer, self.proposer.key_contexts, recipe, tuning, texts)
+        return MemoryStore(self.architecture, self.layers, gate)
 
     def edit(self) -> Edit:
         """Everything committed so far, as one edit."""
@@ -140,6 +159,8 @@ class EditSession:
             "target": peft_target(self.architecture, self.layers),
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
+        if memory := self.proposer.memory:
+            return Edit({}, {**info, "gate": dataclasses.asdict(memory.gate)}, memory.snapshot())
         totals = {layer: self.proposer.store.total(layer) for layer in self.layers}
         return Edit({k: Factors.zeros(*shapes[k]) if f is None else f for k, f in totals.items()}, info)
 

@@ -28,6 +28,7 @@ from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.events import Event
 from editlab.editing.followup import FollowUp, unconverged_share, warn_unconverged
 from editlab.editing.labels import CompositeObserver
+from editlab.editing.memory import memory_report
 from editlab.editing.session import EditSession, batches
 from editlab.editing.stress import stressed_batches
 from editlab.edits.edit import Edit
@@ -264,6 +265,8 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        if memory := self.session.proposer.memory:
+            rows += memory_report(memory, model, self.texts)
         unconverged = unconverged_share(self.session.events)
         if unconverged is not None:
             warn_unconverged(unconverged)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from editlab.config.recipe import Trust
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Decision, Event
 from editlab.editing.keys import compute_keys
+from editlab.editing.proposal import Change
 from editlab.editing.probes import Damage, DamageProbe, GainProbe, check_disjoint
 from editlab.errors import ConfigError
 from editlab.randomness import python_rng
@@ -121,20 +122,20 @@ class Preservation:
         self.kept, self.moment = kept, moment
         self.size = self._size(Factors.from_dense(weight.double().cpu()))
 
-    def __call__(self, change: Factors) -> float:
+    def __call__(self, change: Change) -> float:
         """The distance; 0 where there is nothing to measure with."""
         return self._size(change.to(device="cpu")) / self.size if self.size > 0 else 0.0
 
-    def _size(self, change: Factors) -> float:
+    def _size(self, change: Change) -> float:
         if self.kept is not None:
             return float(change.apply(self.kept).norm(dim=0).mean())
-        if self.moment is None:
+        if self.moment is None or not isinstance(change, Factors):
             return 0.0
         outer = torch.linalg.qr(change.left, mode="r").R @ change.right
         return float((outer @ self.moment.matrix.cpu() * outer).sum().clamp(min=0.0).sqrt())
 
 
-def edit_distances(changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> tuple[Tensor, Tensor]:
+def edit_distances(changes: Mapping[int, Change], problems: Mapping[int, Problem], new: int) -> tuple[Tensor, Tensor]:
     """Per new fact, |W'k - v| and |Wk - v| summed over the layers, ``(new,)`` each: ``|dW k - r|`` and ``|r|``."""
     after, before = torch.zeros(new, dtype=torch.float64), torch.zeros(new, dtype=torch.float64)
     for layer, problem in problems.items():
@@ -167,6 +168,7 @@ class TrustMonitor:
         probes: held-out records; needed where the score looks at what the model does.
         contexts: templates around the rewrite prompts.
         seed: of the random rival.
+        asked: the records as their keys are looked up.
 
     Attributes:
         scores: of the batches so far.
@@ -185,13 +187,14 @@ class TrustMonitor:
         contexts: Sequence[Sequence[str]],
         probes: Sequence[EditRequest] = (),
         seed: int = 0,
+        asked: Callable[[Sequence[EditRequest]], Sequence[EditRequest]] = list,
     ) -> None:
         if not probes and options.behaves:
             raise ConfigError("trust: needs held-out records that are not edited; give probes, or distance_only: true")
         self.options, self.model, self.probes, self.seed = options, model, list(probes), seed
         self.gain = GainProbe(contexts)
         self.damage = DamageProbe(model, self.probes) if self.probes else None
-        kept = {layer: compute_keys(model, self.probes, layer).cpu() if self.probes else None for layer in weights}
+        kept = {layer: compute_keys(model, asked(self.probes), layer).cpu() if self.probes else None for layer in weights}
         self.preservation = {k: Preservation(w, kept[k], moments.get(k)) for k, w in weights.items()}
         self.scores: list[float] = []
         self.damage_now: Damage | None = None
@@ -213,7 +216,7 @@ class TrustMonitor:
         self,
         requests: Sequence[EditRequest],
         before: Before,
-        changes: Mapping[int, Factors],
+        changes: Mapping[int, Change],
         problems: Mapping[int, Problem],
     ) -> Judgement:
         """Score the candidate that is on the model now."""
@@ -259,7 +262,7 @@ class TrustMonitor:
         """The model changed in a way that was not judged."""
         self.damage_now = None
 
-    def distances(self, changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> dict[str, float]:
+    def distances(self, changes: Mapping[int, Change], problems: Mapping[int, Problem], new: int) -> dict[str, float]:
         """The distance terms of a change: no pass through the model."""
         after, before = edit_distances(changes, problems, new)
         moved = [self.preservation[layer](change) for layer, change in changes.items()]

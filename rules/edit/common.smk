@@ -7,7 +7,7 @@ from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
 from editlab.config.models import HubModel, SubstrateModel
-from editlab.config.solvers import SOLVERS, RandomUpdate
+from editlab.config.solvers import RandomUpdate
 
 STUDY = RUN.edit
 
@@ -178,7 +178,7 @@ def cell_inputs(wildcards):
             model=wildcards.model, dataset=wildcards.dataset
         ).output[0]
         layers = traced_layers(inputs["layers"])
-    if SOLVERS[recipe.solver].moment or SOLVERS[recipe.solver].site == "mlp":
+    if recipe.solves and (recipe.moment or recipe.site == "mlp"):
         inputs["statistics"] = [
             statistics_file(wildcards.model, layer) for layer in layers
         ]

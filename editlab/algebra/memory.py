@@ -75,7 +75,9 @@ class Memory:
     def __post_init__(self) -> None:
         m = len(self.facts)
         if self.keys.shape[:1] != (m,) or self.residuals.shape[:1] != (m,) or self.gates.shape != (m,):
-            raise ArtifactError(f"memory: {m} facts do not fit {len(self.keys)} keys and {len(self.residuals)} residuals")
+            raise ArtifactError(
+                f"memory: {m} facts do not fit {len(self.keys)} keys and {len(self.residuals)} residuals"
+            )
 
     @classmethod
     def empty(cls, d_out: int, d_in: int) -> Memory:
@@ -130,10 +132,11 @@ class Memory:
                 rows.pop(fact.identity, None)
                 rows[fact.identity] = (1, i)
         kept = [part._at([i for k, i in rows.values() if k == number]) for number, part in enumerate(both)]
-        return Memory(
-            *(torch.cat([getattr(m, n).to(self.keys.device) for m in kept]) for n in ("keys", "residuals", "gates")),
-            kept[0].facts + kept[1].facts,
+        device = self.keys.device
+        keys, residuals, gates = (
+            torch.cat([getattr(part, name).to(device) for part in kept]) for name in ("keys", "residuals", "gates")
         )
+        return Memory(keys, residuals, gates, kept[0].facts + kept[1].facts)
 
     def without(self, cases: Collection[str]) -> Memory:
         """The memory without these cases, the others as they were, bit for bit.
@@ -202,8 +205,7 @@ class Memory:
 
     def to(self, *, device: torch.device | str) -> Memory:
         """The same memory on a device."""
-        parts = (part.to(device) for part in (self.keys, self.residuals, self.gates))
-        return Memory(*parts, self.facts)
+        return Memory(self.keys.to(device), self.residuals.to(device), self.gates.to(device), self.facts)
 
     def tensors(self) -> dict[str, Tensor]:
         """``keys``, ``residuals`` and ``gates``, on the CPU; :attr:`facts` go beside them as :meth:`names`."""

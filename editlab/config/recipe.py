@@ -239,16 +239,18 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
         return self
 
-
     def _check_memory(self) -> None:
         """A memory takes targets, and nothing that belongs to a solve."""
         if self.targets is None or self.restrained_at_end or isinstance(self, RandomUpdate):
-            raise ValueError(f"backend: 'memory' is not allowed with {self.solver}; it keeps targets, and needs a solver of them")
+            raise ValueError(
+                f"backend: 'memory' is not allowed with {self.solver}; it keeps targets, and needs a solver of them"
+            )
         if self.layers != "auto" and len(self.layers) > 1:
             raise ValueError(f"layers: {self.layers} is not allowed with backend memory; exactly one layer")
-        if self.lookup == "prompt" and getattr(self, "kl_factor", 0.0):
+        kl_factor = float(getattr(self, "kl_factor"))  # noqa: B009 - a field of the solver's targets
+        if self.lookup == "prompt" and kl_factor:
             raise ValueError(
-                f"kl_factor: {self.kl_factor} is not allowed with lookup prompt; 0: the term would hold what the prompt is answered"
+                f"kl_factor: {kl_factor} is not allowed with lookup prompt; 0: the term would hold the very answer"
             )
         own = set(SOLVERS[self.solver].model_fields) - set(self.targets.model_fields)
         for name in sorted(own):

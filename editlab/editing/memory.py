@@ -36,7 +36,7 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, run
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.lookup import Lookup, attach
-from editlab.networks.tokenization import Encoder, check_lengths, pad
+from editlab.networks.tokenization import pad
 
 
 def looked_up(requests: Sequence[EditRequest], lookup: str) -> list[EditRequest]:
@@ -144,7 +144,7 @@ class MemoryStore:
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, to save; names of facts as the bytes of their JSON."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for layer, memory in self.memories.items():
             found |= {f"memory.{layer}.{name}": part for name, part in memory.tensors().items()}
             text = json.dumps(memory.names()).encode()
@@ -163,18 +163,18 @@ class MemoryStore:
 
 def token_keys(model: torch.nn.Module, layer: int, texts: Sequence[str]) -> Tensor:
     """Inputs ``(tokens, d_in)`` of the edited map at every token of some texts, each cut at the model's context."""
+    if not texts:
+        raise ConfigError("gate: needs neutral text, and there is none; give texts, or a gate")
     architecture, tokenizer = Architecture(model), tokenizer_of(model)
     limit = getattr(model.config, "max_position_embeddings", None)
     rows = sorted((row[:limit] for row in tokenizer(list(texts)).input_ids if row), key=len)
     projection, block, found = architecture.projection(layer), architecture.block(layer), []
-    step = max(1, TOKENS_PER_PASS // max((len(row) for row in rows), default=1))
+    step = max(1, TOKENS_PER_PASS // max(len(row) for row in rows))
     for start in range(0, len(rows), step):
         ids, mask = pad(rows[start : start + step], int(tokenizer.pad_token_id or 0), architecture.device)
         with torch.no_grad(), capture({"key": projection}, stop_after=block) as states:
             run(architecture.model, input_ids=ids, attention_mask=mask, use_cache=False)
         found.append(states["key"][mask.bool()])
-    if not found:
-        raise ConfigError("gate: needs neutral text, and there is none; give texts, or a gate")
     return torch.cat(found)
 
 

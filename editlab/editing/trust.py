@@ -27,8 +27,8 @@ from editlab.config.recipe import Trust
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Decision, Event
 from editlab.editing.keys import compute_keys
-from editlab.editing.proposal import Change
 from editlab.editing.probes import Damage, DamageProbe, GainProbe, check_disjoint
+from editlab.editing.proposal import Change
 from editlab.errors import ConfigError
 from editlab.randomness import python_rng
 
@@ -194,7 +194,9 @@ class TrustMonitor:
         self.options, self.model, self.probes, self.seed = options, model, list(probes), seed
         self.gain = GainProbe(contexts)
         self.damage = DamageProbe(model, self.probes) if self.probes else None
-        kept = {layer: compute_keys(model, asked(self.probes), layer).cpu() if self.probes else None for layer in weights}
+        kept = {
+            layer: compute_keys(model, asked(self.probes), layer).cpu() if self.probes else None for layer in weights
+        }
         self.preservation = {k: Preservation(w, kept[k], moments.get(k)) for k, w in weights.items()}
         self.scores: list[float] = []
         self.damage_now: Damage | None = None

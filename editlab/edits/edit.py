@@ -53,7 +53,8 @@ class Edit:
 
     def norm(self) -> float:
         """Frobenius norm of the whole change."""
-        return sum(part.norm() ** 2 for part in (*self.factors.values(), *self.memory.values())) ** 0.5
+        weights = sum(f.norm() ** 2 for f in self.factors.values())
+        return (weights + sum(m.norm() ** 2 for m in self.memory.values())) ** 0.5
 
     def without(self, cases: Collection[str]) -> Edit:
         """The edit without some facts of its memory, by case id; the others stay as they are, bit for bit.

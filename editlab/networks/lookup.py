@@ -65,14 +65,15 @@ class Lookup:
 def attach(architecture: Architecture, layer: int) -> tuple[Lookup, Callable[[], None]]:
     """The hook of a map, put there if there is none, and what takes it off again (nothing, where it was there)."""
     module, base = architecture.projection(layer), architecture.model.base_model
+    assert isinstance(base, nn.Module)
     for hook in module._forward_hooks.values():
         if isinstance(hook, Lookup):
             return hook, lambda: None
     lookup = Lookup(Memory.empty(*architecture.weight_shape(layer)).to(device=architecture.weight(layer).device))
     handles = [
         module.register_forward_hook(lookup),
-        base.register_forward_pre_hook(lookup.before, with_kwargs=True),  # type: ignore[operator]
-        base.register_forward_hook(lookup.after, always_call=True),  # type: ignore[operator]
+        base.register_forward_pre_hook(lookup.before, with_kwargs=True),
+        base.register_forward_hook(lookup.after, always_call=True),
     ]
 
     def detach() -> None:

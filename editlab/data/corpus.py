@@ -97,6 +97,8 @@ def sample_known(
 ) -> list[EditRequest]:
     """``count`` requests drawn by seed, only those whose case is known before the edit (None: all).
 
+    Of a group all facts have to be known: what is asked of it follows from all of them.
+
     Args:
         reserved_for: draw from the facts that the data set keeps for this; by default from those that it keeps for nothing.
 
@@ -104,7 +106,8 @@ def sample_known(
         DataError: too few.
     """
     free = [r for r in requests if r.reserved_for == reserved_for]
-    pool = [r for r in free if known is None or r.case_id in known]
+    partly = {r.group for r in free if r.group and known is not None and r.case_id not in known}
+    pool = [r for r in free if known is None or (r.case_id in known and r.group not in partly)]
     try:
         return sample_requests(pool, count, seed)
     except DataError as error:
@@ -113,7 +116,8 @@ def sample_known(
         )
         if known is not None:
             hint = "known_only: false edits others too"
-            notes.insert(0, f"{len(pool)} of {len(free)} facts are known to the model; {hint}")
+            whole = ", together with all others of their case" if partly else ""
+            notes.insert(0, f"{len(pool)} of {len(free)} facts are known to the model{whole}; {hint}")
         raise DataError(f"{error} ({'; '.join(notes)})" if notes else str(error)) from None
 
 

@@ -97,10 +97,8 @@ def _split(sentence: str, before: str | None, relation: str, where: str) -> tupl
     shared = _shared(sentence, before) if before else sentence
     verb = _SEQUEL.get(relation)
     match = re.match(rf"^(.+? {verb})\s+", shared) if verb else _VERB.match(shared)
-    if match is not None:
-        stem = match.group(1)
-    else:
-        stem = shared[: shared.rfind(" ")] if before and " " in shared else ""
+    known = shared[: max(shared.rfind(" "), 0)] if before else ""
+    stem = match.group(1) if match is not None else known
     target = sentence[len(stem) :].strip()
     true = before[len(stem) :].strip() if before else None
     if not stem or not target or true == "":

@@ -17,10 +17,10 @@ from typing import Any
 from editlab.data.counterfact import counterfact_requests, easyedit_requests, is_easyedit, is_peak, peak_requests
 from editlab.data.knowedit import is_knowedit, is_qaedit, knowedit_requests, qaedit_requests
 from editlab.data.mquake import is_mquake, mquake_requests
-from editlab.data.probes import Question
 from editlab.data.relations import is_relation, relation_requests
 from editlab.data.requests import EditRequest, read_json, read_records
 from editlab.data.ripple import is_ripple, ripple_requests
+from editlab.data.tidy import tidied
 from editlab.data.zsre import zsre_requests
 from editlab.errors import ConfigError, DataError, one_line
 
@@ -198,7 +198,7 @@ def _read(form: Form, record: Any, index: int, source: str, notes: Notes, seen: 
         found = form.read(record, index, where, fresh)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: not a record of this form ({type(error).__name__}: {one_line(error)})") from None
-    found = [_without_trailing_spaces(request, fresh) for request in found]
+    found = [tidied(request, fresh) for request in found]
     for request in found:
         named = f"{where} (case_id {request.case_id[:40]!r})"
         if request.case_id in seen:
@@ -212,32 +212,6 @@ def _read(form: Form, record: Any, index: int, source: str, notes: Notes, seen: 
             )
     notes.update(fresh)
     return found
-
-
-def _without_trailing_spaces(request: EditRequest, notes: Notes) -> EditRequest:
-    """The request with its prompts cut behind their last word: what follows them brings its own space."""
-    trimmed = 0
-
-    def trim(prompt: str) -> str:
-        nonlocal trimmed
-        trimmed += prompt != prompt.rstrip(" \t")
-        return prompt.rstrip(" \t")
-
-    def ask(questions: tuple[Question, ...]) -> tuple[Question, ...]:
-        return tuple(dataclasses.replace(q, prompt=trim(q.prompt)) for q in questions)
-
-    lists = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
-    changed = dataclasses.replace(
-        request,
-        prompt=trim(request.prompt),
-        probes=tuple(
-            dataclasses.replace(p, questions=ask(p.questions), conditions=ask(p.conditions)) for p in request.probes
-        ),
-        **{name: tuple(trim(prompt) for prompt in getattr(request, name)) for name in lists},
-    )
-    if trimmed:
-        notes["prompts that ended in a space, which is taken off"] += trimmed
-    return changed if trimmed else request
 
 
 def _reason(message: str, path: str | Path) -> str:

@@ -243,6 +243,13 @@ def test_spaces_behind_a_prompt_are_taken_off_and_counted(write: Any, kind: str)
     assert data.account["notes"]["prompts that ended in a space, which is taken off"] > 0
 
 
+def test_letters_that_were_escaped_twice_are_noted(write: Any) -> None:
+    data = read_dataset(write([{**EASYEDIT, "target_new": "Bras\\u00edlia"}]))
+    assert data.requests[0].target_new == "Bras\\u00edlia"
+    assert any("escape" in note for note in data.account["notes"])
+    assert not read_dataset(write([{**EASYEDIT, "target_new": "Brasília"}])).account["notes"]
+
+
 @pytest.mark.parametrize("value", ["\u200b", "\u00a0", "\x00", " \u2060 "])
 def test_a_target_of_which_nothing_can_be_seen_is_refused(write: Any, value: str) -> None:
     with pytest.raises(DataError, match=r"record 0.*'target_new' is missing, empty"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from typing import Any
 
 from editlab.data.probes import Question
 from editlab.data.requests import EditRequest
@@ -32,7 +33,7 @@ def tidied(request: EditRequest, notes: Counter[str]) -> EditRequest:
     probes = tuple(
         dataclasses.replace(p, questions=ask(p.questions), conditions=ask(p.conditions)) for p in request.probes
     )
-    lists = {name: tuple(trim(prompt) for prompt in getattr(request, name)) for name in _LISTS}
+    lists: dict[str, Any] = {name: tuple(trim(prompt) for prompt in getattr(request, name)) for name in _LISTS}
     changed = dataclasses.replace(request, prompt=trim(request.prompt), probes=probes, **lists)
     if cut:
         notes["prompts that ended in a space, which is taken off"] += cut

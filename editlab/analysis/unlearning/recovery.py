@@ -184,8 +184,8 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
     }
     hidden = sum(recovered(row) for row in rows)
     sentence = (
-        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts brings back "
-        "what was not told, beyond the model that never knew"
+        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
+        "brings back what was not told, beyond the model that never knew"
     )
     sentence += f" ({names[True]})" if names[True] else ""
     sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from editlab.algebra.refinement import SingleFactor, fast_float64
 from editlab.algebra.spd import (
     CONDITION_LIMIT,
     estimated_condition,
@@ -31,10 +32,12 @@ class Factors:
     Attributes:
         left: (d_out, r).
         right: (r, d_in).
+        product: (d_out, d_in) where it is known, so that nobody forms it again.
     """
 
     left: Tensor
     right: Tensor
+    product: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.left.ndim != 2 or self.right.ndim != 2 or self.left.shape[1] != self.right.shape[0]:
@@ -51,7 +54,7 @@ class Factors:
         """Any matrix (d_out, d_in) as factors, bit for bit: the identity stands on the smaller side."""
         d_out, d_in = matrix.shape
         unit = torch.eye(min(d_out, d_in), dtype=matrix.dtype, device=matrix.device)
-        return cls(unit, matrix) if d_out <= d_in else cls(matrix, unit)
+        return cls(unit, matrix, matrix) if d_out <= d_in else cls(matrix, unit, matrix)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Factors]) -> Factors:
@@ -73,7 +76,7 @@ class Factors:
 
     def dense(self) -> Tensor:
         """(d_out, d_in): the update as one matrix."""
-        return self.left @ self.right
+        return self.left @ self.right if self.product is None else self.product
 
     def apply(self, keys: Tensor) -> Tensor:
         """``dW @ keys`` for keys (d_in, n), without forming ``dW``."""
@@ -85,7 +88,8 @@ class Factors:
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Factors:
         """The same update in another type or on another device."""
-        return Factors(self.left.to(device=device, dtype=dtype), self.right.to(device=device, dtype=dtype))
+        product = None if self.product is None else self.product.to(device=device, dtype=dtype)
+        return Factors(self.left.to(device=device, dtype=dtype), self.right.to(device=device, dtype=dtype), product)
 
     def norm(self) -> float:
         """Frobenius norm, from thin QR factors: exact also where parts cancel, as a Gram matrix would not be."""
@@ -143,6 +147,8 @@ class SecondMoment:
     ridge: float = 0.0
     _validated: bool = field(default=False, init=False, repr=False)
     _condition: float = field(default=math.nan, init=False, repr=False)
+    _single: SingleFactor | None = field(default=None, init=False, repr=False)
+    _shifted: dict[float, SecondMoment] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.matrix = self.matrix.to(torch.float64)
@@ -155,14 +161,24 @@ class SecondMoment:
         """d_in."""
         return self.matrix.shape[0]
 
-    def to(self, device: torch.device | str) -> SecondMoment:
-        """The same second moment on another device (itself where it is there already)."""
+    def to(self, device: torch.device | str, *, spectrum: bool | None = None) -> SecondMoment:
+        """The same second moment on another device (itself where it is there already).
+
+        Args:
+            spectrum: take along the eigenvectors alone (True) or the Cholesky factor alone (False), where it has both.
+        """
         if self.matrix.device == torch.device(device):
             return self
-        parts = (self.matrix, self.cholesky, self.eigenvalues, self.eigenvectors)
+        self.validate()
+        lower, vectors = self.cholesky, self.eigenvectors
+        if lower is not None and vectors is not None and spectrum is not None:
+            lower, vectors = (None, vectors) if spectrum else (lower, None)
+        parts = (self.matrix, lower, None if vectors is None else self.eigenvalues, vectors)
         moved = [None if part is None else part.to(device) for part in parts]
         assert moved[0] is not None
-        return SecondMoment(moved[0], self.count, moved[1], moved[2], moved[3], self.ridge)
+        found = SecondMoment(moved[0], self.count, moved[1], moved[2], moved[3], self.ridge)
+        found._validated = True
+        return found
 
     def validate(self) -> SecondMoment:
         """Check that the matrix is finite, square and symmetric, and that a given Cholesky factor belongs to it; once.
@@ -183,6 +199,8 @@ class SecondMoment:
         if float(self.matrix.diagonal().min()) < -1e-9 * scale or scale == 0:
             raise NumericalError("second moment: zero or not positive semidefinite (bad diagonal)")
         self._validate_cholesky(scale)
+        if self.eigenvalues is not None and bool((self.eigenvalues.diff() < 0).any()):
+            raise NumericalError("second moment: its eigenvalues are not ascending")
         self._validated = True
         return self
 
@@ -214,27 +232,65 @@ class SecondMoment:
     def solve(self, right_side: Tensor, condition_limit: float = CONDITION_LIMIT) -> Tensor:
         """``(C + ridge I)^-1 B`` for B (d_in, n): O(d^2 n) once the factor is there.
 
-        A matrix that came with eigenvectors and without a Cholesky factor is solved through them.
+        A matrix that came with eigenvectors and without a Cholesky factor is solved through them. Where float64 is slow,
+        the factor is a float32 one with refinement (:mod:`editlab.algebra.refinement`), if that converges.
 
         Raises:
             NumericalError: as :meth:`factor`.
         """
         if self.cholesky is None and self.eigenvalues is not None and self.eigenvectors is not None:
-            self._ensure_eigenvalues(condition_limit)
-            weights = 1.0 / (self.eigenvalues + self.ridge)
-            return self.eigenvectors @ (weights[:, None] * (self.eigenvectors.T @ right_side))
+            self.ridge = max(self.ridge, self._spectral_ridge(0.0, condition_limit))
+            return self._spectral(right_side, self.ridge)
+        if self.cholesky is None and not fast_float64(self.matrix.device):
+            refined = self._refined(right_side)
+            if refined is not None:
+                return refined
         return torch.cholesky_solve(right_side, self.factor(condition_limit))
 
-    def _ensure_eigenvalues(self, condition_limit: float) -> None:
+    def solve_shifted(
+        self, right_side: Tensor, shift: float, condition_limit: float = CONDITION_LIMIT
+    ) -> tuple[Tensor, float]:
+        """``(C + (shift + ridge) I)^-1 B``, and the ridge: through the eigenvectors, or a factor that is kept.
+
+        Raises:
+            NumericalError: as :meth:`factor`.
+        """
+        if not shift:
+            return self.solve(right_side, condition_limit), self.ridge
+        if self.eigenvalues is not None and self.eigenvectors is not None:
+            ridge = self._spectral_ridge(shift, condition_limit)
+            return self._spectral(right_side, shift + ridge), ridge
+        if shift not in self._shifted:
+            self._shifted = {shift: self.shifted(shift)}
+        return self._shifted[shift].solve(right_side, condition_limit), self._shifted[shift].ridge
+
+    def _refined(self, right_side: Tensor) -> Tensor | None:
+        self.validate()
+        if self._single is None:
+            self._single = SingleFactor.of(self.matrix)
+        if self._single is None:
+            return None
+        found, residual = self._single.solve(self.matrix, right_side)
+        return found if residual <= REFINED_RESIDUAL else None
+
+    def _spectral(self, right_side: Tensor, shift: float) -> Tensor:
         assert self.eigenvalues is not None
-        low, high = float(self.eigenvalues.min()) + self.ridge, float(self.eigenvalues.max()) + self.ridge
-        scale = float(self.eigenvalues.mean())
+        assert self.eigenvectors is not None
+        weights = 1.0 / (self.eigenvalues + shift)
+        return self.eigenvectors @ (weights[:, None] * (self.eigenvectors.T @ right_side))
+
+    def _spectral_ridge(self, shift: float, condition_limit: float) -> float:
+        """What must be added to ``C + (shift + ridge) I`` for its condition; the ridge that is there already counts."""
+        assert self.eigenvalues is not None
+        start = shift if shift else self.ridge
+        low, high = float(self.eigenvalues[0]) + start, float(self.eigenvalues[-1]) + start
+        scale = float(self.eigenvalues.mean()) + shift
 
         def condition(extra: float) -> float:
             return (high + extra) / (low + extra) if low + extra > 0 else math.inf
 
         extra, _, _ = raise_ridge(condition, scale, condition_limit, "second moment")
-        self.ridge += extra
+        return extra if shift else self.ridge + extra
 
     def eigh(self) -> tuple[Tensor, Tensor]:
         """``(eigenvalues (d_in,) ascending, eigenvectors (d_in, d_in))`` of ``C`` (without the ridge)."""
@@ -243,18 +299,18 @@ class SecondMoment:
             self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.matrix)
         return self.eigenvalues, self.eigenvectors
 
-    def null_space(self, threshold: float, share: float | None = None) -> Tensor:
-        """Q (d_in, q): orthonormal directions that text hardly uses; ``P = Q Q^T`` is AlphaEdit's projector.
+    def null_dimension(self, threshold: float, share: float | None = None) -> int:
+        """How many directions text hardly uses: the first so many eigenvectors span AlphaEdit's null space.
 
         Args:
             threshold: eigenvalues of ``C`` below it count as zero (AlphaEdit, arXiv 2410.02355: 0.02).
             share: take this share of all directions instead, those with the smallest eigenvalues (for small models).
         """
-        eigenvalues, eigenvectors = self.eigh()
-        if share is None:
-            return eigenvectors[:, eigenvalues < threshold]
-        order = torch.argsort(eigenvalues, stable=True)
-        return eigenvectors[:, order[: round(share * self.size)]]
+        return round(share * self.size) if share is not None else int((self.eigh()[0] < threshold).sum())
+
+    def null_space(self, threshold: float, share: float | None = None) -> Tensor:
+        """Q (d_in, q): orthonormal directions that text hardly uses; ``P = Q Q^T`` is AlphaEdit's projector."""
+        return self.eigh()[1][:, : self.null_dimension(threshold, share)]
 
     def shifted(self, ridge: float) -> SecondMoment:
         """``C + ridge I`` as a new object; it inherits the eigenvectors, if any, and then needs no new factor."""
@@ -267,6 +323,10 @@ class SecondMoment:
     def restricted(self, indices: Tensor) -> SecondMoment:
         """The second moment of some of the inputs: the rows and columns ``indices``."""
         return SecondMoment(self.matrix[indices][:, indices], self.count)
+
+
+REFINED_RESIDUAL = 1e-10
+"""Relative residual up to which a refined float32 solution stands for one in float64."""
 
 
 def compact(factors: Factors) -> Factors:

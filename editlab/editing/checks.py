@@ -36,7 +36,7 @@ def check_arguments(recipe: Recipe, architecture: Architecture, replay: float, r
 def required_moments(
     statistics: Any, recipe: Recipe, layers: Sequence[int], architecture: Architecture
 ) -> dict[int, SecondMoment]:
-    """The second moments of the edited layers, as far as the solver uses them.
+    """The second moments of the edited layers on the devices of their maps, as far as the solver uses them.
 
     Args:
         statistics: see :func:`editlab.editing.session.edit`.
@@ -46,8 +46,7 @@ def required_moments(
     """
     from editlab.moments import resolve_statistics
 
-    rank_one = recipe.site == "mlp"  # ROME uses C where it is given
-    if (statistics is None and not recipe.moment) or not (recipe.moment or rank_one):
+    if not recipe.reads_moment or (statistics is None and not recipe.moment):  # ROME uses C where it is given
         return {}
     moments = resolve_statistics(statistics, list(layers))
     for layer in layers:
@@ -56,4 +55,6 @@ def required_moments(
         d_in = architecture.weight_shape(layer)[1]
         if moments[layer].size != d_in:
             raise ConfigError(f"statistics: layer {layer} has size {moments[layer].size}; the model needs {d_in}")
-    return moments
+    weight, ridge = recipe.penalty()
+    spectrum = weight == 0 or ridge > 0  # the null space, or a shifted second moment
+    return {k: m.to(architecture.weight(k).device, spectrum=spectrum) for k, m in moments.items()}

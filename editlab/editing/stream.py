@@ -264,6 +264,9 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        if self.session.half:
+            lost = self.session.energy_lost
+            rows.append({"metric": "energy_lost", "value": max(lost.values()), "n": len(lost)})
         unconverged = unconverged_share(self.session.events)
         if unconverged is not None:
             warn_unconverged(unconverged)

@@ -380,12 +380,12 @@ def test_texts_of_the_hub(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", Old)
     with pytest.raises(DataError, match="runs scripts of data sets"):
-        hub.hub_text(HubText(id="a/b"))
+        list(hub.hub_text(HubText(id="a/b")))
     monkeypatch.setitem(sys.modules, "datasets", New)
-    assert hub.hub_text(HubText(id="a/b")) == "one\ntwo\n"
+    assert list(hub.hub_text(HubText(id="a/b"))) == ["one", "two"]
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
-    assert hub.hub_text(HubText(id="a/b", sha256=digest))
+    assert list(hub.hub_text(HubText(id="a/b", sha256=digest)))
     with pytest.raises(DataError, match="expected 000"):
-        hub.hub_text(HubText(id="a/b", sha256="0" * 64))
+        list(hub.hub_text(HubText(id="a/b", sha256="0" * 64)))
     with pytest.raises(DataError, match="cannot be read"):
-        hub.hub_text(HubText(id="a/b", column="column"))
+        list(hub.hub_text(HubText(id="a/b", column="column")))

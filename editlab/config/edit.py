@@ -29,7 +29,7 @@ from editlab.config.base import (
 )
 from editlab.config.consistency import check_controls, check_guards, check_layers, check_ranks
 from editlab.config.data import Dataset, FactsData, FileData
-from editlab.config.models import HubModel, Model, SubstrateModel
+from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
@@ -51,9 +51,31 @@ class Statistics(Section):
     """Second moments of the keys."""
 
     tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
-    text: str | None = Field(None, description="text file to stream; default: a substrate's own corpus")
+    samples: Count | None = Field(
+        None, description="texts, the first max_length tokens of each, in place of that budget (published: 100,000)"
+    )
+    text: str | None = Field(
+        None,
+        description="text file, .jsonl (its field text) or folder of such to stream; default: a substrate's own corpus",
+    )
     hub: HubText | None = Field(None, description="hub data set to stream where no text file is named")
+    published: str | None = Field(
+        None,
+        description="path of statistics files of the MEMIT code (.npz), with {layer} in it, in place of an own pass",
+    )
     max_length: Count = Field(256, description="tokens a sequence")
+
+    @model_validator(mode="after")
+    def _check(self) -> Statistics:
+        if self.published is not None and "{layer}" not in self.published:
+            raise ValueError(
+                f"published: {self.published!r} is not allowed; a path with {{layer}} where the number stands"
+            )
+        return self
+
+    def published_file(self, layer: int) -> str:
+        """The statistics file of a layer."""
+        return str(self.published).replace("{layer}", str(layer))
 
 
 class ContextTemplates(Section):
@@ -63,6 +85,14 @@ class ContextTemplates(Section):
     per_length: Count = Field(5, description="generated prefixes of each length")
     lengths: list[Count] = Field([5, 10], description="lengths of generated prefixes in tokens")
     seed: int = 1
+
+
+class EditContexts(ContextTemplates):
+    """The contexts of a run."""
+
+    rome: ContextTemplates | None = Field(
+        None, description="those of rank-one recipes, where they have their own (ROME: 10 each of 5 and 10 tokens)"
+    )
 
 
 class Tracing(Section):
@@ -181,7 +211,7 @@ class EditStudy(Study):
     datasets: dict[Name, Dataset]
     models: dict[Name, Model]
     statistics: Statistics = Statistics()
-    contexts: ContextTemplates = ContextTemplates()
+    contexts: EditContexts = EditContexts()
     tracing: Tracing = Tracing()
     evaluation: Evaluation = Evaluation()
     retraining: Retraining = Retraining()
@@ -203,7 +233,7 @@ class EditStudy(Study):
         choose("model", self.model, self.models)
         choose("dataset", self.dataset, self.datasets)
         for name, model in self.models.items():
-            if isinstance(model, SubstrateModel):
+            if isinstance(model, SubstrateModel | RandomModel):
                 choose(f"models.{name}.dataset", model.dataset, self.datasets)
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
@@ -224,21 +254,37 @@ class EditStudy(Study):
     def check_files(self, where: str) -> None:
         """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""
         model, text = self.models[self.model], self.statistics.text
-        names = {self.dataset, *([model.dataset] if isinstance(model, SubstrateModel) else [])}
+        names = {self.dataset, *([model.dataset] if isinstance(model, SubstrateModel | RandomModel) else [])}
         for name in sorted(names):
             data = self.datasets[name]
             if isinstance(data, FileData):
                 data.check_files(f"{where}.datasets.{name}")
                 if name == self.dataset:
                     self._check_enough(data, where)
-        if text is not None and not Path(text).is_file():
-            raise ConfigError(f"config: {where}.statistics.text: {text!r} is not a file; name an existing file")
+        if text is not None and not Path(text).exists():
+            raise ConfigError(
+                f"config: {where}.statistics.text: {text!r} is not a file; name an existing file or folder"
+            )
+        if self.statistics.published is not None:
+            self._check_published(where)
+        if isinstance(model, RandomModel):
+            model.check_files(f"{where}.models.{self.model}")
         if isinstance(model, HubModel):
             model.check_files(f"{where}.models.{self.model}")
-            if text is None and self.statistics.hub is None and self._needs_moments():
+            given = (text, self.statistics.hub, self.statistics.published)
+            if not any(given) and self._needs_moments():
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_published(self, where: str) -> None:
+        """Raise :class:`ConfigError` when the statistics of a layer that a recipe edits are not there."""
+        for layer in self.moment_layers():
+            path = self.statistics.published_file(layer)
+            if not Path(path).is_file():
+                raise ConfigError(
+                    f"config: {where}.statistics.published: {path!r} is not a file; one for each layer is needed"
                 )
 
     def _check_enough(self, data: FileData, where: str) -> None:
@@ -254,6 +300,11 @@ class EditStudy(Study):
     def _needs_moments(self) -> bool:
         used = {m for e in self.experiments.values() for m in e.methods}
         return any(SOLVERS[self.methods[m].solver].moment for m in used)
+
+    def moment_layers(self) -> list[int]:
+        """Layers that the recipes of the experiments name and whose second moments they read."""
+        used = [self.methods[m] for e in self.experiments.values() for m in e.methods]
+        return sorted({int(k) for r in used if r.layers != "auto" and r.reads_moment for k in r.layers})
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
         """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""

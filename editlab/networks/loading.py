@@ -6,6 +6,7 @@ The result is the ordinary transformers model; its tokenizer travels with it as 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOURCE = "source.json"  # in a fetched model's directory: where it came from
+RANDOM = "random_weights.json"  # in the directory of a model whose weights are drawn when it is loaded: the seed
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
@@ -60,7 +62,11 @@ def load_model(
     name, local_only = str(path_or_id), is_local if offline is None else offline or is_local
     offline_now = local_only or os.environ.get("HF_HUB_OFFLINE") == "1"
     where = {"revision": revision, "trust_remote_code": False, "local_files_only": offline_now}
-    model = _load_weights(name, where, dtype=dtype, device_map=device_map)
+    if is_local and (path / RANDOM).is_file():
+        model = _draw_weights(path, dtype, device_map)
+    else:
+        model = _load_weights(name, where, dtype=dtype, device_map=device_map)
+    check_placement(model, name)
     check_finite(model, name)
     tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
     check_vocabulary(model, tokenizer, name)
@@ -80,6 +86,7 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, **where)
         check_family(config, name)
+        check_unquantised(config, name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
@@ -100,11 +107,49 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
     return model
 
 
+def _draw_weights(path: Path, dtype: str, device_map: str | dict[str, Any] | None) -> Any:
+    """A model of a configuration with random weights, the same on every device of one kind."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    check_family(config, str(path))
+    wanted = device_map if isinstance(device_map, str) else "cpu"
+    if wanted == "auto":
+        wanted = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"]))
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, "float32" if dtype == "auto" else dtype))
+
+
 def check_family(config: Any, name: str) -> None:
     """Raise :class:`ModelError` when a model of this config is of no family that can be edited."""
     if config.model_type not in FAMILIES:
         raise ModelError(
             f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+        )
+
+
+def check_unquantised(config: Any, name: str) -> None:
+    """Raise :class:`ModelError` when the weights of a model of this config are of 8 bits or fewer."""
+    found = getattr(config, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        kind = str(getattr(method, "value", method) or "unknown kind")
+        raise ModelError(
+            f"{name}: its weights are quantised ({kind}), which cannot be edited; load it in bfloat16, float16 or float32"
+        )
+
+
+def check_placement(model: Any, name: str = "model") -> None:
+    """Raise :class:`ModelError` when a model is spread over devices, offloaded, or quantised: it is edited on one device."""
+    check_unquantised(getattr(model, "config", None), name)
+    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    if len(places) > 1 or places == ["disk"]:
+        raise ModelError(
+            f"{name}: it lies on {', '.join(places)}; editing needs one device: give device_map cuda:0, a smaller dtype, "
+            "or a GPU that holds it"
         )
 
 
@@ -177,7 +222,7 @@ def check_model_directory(path: Path) -> None:
     """Raise :class:`ModelError` unless the directory holds a config and safetensors weights."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: not a model directory (config.json is missing)")
-    if not any(path.glob("*.safetensors")):
+    if not any(path.glob("*.safetensors")) and not (path / RANDOM).is_file():
         raise ModelError(f"{path}: no *.safetensors weights; editlab does not load pickled weights")
     for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
         if is_lfs_pointer(file):

@@ -14,7 +14,7 @@ are folded into one matrix, and A with it is factored once, not at every batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,10 +33,14 @@ class History:
     Attributes:
         batches: keys (d_in, n_b) of each batch, in their order.
         folded: (d_in, d_in) sum over batches that are no longer kept apart, or None.
+        energy: the trace of H, the summed squared norms of all keys (of a projected history: at least its trace).
+        finite: whether no number is NaN or infinite.
     """
 
     batches: tuple[Tensor, ...] = ()
     folded: Tensor | None = None
+    energy: float = 0.0
+    finite: bool = True
     _known: dict[Hashable, tuple[Solve, Tensor, int]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -55,27 +59,19 @@ class History:
         return sum(int(keys.shape[1]) for keys in self.batches)
 
     @property
-    def finite(self) -> bool:
-        """Whether no number is NaN or infinite."""
-        parts = [*self.batches, *([] if self.folded is None else [self.folded])]
-        return all(bool(part.isfinite().all()) for part in parts)
-
-    @property
-    def energy(self) -> float:
-        """The trace of H: the summed squared norms of all keys."""
-        kept = sum(float(keys.square().sum()) for keys in self.batches)
-        return kept + (0.0 if self.folded is None else float(self.folded.trace()))
-
-    @property
     def _any(self) -> Tensor:
         return self.batches[0] if self.folded is None else self.folded
 
     def extended(self, keys: Tensor) -> History:
         """With one more batch of keys (d_in, n)."""
-        whole = History((*self.batches, keys.double().contiguous()), self.folded, dict(self._known))
-        if 2 * whole.count <= whole.size:
-            return whole
-        return History((), whole.dense())
+        keys = keys.double().contiguous()
+        energy, finite = self.energy + float(keys.square().sum()), self.finite and bool(keys.isfinite().all())
+        whole = History((*self.batches, keys), self.folded, energy, finite, dict(self._known))
+        return whole if 2 * whole.count <= whole.size else History._of_matrix(whole.dense(), finite=finite)
+
+    @classmethod
+    def _of_matrix(cls, folded: Tensor, *, finite: bool) -> History:
+        return cls((), folded, float(folded.trace()), finite)
 
     def dense(self) -> Tensor:
         """(d_in, d_in): H."""
@@ -95,19 +91,19 @@ class History:
     def rows(self, index: Tensor) -> History:
         """The history of some of the inputs."""
         folded = None if self.folded is None else self.folded[index][:, index]
-        return History(tuple(keys[index] for keys in self.batches), folded)
+        return History(tuple(keys[index] for keys in self.batches), folded, self.energy, self.finite)
 
     def mapped(self, project: Solve) -> History:
         """The history of projected keys, ``P H P``, for a symmetric projector given as a function of columns."""
         folded = None if self.folded is None else project(project(self.folded).T)
-        return History(tuple(project(keys) for keys in self.batches), folded)
+        return History(tuple(project(keys) for keys in self.batches), folded, self.energy, self.finite)
 
     def to(self, device: torch.device | str) -> History:
         """The same on another device (itself where it is there already)."""
         if self._any.device == torch.device(device):
             return self
         folded = None if self.folded is None else self.folded.to(device)
-        return History(tuple(keys.to(device) for keys in self.batches), folded)
+        return History(tuple(keys.to(device) for keys in self.batches), folded, self.energy, self.finite)
 
     def inverse(self, name: Hashable, base: Callable[[Tensor | None], Solve], project: Solve | None = None) -> Solve:
         """``(A + P H P)^-1`` as a function of columns, with all that was found out for earlier batches.
@@ -137,7 +133,12 @@ class History:
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> History:
         """From :meth:`tensors`."""
         names = sorted((k for k in tensors if k.startswith("batch")), key=lambda k: int(k.removeprefix("batch")))
-        return cls(tuple(tensors[name] for name in names), tensors.get("folded"))
+        folded = tensors.get("folded")
+        found = cls() if folded is None else cls._of_matrix(folded, finite=bool(folded.isfinite().all()))
+        batches = tuple(tensors[name] for name in names)
+        for keys in batches:
+            found = replace(found, energy=found.energy + float(keys.square().sum()))
+        return replace(found, batches=batches, finite=found.finite and all(bool(k.isfinite().all()) for k in batches))
 
 
 def _solved(solve: Solve, thin: Tensor, columns: Tensor) -> Tensor:

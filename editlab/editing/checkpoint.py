@@ -30,7 +30,7 @@ from editlab.files.artifacts import load_tensors, save_tensors
 if TYPE_CHECKING:
     from editlab.editing.session import EditSession
 
-_FORMAT = "editlab-session-1"
+_FORMAT = "editlab-session-2"
 
 
 @dataclasses.dataclass(frozen=True)

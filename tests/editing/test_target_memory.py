@@ -34,7 +34,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("megabytes", [4, 9])
+@pytest.mark.parametrize("megabytes", [9, 16])  # a fact is 4 % of the smaller one
 def test_memory_follows_the_budget_within_a_tenth(family, megabytes, monkeypatch):
     model, requests = tiny_model(family, layers=6, width=64), tiny_requests(120)
     watched = Watched(monkeypatch)

@@ -87,7 +87,7 @@ def collect_second_moments(
         rows = _within_budget(_windows(tokenizer_of(model), texts, width), budget)
     else:
         rows, budget = islice(_windows(tokenizer_of(model), texts, width, first_only=True), samples), 0
-    sums = _Sums.start(architecture, sizes, partial, (samples or budget, width, batch_tokens))
+    sums = _Sums.start(architecture, sizes, partial, (budget, samples or 0, width, batch_tokens))
     with _bar(budget or None, progress) as bar, frozen(model):
         for batch in sums.skip_done(_batches(rows, batch_tokens), bar.update):
             sums.add(batch, _products(architecture, layers, batch))

@@ -63,7 +63,9 @@ class History:
         return self.batches[0] if self.folded is None else self.folded
 
     def extended(self, keys: Tensor) -> History:
-        """With one more batch of keys (d_in, n)."""
+        """With one more batch of keys (d_in, n), on the device of these."""
+        if (self.batches or self.folded is not None) and self._any.device != keys.device:
+            return self.to(keys.device).extended(keys)
         keys = keys.double().contiguous()
         energy, finite = self.energy + float(keys.square().sum()), self.finite and bool(keys.isfinite().all())
         whole = History((*self.batches, keys), self.folded, energy, finite, dict(self._known))

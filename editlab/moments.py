@@ -223,9 +223,16 @@ def _fingerprint(model: Any, settings: Any) -> str:
 
 
 def save_statistics(
-    path: str | Path, layer: int, moment: SecondMoment, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    layer: int,
+    moment: SecondMoment,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Write one layer's second moment with its Cholesky factor and eigen-decomposition, computed here if need be.
+
+    At d_in = 14,336 these take hours on a CPU and minutes on a GPU: ``device`` is where.
 
     A singular ``C`` (fewer tokens than d_in) is factored with the smallest ridge that the solver accepts; the file
     records it, absolute and relative to the mean of the diagonal.
@@ -234,10 +241,12 @@ def save_statistics(
         NumericalError: the moment is not finite, or no ridge makes it solvable.
         ArtifactError: the file cannot be written.
     """
+    moment = moment.to(device)
     lower = moment.factor()
     eigenvalues, eigenvectors = moment.eigh()
     tensors = {"second_moment": moment.matrix, "cholesky": lower}
     tensors |= {"eigenvalues": eigenvalues, "eigenvectors": eigenvectors}
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     mean = float(moment.matrix.diagonal().mean())
     facts = {
         "layer": int(layer),

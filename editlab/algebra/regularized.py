@@ -22,7 +22,9 @@ from editlab.algebra.spd import factor_spd
 class System(Protocol):
     """The penalty A of a solve, in both of its forms."""
 
-    limit: float
+    @property
+    def limit(self) -> float:
+        """Condition number above which a ridge is raised."""
 
     def dense(self) -> Tensor:
         """(d_in, d_in): A."""

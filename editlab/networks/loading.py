@@ -115,12 +115,17 @@ def _draw_weights(path: Path, dtype: str, device_map: str | dict[str, Any] | Non
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     check_family(config, str(path))
     wanted = device_map if isinstance(device_map, str) else "cpu"
-    if wanted == "auto":
-        wanted = "cuda:0" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
+    device = torch.device(fastest_device() if wanted == "auto" else wanted)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"]))
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, "float32" if dtype == "auto" else dtype))
+
+
+def fastest_device() -> str:
+    """The first GPU, or the CPU where there is none."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def check_family(config: Any, name: str) -> None:

@@ -137,6 +137,7 @@ class SecondMoment:
         eigenvalues: (d_in,) of ``C``, ascending, or None until needed.
         eigenvectors: (d_in, d_in), one a column, or None until needed.
         ridge: what had to be added to the diagonal so that ``C`` could be factored (0: nothing).
+        refined: relative residual of the last solution from a float32 factor; None: no solution came from one.
     """
 
     matrix: Tensor
@@ -145,6 +146,7 @@ class SecondMoment:
     eigenvalues: Tensor | None = None
     eigenvectors: Tensor | None = None
     ridge: float = 0.0
+    refined: float | None = field(default=None, init=False)
     _validated: bool = field(default=False, init=False, repr=False)
     _condition: float = field(default=math.nan, init=False, repr=False)
     _single: SingleFactor | None = field(default=None, init=False, repr=False)
@@ -271,7 +273,8 @@ class SecondMoment:
         if self._single is None:
             return None
         found, residual = self._single.solve(self.matrix, right_side)
-        return found if residual <= REFINED_RESIDUAL else None
+        self.refined = residual if residual <= REFINED_RESIDUAL else None
+        return None if self.refined is None else found
 
     def _spectral(self, right_side: Tensor, shift: float) -> Tensor:
         assert self.eigenvalues is not None

@@ -128,7 +128,8 @@ class Solution:
         factors: the update dW.
         diagnostics: ``facts`` and ``rank``; ``residual`` |dW K - R| / |R| on the unscaled facts; ``condition`` of the
             system that was solved; ``update_norm`` (Frobenius); ``form``; ``ridge_raised``, the ridges tried because a
-            system was ill-conditioned (empty: none); ``moment_ridge``, what C itself needed; and the solver's own.
+            system was ill-conditioned (empty: none); ``moment_ridge``, what C itself needed; ``refined_residual``,
+            of solutions from a float32 factor of C; and the solver's own.
     """
 
     factors: Factors

@@ -63,6 +63,8 @@ def solve(problem: Problem, options: Solver) -> Solution:
     change, found = update(options, facts.weighted()) if facts.facts else _nothing(facts)
     if not (change.left.isfinite().all() and change.right.isfinite().all()):
         raise NumericalError(f"{options.name}: the update holds NaN or Inf")
+    if facts.moment is not None and facts.moment.refined is not None:
+        found["refined_residual"] = facts.moment.refined
     return Solution(change, found | _measured(change, facts))
 
 

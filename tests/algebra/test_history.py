@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_solvers import change, close, gaussian, problem, second_moment
+from test_solvers import change, close, gaussian, problem, second_moment, solved
 
 from editlab.algebra import linalg
 from editlab.algebra.history import History, histories_in
@@ -131,4 +131,6 @@ def test_a_device_that_is_slow_in_float64_gets_the_same_solutions(decades, monke
     for one, wanted in zip(asked, expected, strict=True):
         fresh = replace(one, moment=second_moment(40, decades, one.seed))
         close(change("memit", fresh), wanted, 1e-6)
+        refined = solved("memit", fresh).diagnostics.get("refined_residual", 1.0)
+        assert (refined <= 1e-10) == (decades == 2.0)
         assert (fresh.moment.cholesky is None) == (decades == 2.0)  # the ill-conditioned one went back to float64

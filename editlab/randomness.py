@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +28,17 @@ def torch_rng(*coordinates: object, device: str = "cpu") -> torch.Generator:
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(*coordinates))
+
+
+@contextlib.contextmanager
+def seeded_dropout(device: torch.device, *coordinates: object) -> Iterator[None]:
+    """Inside the block torch's global generators, from which dropout draws, start at the coordinates' seed; on leaving
+    they are as before."""
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(*coordinates))
+        yield
 
 
 def set_threads(threads: int) -> None:

@@ -14,21 +14,22 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.edit import REPORT
+from editlab.analysis.edit.comparisons import adjusted
 from editlab.analysis.edit.decisions import decisions
 from editlab.analysis.report.run import Run
 from editlab.evaluation.summary import summarize
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 
-PROBES = ("rewrite", "paraphrase", "neighborhood")
+PROBES = ("rewrite", "paraphrase", "neighborhood", "same_subject")
 # Chance that a probe of each kind succeeds under a method.
 SKILL = {
-    "rome": (0.97, 0.95, 0.75),
-    "memit": (0.97, 0.95, 0.87),
-    "emmet": (0.99, 0.97, 0.86),
-    "alphaedit": (0.95, 0.92, 0.94),
-    "ft": (0.8, 0.65, 0.5),
-    "random": (0.25, 0.22, 0.75),
-    "none": (0.0, 0.0, 1.0),
+    "rome": (0.97, 0.95, 0.75, 0.7),
+    "memit": (0.97, 0.95, 0.87, 0.8),
+    "emmet": (0.99, 0.97, 0.86, 0.75),
+    "alphaedit": (0.95, 0.92, 0.94, 0.85),
+    "ft": (0.8, 0.65, 0.5, 0.3),
+    "random": (0.25, 0.22, 0.75, 0.6),
+    "none": (0.0, 0.0, 1.0, 1.0),
 }
 Cells = list[tuple[str, dict[str, str]]]
 
@@ -84,6 +85,9 @@ def curve(table: pd.DataFrame, cases: int, norm: float) -> pd.DataFrame:
     for seen in (cases // 3, 2 * cases // 3, cases):
         rows += [(seen, "retention_success", rewrite[:seen].mean(), seen), (seen, "delta_norm_layer0", norm, 1)]
         rows += [(seen, "neighborhood_success", near[:seen].mean(), seen)]
+        rows += [
+            (seen, f"{name}_accuracy", 0.8 * near[:seen].mean(), seen) for name in ("neighborhood", "same_subject")
+        ]
         for age, part in enumerate(np.array_split(rewrite[:seen][::-1], 4), 1):
             rows.append((seen, f"retention_success_age{age}", part.mean(), len(part)))
     return pd.DataFrame(rows, columns=["edits_seen", "metric", "value", "n"])
@@ -129,14 +133,14 @@ def pairs(rng: np.random.Generator, wanted: Sequence[tuple[str, str]]) -> pd.Dat
                 rows.append(
                     row | {"value": value, "ci_low": value - 0.02, "ci_high": value + 0.02, "p_value": 0.2, "n": 384}
                 )
-    return pd.DataFrame(rows)
+    return adjusted(pd.DataFrame(rows), ["metric"])
 
 
 def trust_events(rng: np.random.Generator, stress: bool) -> list[dict[str, Any]]:
     """Sixteen judged and labelled batches."""
     events = []
     for number in range(16):
-        harmful = stress and number % 5 == 4
+        harmful = stress and number % 2 == 1
         trust = float(np.clip((0.35 if harmful else 0.65) + 0.12 * rng.standard_normal(), 0, 1))
         change = (-0.1 if harmful else 0.05) + 0.03 * rng.standard_normal()
         scale = 1.0 if trust >= 0.5 else 0.0
@@ -227,6 +231,25 @@ def stream_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {"large_scale_forgetting": pd.DataFrame(rows), "turning_points": pd.DataFrame(points)}
 
 
+def capacity_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
+    """Streams whose retention is one curve over edits / dimension."""
+    rows = []
+    for inner in (256, 512, 1024):
+        for facts in (1, 5):
+            for method, fall in (("memit", 0.3), ("alphaedit", 0.2)):
+                for seed in (1, 2, 3):
+                    for seen in range(96, 769, 96):
+                        value = float(np.clip(1 - fall * seen / inner + 0.01 * rng.standard_normal(), 0, 1))
+                        place = {
+                            **coordinates(method, seed),
+                            "inner": inner,
+                            "facts_a_subject": facts,
+                            "edits_seen": seen,
+                        }
+                        rows.append(place | {"metric": "retention_accuracy", "value": value, "n": min(200, seen)})
+    return {"capacity": pd.DataFrame(rows)}
+
+
 def replay_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     rows = []
     for rate in (0.1, 0.3, 0.5):
@@ -242,9 +265,8 @@ def replay_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
                         "ci_low": value - 0.03,
                         "ci_high": value + 0.03,
                     }
-                    verdict = "helps" if value > 0.03 else "makes no measurable difference"
-                    rows.append(row | {"p_value": 0.01, "n": 1500, "verdict": verdict})
-    return {"replay_gain": pd.DataFrame(rows)}
+                    rows.append(row | {"p_value": 0.001, "n": 1500})
+    return {"replay_gain": adjusted(pd.DataFrame(rows), ["metric"])}
 
 
 def retraining_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
@@ -345,6 +367,7 @@ def made_up_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         trust_tables,
         greedy_tables,
         stream_tables,
+        capacity_tables,
         replay_tables,
         retraining_tables,
     )

@@ -194,7 +194,7 @@ def test_a_file_needs_no_kind_and_a_world_says_so(tmp_path):
 def test_more_edits_than_records_are_refused_before_anything_runs(tmp_path):
     run = load_run(run_of(tmp_path, [{**RECORD, "case_id": i} for i in range(5)]))
     with pytest.raises(
-        ConfigError, match=r"edit\.experiments\.\w+\.num_edits: \d+ is not allowed; .*file\.json has 5 requests"
+        ConfigError, match=r"edit\.experiments\.\w+\.num_edits: \d+ is not allowed; .*file\.json has 4 requests"
     ):
         check_files(run)
     check_files(load_run(run_of(tmp_path, [{**RECORD, "case_id": i} for i in range(2000)])))

@@ -6,8 +6,11 @@ WARM = [("editlab.vision.warm:warm_up", {})]
 
 
 def perform(snakemake, log, function, /, **arguments):
-    """``function`` (``module:name``) with JSON ``arguments``, and as many threads as the rule has."""
-    log.used = call(function, {**arguments, "threads": snakemake.threads}, worker="vision", preload=WARM, log=log)
+    """``function`` (``module:name``) with JSON ``arguments``, as many threads as the rule has, and its device."""
+    given = {**arguments, "threads": snakemake.threads}
+    if (device := snakemake.params.get("device")) is not None:
+        given["device"] = device
+    log.used = call(function, given, worker="vision", preload=WARM, log=log)
 
 
 def search(snakemake, log, function, **arguments):

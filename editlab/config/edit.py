@@ -144,9 +144,14 @@ class Experiment(Section):
     """A set of cells: the product of the axes, collapsed where an axis does not apply."""
 
     methods: list[Name] = Field(min_length=1)
+    model: Name | None = Field(None, description="one of models; null: the study's")
+    dataset: Name | None = Field(None, description="one of datasets; null: the study's")
     batch: list[Count] = Field(min_length=1)
     own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
+    replay_from: Count = Field(
+        1, description="smallest batch size of the cells with replay: smaller ones have the least rate"
+    )
     rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
@@ -179,6 +184,10 @@ class Experiment(Section):
     def batches(self, method: str) -> list[int]:
         """The batch sizes of a method."""
         return next((own.batch for own in self.own_batches if method in own.methods), self.batch)
+
+    def rates(self, batch: int) -> list[float]:
+        """The replay rates at a batch size."""
+        return self.replay if batch >= self.replay_from else [min(self.replay)]
 
 
 class Retraining(Section):
@@ -238,18 +247,25 @@ class EditStudy(Study):
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
                 choose(f"experiments.{name}.methods", method, self.methods)
+            where, dataset = self.place(experiment)
+            choose(f"experiments.{name}.model", where, self.models)
+            choose(f"experiments.{name}.dataset", dataset, self.datasets)
             check_ranks(name, experiment, self.methods)
-            check_layers(experiment, self.methods, self.models[self.model])
+            check_layers(experiment, self.methods, self.models[where])
             check_controls(name, experiment, self.methods)
             check_guards(name, experiment, self.experiments, self.methods)
-            facts = self.datasets[self.dataset]
+            facts = self.datasets[dataset]
             if isinstance(facts, FactsData) and experiment.num_edits > facts.editable:
                 raise ValueError(
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
-                    f"datasets.{self.dataset} has {facts.size} facts, of which {facts.editable} may be edited"
+                    f"datasets.{dataset} has {facts.size} facts, of which {facts.editable} may be edited"
                 )
         _check_sweep(self.sweep, self.methods)
         return self
+
+    def place(self, experiment: Experiment) -> tuple[str, str]:
+        """The model and the data set of an experiment."""
+        return experiment.model or self.model, experiment.dataset or self.dataset
 
     def check_files(self, where: str) -> None:
         """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""
@@ -318,7 +334,7 @@ class EditStudy(Study):
         for method in plan.methods:
             traits = SOLVERS[self.methods[method].solver]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
-                for replay in plan.replay:
+                for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replay else 0.0):
                             cell = {

@@ -99,7 +99,11 @@ class FineTuning(Training):
 
 
 class ImageModel(Section):
-    """What the frame asks of a model for its resources."""
+    """Where a classifier runs, and what the frame asks of a model for its resources."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
+        "cpu", description="where classifiers are trained, edited and scored; with cuda every such job asks for one GPU"
+    )
 
     @property
     def billions(self) -> float | None:

@@ -198,22 +198,19 @@ class VisionStudy(Study):
         choose("locating.trial", self.locating.trial, self.methods)
         if not isinstance(self.methods[self.locating.trial], AlphaEdit | Memit):
             raise ValueError(f"locating.trial: {self.locating.trial!r} is not allowed; an alphaedit or memit recipe")
-        for name in ("seeds",):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: {getattr(self, name)} holds a value twice")
-        self._check_layers()
+        for name, seeds in (("seeds", self.seeds), ("search.seeds", self.search.seeds if self.search else [])):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{name}: {seeds} holds a value twice")
+        for name, recipe in self.methods.items():
+            self._check_layers(f"methods.{name}.layers", getattr(recipe, "layers", None))
         if self.search is not None:
             self._check_search(self.search)
         return self
 
-    def _check_layers(self) -> None:
+    def _check_layers(self, where: str, layers: Any) -> None:
         for model in (m for m in self.models.values() if isinstance(m, ScratchViT)):
-            for name, recipe in self.methods.items():
-                layers = recipe.layers if isinstance(recipe, _MlpEdit) else None
-                if isinstance(layers, list) and max(layers) >= model.layers:
-                    raise ValueError(
-                        f"methods.{name}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
-                    )
+            if isinstance(layers, list) and max(layers) >= model.layers:
+                raise ValueError(f"{where}: {layers} is not allowed; the model has layers 0..{model.layers - 1}")
 
     def _check_search(self, search: Search) -> None:
         choose("search.method", search.method, self.methods)
@@ -222,12 +219,19 @@ class VisionStudy(Study):
         if len(set(search.seeds) - set(self.seeds)):
             raise ValueError(f"search.seeds: {search.seeds} is not allowed; some of seeds ({self.seeds})")
         recipe = self.methods[search.method]
+        if not isinstance(recipe, AlphaEdit | Memit) or recipe.control is not None:
+            raise ValueError(
+                f"search.method: {search.method!r} is not allowed; an alphaedit or memit recipe that is no control"
+            )
         fields = {*type(recipe).model_fields, "max_edits"} - {"method", "control"}
         for where, named in (("axes", search.axes), ("refine", search.refine)):
             for field in named:
                 choose(f"search.{where}", field, dict.fromkeys(sorted(fields)))
+        for field, values in search.axes.items():
+            if not values:
+                raise ValueError(f"search.axes.{field}: [] is not allowed; at least one value")
         for point in self.grid():
-            varied(recipe, point, "search.axes")
+            self._check_layers("search.axes.layers", varied(recipe, point, "search.axes")[0].layers)
 
     @property
     def dataset(self) -> str | None:

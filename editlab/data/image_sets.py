@@ -47,7 +47,7 @@ def read_digits(data: Digits) -> Source:
     pixels = bunch.images.astype(np.uint8)[..., None]
     whole = Images(pixels, bunch.target.astype(np.int64), np.arange(len(pixels)))
     parts = three_parts(whole, data.val_ratio, data.test_ratio, data.split_seed)
-    return Source(parts, 0.0, 16.0, [str(digit) for digit in range(10)])
+    return Source(parts, 0.0, 16.0, [str(digit) for digit in range(10)], one_array=True)
 
 
 def write_sets(directory: str | Path, data: ImageData, file: str | Path | None = None) -> None:
@@ -58,7 +58,7 @@ def write_sets(directory: str | Path, data: ImageData, file: str | Path | None =
     """
     directory, source = Path(directory), read_source(data, file)
     sets = four_sets(source, data.ft_train_ratio, data.split_seed)
-    check_disjoint(sets)
+    check_disjoint(sets, source.one_array)
     for name, images in sets.items():
         write_images(directory, name, images)
     description = {"low": source.low, "high": source.high, "classes": source.classes, "ordinal": source.ordinal}

@@ -13,6 +13,7 @@ are (n, height, width, channels); how their values map to [-1, 1] stands in ``da
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class Source:
         low, high: pixel values that become -1 and 1.
         classes: names of the classes.
         ordinal: the classes have an order (quadratic kappa is reported).
+        one_array: the parts were cut from one array, and ``index`` counts in it.
         note: what was done to it (a remapping of labels), for the description.
     """
 
@@ -71,6 +73,7 @@ class Source:
     high: float
     classes: list[str]
     ordinal: bool = False
+    one_array: bool = False
     note: str = ""
 
 
@@ -113,8 +116,9 @@ def four_sets(source: Source, ft_train_ratio: float, seed: int) -> dict[str, Ima
     }
 
 
-def check_disjoint(sets: dict[str, Images]) -> None:
-    """FT-Train and discovery come from one part and share no image; within a set, none occurs twice.
+def check_disjoint(sets: dict[str, Images], one_array: bool = False) -> None:
+    """Sets that come from one array share no image: FT-Train and discovery always, all four with ``one_array``. Within a
+    set, none occurs twice.
 
     Raises:
         DataError: they do.
@@ -122,9 +126,10 @@ def check_disjoint(sets: dict[str, Images]) -> None:
     for name, images in sets.items():
         if len(np.unique(images.index)) < len(images):
             raise DataError(f"{name}: an image occurs twice")
-    shared = np.intersect1d(sets["ft_train"].index, sets["discovery"].index)
-    if len(shared):
-        raise DataError(f"ft_train and discovery share {len(shared)} images, the first is {shared[0]}")
+    for one, other in itertools.combinations(sets, 2) if one_array else [("ft_train", "discovery")]:
+        shared = np.intersect1d(sets[one].index, sets[other].index)
+        if len(shared):
+            raise DataError(f"{one} and {other} share {len(shared)} images, the first is {shared[0]}")
 
 
 def split_info(sets: dict[str, Images], source: Source, data: ImageData) -> pd.DataFrame:

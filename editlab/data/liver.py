@@ -1,19 +1,19 @@
 """MERIT's liver fibrosis images (arXiv 2405.02918), published as pickled arrays, converted once to a plain npz.
 
 ``imgs.npy`` holds an object array of 703 dictionaries ``{'4': (256, 256, 1) float32}``, z-scored; ``labs.npy`` the stages
-0..3. A pickle may run any code, so these are read by an unpickler that can rebuild numpy arrays and nothing else: whatever
-other class or function a file names is refused before it is looked up.
+0..3. A pickle may run any code, so these are read by :mod:`editlab.data.plain_pickle`: whatever class or function a file names
+is refused before it is looked up, and what it says of arrays is checked before one is made.
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from editlab.data.images import Images, Source, three_parts
+from editlab.data.plain_pickle import load_arrays
 from editlab.errors import DataError, one_line
 from editlab.files.artifacts import atomic_path
 
@@ -25,31 +25,6 @@ TASKS = {
 """By task: the new label of each stage, and the names of the classes."""
 STAGES = 4
 LARGEST = 2 << 30  # bytes
-
-_REBUILD = {
-    (module, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name in ("_reconstruct", "scalar")
-} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays, scalars and plain containers; every other name is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The numpy function of this name.
-
-        Raises:
-            DataError: the pickle asks for anything else.
-        """
-        if (module, name) not in _REBUILD:
-            raise DataError(f"the pickle asks for {module[:60]}.{name[:60]}; only numpy arrays are allowed")
-        return super().find_class(module, name)
 
 
 def read_object_array(path: str | Path) -> Any:
@@ -77,7 +52,7 @@ def _read(file: IO[bytes]) -> Any:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        return np.asarray(ArrayUnpickler(file).load()).reshape(shape)
+        return np.asarray(load_arrays(file)).reshape(shape)
     file.seek(0)
     return np.load(file, allow_pickle=False)
 
@@ -108,9 +83,11 @@ def _image(item: Any, number: int, path: str | Path) -> Any:
     value = next(iter(item.values())) if isinstance(item, dict) and len(item) == 1 else item
     if not isinstance(value, np.ndarray) or value.ndim != 3 or value.shape[2] not in (1, 3):
         raise DataError(f"{path}: item {number} is no image (height, width, 1)")
-    if not np.issubdtype(value.dtype, np.floating) or not bool(np.isfinite(value).all()):
+    with np.errstate(over="ignore"):
+        image = value.astype(np.float32)
+    if not np.issubdtype(value.dtype, np.floating) or not bool(np.isfinite(image).all()):
         raise DataError(f"{path}: item {number} holds no finite real numbers")
-    return value.astype(np.float32)
+    return image
 
 
 def read_liver(path: str | Path, task: str, seed: int) -> Source:
@@ -128,4 +105,4 @@ def read_liver(path: str | Path, task: str, seed: int) -> Source:
     labels = np.asarray(mapping)[stages]
     parts = three_parts(Images(pixels, labels, np.arange(len(labels))), 0.2, 0.2, seed)
     note = f"{task}: stages 0..3 became {mapping}"
-    return Source(parts, -1.0, 1.0, classes, ordinal=len(classes) > 2, note=note)
+    return Source(parts, -1.0, 1.0, classes, ordinal=len(classes) > 2, one_array=True, note=note)

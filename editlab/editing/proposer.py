@@ -107,8 +107,8 @@ class Proposer:
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
         if isinstance(recipe, ShuffledTargets):
-            targets = shuffled(targets, f"{self.seed} {requests[0].case_id}")
-        return stress.targets(targets) if stress else targets
+            targets = shuffled(targets, requests, self.seed)
+        return stress.targets(targets, requests) if stress else targets
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""

@@ -81,10 +81,10 @@ class Stress:
             return options
         return options.model_copy(update={"clamp": CLAMP * options.clamp, "weight_decay": 0.0, "stop_loss": 0.0})
 
-    def targets(self, targets: Targets) -> Targets:
+    def targets(self, targets: Targets, requests: Sequence[EditRequest]) -> Targets:
         """Changes dealt to one another's facts, or targets replaced by seeded noise."""
         if self.kind == "shuffled":
-            return shuffled(targets, self.seed)
+            return shuffled(targets, requests, self.seed)
         if self.kind != "corruption":
             return targets
         return dataclasses.replace(targets, z=noise_like(targets.z, CORRUPTION, self.seed))
@@ -96,10 +96,11 @@ def noise_like(z: Tensor, scale: float, seed: int) -> Tensor:
     return noise * (scale * z.norm(dim=0) / noise.norm(dim=0))
 
 
-def shuffled(targets: Targets, seed: int | str) -> Targets:
+def shuffled(targets: Targets, requests: Sequence[EditRequest], seed: int) -> Targets:
     """Every fact gets the change of another one of the batch, in one seeded cycle through all of them: ``h_i + delta_j``.
 
-    Changes and not targets themselves are dealt, so that the update keeps its usual size.
+    Changes and not targets themselves are dealt, so that the update keeps its usual size. The order of the batch does not
+    matter.
 
     Raises:
         NumericalError: there is one fact alone.
@@ -107,8 +108,8 @@ def shuffled(targets: Targets, seed: int | str) -> Targets:
     count = targets.z.shape[1]
     if count < 2:
         raise NumericalError("targets: one fact has nobody to change its target with")
-    order = list(range(count))
-    python_rng("shuffled targets", seed).shuffle(order)
+    order = sorted(range(count), key=lambda i: requests[i].case_id)
+    python_rng("shuffled targets", seed, requests[order[0]].case_id).shuffle(order)
     giver = torch.empty(count, dtype=torch.long)
     giver[order] = torch.tensor([*order[1:], order[0]])
     return dataclasses.replace(targets, z=targets.base + targets.delta[:, giver])

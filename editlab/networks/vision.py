@@ -55,6 +55,20 @@ class Classifier:
     def device(self) -> torch.device:
         return self.architecture.device
 
+    def to(self, device: str | torch.device) -> Classifier:
+        """Move the model, in place.
+
+        Raises:
+            ModelError: there is no such device.
+        """
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ModelError(f"device: {str(device)!r} is not allowed here; torch finds no GPU")
+        try:
+            self.model.to(device)
+        except RuntimeError as error:
+            raise ModelError(f"device: {str(device)!r} cannot be used ({one_line(error)})") from None
+        return self
+
     def embed(self, pixels: Tensor) -> Tensor:
         """Images (n, 3, size, size) -> hidden states before the first block (n, 1 + patches, d), CLS first."""
         return self.architecture.embeddings(pixels)
@@ -108,13 +122,13 @@ def make_classifier(section: ScratchViT, classes: Sequence[str], seed: int) -> C
         return Classifier(ViTForImageClassification(config))
 
 
-def load_classifier(path: str | Path) -> Classifier:
+def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
     """A classifier that was saved by ``save_pretrained``.
 
     Raises:
-        ModelError: not a directory with safetensors weights of a ViT classifier, or NaN weights.
+        ModelError: not a directory with safetensors weights of a ViT classifier, NaN weights, or no such device.
     """
-    return _load(path)
+    return _load(path).to(device)
 
 
 def adapt_pretrained(directory: str | Path, classes: Sequence[str], seed: int) -> Classifier:

@@ -15,7 +15,7 @@ from editlab.errors import ArtifactError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.hooks import restored
 from editlab.networks.vision import Classifier
-from editlab.randomness import torch_rng
+from editlab.randomness import seeded_dropout, torch_rng
 from editlab.vision.pixels import ImageSet
 from editlab.vision.samples import Draw
 
@@ -42,12 +42,14 @@ def finetune(classifier: Classifier, discovery: ImageSet, draw: Draw, recipe: Fi
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr)
     classifier.model.train()
     for epoch in range(recipe.epochs):
-        order = torch.randperm(len(targets), generator=torch_rng("finetune errors", seed, draw.number, epoch))
-        for chosen in order.split(recipe.batch):
-            loss = F.cross_entropy(classifier.model(pixel_values=pixels[chosen]).logits, targets[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        here = ("finetune errors", seed, draw.number, epoch)
+        order = torch.randperm(len(targets), generator=torch_rng(*here))
+        with seeded_dropout(classifier.device, *here):
+            for chosen in order.split(recipe.batch):
+                loss = F.cross_entropy(classifier.model(pixel_values=pixels[chosen]).logits, targets[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
     classifier.model.eval()
     for parameter in parameters:
         parameter.grad = None

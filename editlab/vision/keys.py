@@ -143,10 +143,11 @@ def keys_stage(
     seed: int,
     target: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Collect the preserved keys of ``layers`` (None: of all)."""
     set_threads(threads)
-    classifier, images = load_classifier(model), read_set(ft_train)
+    classifier, images = load_classifier(model, device), read_set(ft_train)
     rows = right_rows(classifier, images, seed)
     chosen = range(classifier.num_layers) if layers is None else layers
     collect_keys(classifier, images, rows, list(chosen), samples, seed).save(target)

@@ -91,6 +91,11 @@ def _trace_one(
     return records
 
 
+def window_of(layer: int, window: int, count: int) -> range:
+    """``window`` layers around one, fewer at the ends; of an even number one more lies above."""
+    return range(max(0, layer - (window - 1) // 2), min(count, layer + window // 2 + 1))
+
+
 @dataclass(frozen=True, eq=False)
 class _Clean:
     """Activations of the clean image by (part, layer), and what the classifier says about it."""
@@ -109,8 +114,7 @@ class _Clean:
     @contextlib.contextmanager
     def restored(self, classifier: Classifier, site: Site, window: int) -> Iterator[None]:
         """Inside the block the site gives its clean output."""
-        first = max(0, site.layer - (window - 1) // 2)
-        layers = range(first, min(classifier.num_layers, site.layer + window // 2 + 1))
+        layers = window_of(site.layer, window, classifier.num_layers)
         if site.part == "head":
             size = classifier.width // classifier.heads
             columns = slice(site.head * size, (site.head + 1) * size)

@@ -14,6 +14,7 @@ import torch
 
 from editlab.config.vision import RECIPE, AlphaEdit, FinetuneErrors, HeadAblation, HeadClosedForm, HeadEwc, Memit
 from editlab.edits.edit import Edit
+from editlab.errors import ConfigError
 from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, load_classifier
 from editlab.randomness import set_threads
@@ -26,16 +27,25 @@ from editlab.vision.pixels import ImageSet, Prefix, read_set
 from editlab.vision.samples import Draw, draw_samples
 
 PathLike = str | Path
-LAYER_COLUMNS = ["draw", "sample", "layer", "residual", "key_share", "null_space_dimension", "condition", "update_norm"]
+LAYER_COLUMNS = [
+    "draw", "sample", "layer", "residual", "key_share", "null_space_dimension", "condition", "ridge_raised", "update_norm",
+    "penalty",
+]  # fmt: skip
 
 
 def chosen_layers(recipe: AlphaEdit | Memit, count: int, statistics: PathLike | None) -> list[int]:
-    """The edited layers: the user's list, the best of a ranking, or the last ones."""
+    """The edited layers: the user's list, the best of a ranking, or the last ones.
+
+    Raises:
+        ConfigError: the best of a ranking are wanted, and there is none.
+    """
     if isinstance(recipe.layers, list):
         return recipe.layers
     used = min(recipe.num_edit_layers, count)
-    if recipe.layers == "last" or statistics is None:
+    if recipe.layers == "last":
         return list(range(count - used, count))
+    if statistics is None:
+        raise ConfigError(f"layers: {recipe.layers!r} needs a ranking of the layers, and none was given")
     return tracing.best_layers(pd.read_csv(statistics), recipe.layers, used)
 
 
@@ -54,11 +64,12 @@ def edit_stage(
     log: PathLike,
     layers: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Make the edits of all draws: ``draw~N.safetensors``, an edit, or all weights where the whole model was trained."""
     set_threads(threads)
     recipe = RECIPE.validate_python(recipe)
-    classifier, images, table = load_classifier(model), read_set(discovery), pd.read_csv(errors)
+    classifier, images, table = load_classifier(model, device), read_set(discovery), pd.read_csv(errors)
     known, solves, logged = KeyStatistics.load(keys), [], []
     make = _maker(classifier, images, known, read_set(ft_train), statistics, recipe, seed)
     before = Prefix(classifier, images).logits().double().softmax(-1)
@@ -76,6 +87,8 @@ def edit_stage(
             after = Prefix(classifier, images.rows(draw.rows)).logits().double().softmax(-1)
         logged.append(_log(draw, images, before[torch.as_tensor(draw.rows)], after))
     write_csv(log, pd.concat(logged, ignore_index=True))
+    for row in solves:  # ridges that a solve had to add before its system could be factored: empty where it had none
+        row["ridge_raised"] = " ".join(f"{ridge:g}" for ridge in row.get("ridge_raised", []))
     write_csv(layers, pd.DataFrame(solves, columns=LAYER_COLUMNS))
 
 

@@ -104,7 +104,10 @@ class MlpEditor:
     def _goal(
         self, draw: Draw, chosen: slice, below: Tensor, layers: Sequence[int], recipe: MlpRecipe, keep: bool
     ) -> Tensor:
-        """z (n, d) at the output of the last edited block; on the unedited classifier it is found once for all recipes."""
+        """z (n, d) at the output of the last edited block; on the unedited classifier it is found once for all recipes.
+
+        Like keys and states it is handed on in main memory, where the solves are made.
+        """
         key = (
             layers[-1], tuple(draw.rows.tolist()), tuple(draw.targets.tolist()),
             recipe.lr, recipe.steps, recipe.clamp, recipe.stop_loss, recipe.target_decay,
@@ -114,7 +117,7 @@ class MlpEditor:
         with torch.no_grad():
             hidden = self.classifier.through(below, layers[0], layers[-1] + 1)
         targets = torch.tensor(draw.targets[chosen]).to(hidden.device)
-        goal = find_targets(self.classifier, hidden, layers[-1], targets, recipe)
+        goal = find_targets(self.classifier, hidden, layers[-1], targets, recipe).cpu()
         if keep:
             self._targets[key] = goal
         return goal
@@ -124,7 +127,7 @@ class MlpEditor:
         module = self.classifier.architecture.projection(layer)
         with torch.no_grad(), capture(inputs={"keys": module}) as found:
             hidden = self.classifier.through(below, layers[0], layers[-1] + 1)
-        return found["keys"][:, CLS].T, hidden[:, CLS]
+        return found["keys"][:, CLS].T.cpu(), hidden[:, CLS].cpu()
 
     def _update(
         self, layer: int, keys: Tensor, residual: Tensor, earlier: Tensor | None, recipe: MlpRecipe

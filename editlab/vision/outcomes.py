@@ -37,8 +37,8 @@ def open_outcome(path: Path, classifier: Classifier, model: PathLike) -> tuple[C
         ModelError: the directory is no classifier.
     """
     if path.is_dir():
-        return load_classifier(path), None
-    other = load_classifier(model)
+        return load_classifier(path, classifier.device), None
+    other = load_classifier(model, classifier.device)
     return (other, None) if load_weights(other, path) else (classifier, Edit.load(path))
 
 
@@ -56,6 +56,7 @@ def score_stage(
     coordinates: Mapping[str, Any],
     targets: Mapping[str, PathLike],
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Score the outcomes of all draws.
 
@@ -67,7 +68,7 @@ def score_stage(
     """
     set_threads(threads)
     recipe = RECIPE.validate_python(recipe)
-    classifier = load_classifier(model)
+    classifier = load_classifier(model, device)
     statistics, heldout = KeyStatistics.load(keys), int(options["heldout_samples"])
     images = {"discovery": read_set(discovery), "test": read_set(test)}
     images["preserved"] = preserved_set(read_set(ft_train), statistics, samples_of(recipe), heldout)

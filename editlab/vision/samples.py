@@ -120,6 +120,7 @@ def errors_stage(
     name: str,
     target: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Find the discovery errors.
 
@@ -128,6 +129,6 @@ def errors_stage(
     """
     set_threads(threads)
     data = DATA.validate_python(data)
-    table = find_errors(load_classifier(model), read_set(discovery))
+    table = find_errors(load_classifier(model, device), read_set(discovery))
     check_errors(table, data, name)
     write_csv(target, table)

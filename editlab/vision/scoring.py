@@ -92,7 +92,8 @@ def score(
         known = sets[name]
         table = transitions(known.before[chosen], after[name][chosen], known.labels[chosen])
         if known.prefix.images.ordinal:
-            table |= kappas(known.before[chosen], after[name][chosen], known.labels[chosen])
+            classes = len(known.prefix.images.classes)
+            table |= kappas(known.before[chosen], after[name][chosen], known.labels[chosen], classes)
         rows.append({"level": level, **table})
     return pd.DataFrame(rows)
 
@@ -156,14 +157,17 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def kappas(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, float]:
-    """Cohen's kappa with quadratic weights, for ordered classes; NaN where it is not defined."""
+def kappas(before: Tensor, after: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
+    """Cohen's kappa with quadratic weights, for ordered classes; NaN where it is not defined.
+
+    Distances are those of all ``classes``: a class that no image of the level has still lies between its neighbours.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     def kappa(predicted: Tensor) -> float:
         if len(labels) == 0 or len({*labels.tolist(), *predicted.tolist()}) < 2:
             return math.nan
-        return float(cohen_kappa_score(labels.numpy(), predicted.numpy(), weights="quadratic"))
+        return float(cohen_kappa_score(labels.numpy(), predicted.numpy(), labels=range(classes), weights="quadratic"))
 
     return {"kappa_before": kappa(before), "kappa_after": kappa(after)}
 

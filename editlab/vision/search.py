@@ -58,10 +58,11 @@ class Bench:
         statistics: PathLike | None,
         recipe: Recipe,
         max_edits: int,
+        device: str = "cpu",
     ) -> Bench:
         """Read what the cells of a classifier share; ``recipe`` may be plain values."""
         recipe = RECIPE.validate_python(recipe)
-        classifier, images = load_classifier(model), read_set(discovery)
+        classifier, images = load_classifier(model, device), read_set(discovery)
         editor = MlpEditor(classifier, images, KeyStatistics.load(keys))
         known = {"discovery": Scored.of(classifier, images)}
         return cls(classifier, pd.read_csv(errors), editor, known, statistics, recipe, max_edits)
@@ -74,7 +75,9 @@ class Bench:
             "max_edits": int((~self.errors["right"]).sum()),
             "projection_samples": self.editor.statistics.samples,
         }
-        if not isinstance(recipe.layers, list):
+        if isinstance(recipe.layers, list):  # the list says how many
+            wanted["num_edit_layers"] = limits["num_edit_layers"] = len(recipe.layers)
+        else:
             wanted["num_edit_layers"], limits["num_edit_layers"] = recipe.num_edit_layers, self.classifier.num_layers
         used = {name: min(value, limits[name]) for name, value in wanted.items()}
         clipped = {name: value for name, value in used.items() if value < wanted[name]}
@@ -140,13 +143,19 @@ def run_points(bench: Bench, points: Sequence[Point], cells: Sequence[int], dire
 def best_point(tables: Sequence[PathLike], points: Sequence[Point]) -> Point:
     """The point with the highest discovery score, mean over classifiers; of equal ones the first.
 
+    A cell that repeats another one of a classifier (``same_as``) has its score there: what is clipped differs between
+    classifiers, and a mean over some of them would be compared with means over all.
+
     Args:
-        tables: ``cells.csv`` of ``points``, of one or several classifiers.
+        tables: ``cells.csv`` of ``points``, of one or several classifiers, each in a folder of its classifier.
 
     Raises:
         ConfigError: no cell was run.
     """
-    cells = pd.concat([pd.read_csv(path) for path in tables], ignore_index=True)
+    frames = [pd.read_csv(path).assign(classifier=str(Path(path).parent.parent)) for path in tables]
+    cells = pd.concat(frames, ignore_index=True)
+    ran = cells.set_index(["classifier", "cell"])["discovery_score"]
+    cells["discovery_score"] = ran.loc[list(zip(cells["classifier"], cells["same_as"], strict=True))].to_numpy()
     means = cells.dropna(subset=["discovery_score"]).groupby("cell")["discovery_score"].mean()
     if means.empty:
         raise ConfigError("search: no cell was run")
@@ -175,7 +184,8 @@ def refined(best: Point, factors: Mapping[str, Sequence[float]], recipe: Recipe)
 def run_bayesian(bench: Bench, axes: Mapping[str, Sequence[Any]], trials: int, seed: int, directory: PathLike) -> None:
     """Optuna's tree-structured Parzen estimator over the space that the axes span; discovery is its objective.
 
-    Numbers are drawn between the smallest and the largest value of their axis (floats on a log scale), others from the list.
+    Numbers are drawn between the smallest and the largest value of their axis (floats on a log scale, unless one is 0),
+    others from the list.
     """
     import optuna
 
@@ -201,7 +211,7 @@ def _suggest(trial: Any, name: str, values: Sequence[Any]) -> Any:
     if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         return trial.suggest_int(name, min(values), max(values))
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return trial.suggest_float(name, float(min(values)), float(max(values)), log=True)
+        return trial.suggest_float(name, float(min(values)), float(max(values)), log=min(values) > 0)
     texts = {repr(value): value for value in values}
     return texts[trial.suggest_categorical(name, list(texts))]
 
@@ -215,10 +225,11 @@ def score_cells(
     heldout: int,
     target: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Test and FT-Train levels of the cells that were run: what was not looked at when they were ranked."""
     set_threads(threads)
-    classifier = load_classifier(model)
+    classifier = load_classifier(model, device)
     statistics, cells = KeyStatistics.load(keys), pd.read_csv(Path(directory, "cells.csv"))
     images = {"test": read_set(test)}
     images["preserved"] = preserved_set(read_set(ft_train), statistics, statistics.samples, heldout)

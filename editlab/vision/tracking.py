@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from editlab.config.vision import Tracking
-from editlab.errors import ConfigError
+from editlab.errors import ConfigError, one_line
 
 KEYS = {
     "test/accuracy_delta": "test_acc_delta",
@@ -22,8 +22,10 @@ KEYS = {
 def track(table: pd.DataFrame, name: str, options: Tracking, directory: str | Path) -> None:
     """Log one step a row of a search table to a run called ``name``; offline, its files stay under ``directory``.
 
+    It says nothing itself: where it would point, a directory is that is renamed when it is whole.
+
     Raises:
-        ConfigError: the package ``wandb`` is not installed.
+        ConfigError: the package ``wandb`` is not installed, or refuses (no key, no network).
     """
     try:
         import wandb
@@ -34,7 +36,11 @@ def track(table: pd.DataFrame, name: str, options: Tracking, directory: str | Pa
     right = table["test_total"] * table["test_acc_before"]
     table = table.assign(test_stability=1 - table["test_correct_to_wrong"] / right)
     Path(directory).mkdir(parents=True, exist_ok=True)
-    run = wandb.init(project=options.project, name=name, mode=options.mode, dir=str(directory))
+    quiet = wandb.Settings(silent=True)
+    try:
+        run = wandb.init(project=options.project, name=name, mode=options.mode, dir=str(directory), settings=quiet)
+    except wandb.errors.Error as error:
+        raise ConfigError(f"tracking: Weights & Biases refuses ({one_line(error)})") from None
     try:
         for step, row in enumerate(table.to_dict("records")):
             run.log({key: row[column] for key, column in KEYS.items() if column in row}, step=step)

@@ -17,7 +17,7 @@ from editlab.config.images import DATA, MODEL, HubViT, ImageData, ScratchViT, Tr
 from editlab.errors import DataError, NumericalError
 from editlab.files.artifacts import write_csv
 from editlab.networks.vision import Classifier, adapt_pretrained, make_classifier
-from editlab.randomness import set_threads, torch_rng
+from editlab.randomness import seeded_dropout, set_threads, torch_rng
 from editlab.vision.pixels import KEPT, ImageSet, Prefix, predictions, read_set
 from editlab.vision.samples import draw_samples
 
@@ -27,14 +27,14 @@ PathLike = str | Path
 def initial_classifier(
     section: ScratchViT | HubViT, classes: list[str], seed: int, pretrained: Any = None
 ) -> Classifier:
-    """The classifier before it is trained: random from the seed, or pretrained with a head from the seed.
+    """The classifier before it is trained: random from the seed, or pretrained with a head from the seed; on its device.
 
     Args:
         pretrained: directory of the pretrained model of a :class:`HubViT`.
     """
     if isinstance(section, ScratchViT):
-        return make_classifier(section, classes, seed)
-    return adapt_pretrained(pretrained or section.id, classes, seed)
+        return make_classifier(section, classes, seed).to(section.device)
+    return adapt_pretrained(pretrained or section.id, classes, seed).to(section.device)
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
         NumericalError: the loss is not finite.
     """
     labels = ft_train.labels if extra is None else torch.cat([ft_train.labels, extra.labels])
-    weights = _class_weights(labels, len(ft_train.classes)) if options.class_weights else None
+    weights = _class_weights(labels, len(ft_train.classes)).to(classifier.device) if options.class_weights else None
     model, rows = classifier.model, []
     pixels_of = _pixel_source(classifier, ft_train, extra)
     best, kept, waited = -1.0, _copied(model), 0
@@ -67,16 +67,17 @@ def train(
         model.train()
         total = 0.0
         order = torch.randperm(len(labels), generator=torch_rng("vision order", seed, epoch))
-        for chosen in order.split(options.batch):
-            pixels = pixels_of(chosen)
-            loss = F.cross_entropy(
-                classifier_logits(classifier, pixels), labels[chosen].to(pixels.device), weight=weights
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chosen)
+        with seeded_dropout(classifier.device, "vision dropout", seed, epoch):
+            for chosen in order.split(options.batch):
+                pixels = pixels_of(chosen)
+                loss = F.cross_entropy(
+                    model(pixel_values=pixels).logits, labels[chosen].to(pixels.device), weight=weights
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach()) * len(chosen)
         if not math.isfinite(total):
             raise NumericalError(f"training: the loss is not finite in epoch {epoch + 1}; lower the learning rate")
         model.eval()
@@ -92,11 +93,6 @@ def train(
     _put_back(model, kept)
     frame = pd.DataFrame(rows)
     return frame.assign(best=frame.index == int(np.argmax(frame["val_accuracy"])))
-
-
-def classifier_logits(classifier: Classifier, pixels: Tensor) -> Tensor:
-    """Logits with gradients, by the model's own forward pass (dropout included where it has some)."""
-    return classifier.model(pixel_values=pixels).logits
 
 
 def evaluate(classifier: Classifier, images: ImageSet) -> tuple[float, float]:

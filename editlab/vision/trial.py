@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ def locate_stage(
     statistics: PathLike,
     summary: PathLike,
     threads: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Trace discovery errors, try edits layer by layer, and say whether both name the same layer."""
     set_threads(threads)
     options = Locating.model_validate(options)
     trial = RECIPE.validate_python(trial)
-    classifier, images, table = load_classifier(model), read_set(discovery), pd.read_csv(errors)
+    classifier, images, table = load_classifier(model, device), read_set(discovery), pd.read_csv(errors)
     rows = draw_samples(table, 0, options.max_samples, len(images.classes)).rows
     traced = tracing.trace(classifier, images, rows.tolist(), options, seed)
     found = tracing.layer_statistics(traced, seed=seed)
@@ -62,7 +64,10 @@ def trial_ranking(
     draws: int,
     max_edits: int,
 ) -> pd.DataFrame:
-    """Each layer edited alone: discovery errors that were not edited and are fixed, minus right images broken (mean)."""
+    """Each layer edited alone: discovery errors that were not edited and are fixed, minus right images broken.
+
+    Mean over draws with Student's interval; for a single draw without one.
+    """
     editor, known = MlpEditor(classifier, discovery, keys), {"discovery": Scored.of(classifier, discovery)}
     rows = []
     for layer in range(classifier.num_layers):
@@ -73,6 +78,7 @@ def trial_ranking(
             with edit.applied(classifier.model):
                 after = {"discovery": known["discovery"].after(classifier, layer)}
             values.append(heldout_score(score(known, after, draw)))
+        low, high = _interval(values)
         rows.append(
             {
                 "ranking": "trial",
@@ -82,9 +88,18 @@ def trial_ranking(
                 "head": -1,
                 "value": float(np.mean(values)),
             }
-            | {"ci_low": min(values), "ci_high": max(values), "n": draws, "ranked": True}
+            | {"ci_low": low, "ci_high": high, "n": draws, "ranked": True}
         )
     return pd.DataFrame(rows)
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of a mean."""
+    from scipy.stats import t
+
+    n = len(values)
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def _number(value: Any) -> Any:

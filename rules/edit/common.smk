@@ -21,7 +21,7 @@ LONGEST = max((plan.num_edits for plan in STUDY.experiments.values()), default=0
 
 
 wildcard_constraints:
-    experiment="[a-z_]+",
+    experiment="[^/]+",
     model="[^/]+",
     dataset="[^/]+",
     method="[^/]+",
@@ -56,7 +56,8 @@ def cell_paths(experiment):
         raise WorkflowError(
             f"config: edit.experiments.{experiment}: required for this target but missing"
         )
-    base = f"{OUT}/edit/{experiment}/{STUDY.model}/{STUDY.dataset}"
+    model, dataset = STUDY.place(STUDY.experiments[experiment])
+    base = f"{OUT}/edit/{experiment}/{model}/{dataset}"
     return [
         os.path.join(base, *(f"{k}~{v}" for k, v in cell.items()))
         for cell in STUDY.cells(experiment)

@@ -45,6 +45,7 @@ rule train_vit:
     resources:
         mem_mb=vision_resource("train_vit", "mem_mb"),
         runtime=vision_resource("train_vit", "runtime"),
+        gpu=vision_resource("train_vit", "gpu"),
     params:
         section=lambda w: vision_model(w.dataset).model_dump(mode="json"),
         data=lambda w: vision_data(w.dataset).model_dump(mode="json"),
@@ -71,8 +72,10 @@ rule find_errors:
     resources:
         mem_mb=vision_resource("find_errors", "mem_mb"),
         runtime=vision_resource("find_errors", "runtime"),
+        gpu=vision_resource("find_errors", "gpu"),
     params:
         data=lambda w: vision_data(w.dataset).model_dump(mode="json"),
+        device=vision_device,
         code=code_digest("vision/find_errors"),
     message:
         "Find the discovery errors of {wildcards.dataset}, seed {wildcards.seed}"
@@ -96,8 +99,10 @@ rule collect_keys:
     resources:
         mem_mb=vision_resource("collect_keys", "mem_mb"),
         runtime=vision_resource("collect_keys", "runtime"),
+        gpu=vision_resource("collect_keys", "gpu"),
     params:
         samples=vision_samples(),
+        device=vision_device,
         code=code_digest("vision/collect_keys"),
     message:
         "Collect the keys that edits of {wildcards.dataset}, seed {wildcards.seed}, preserve"
@@ -125,10 +130,12 @@ rule locate_layers:
     resources:
         mem_mb=vision_resource("locate_layers", "mem_mb"),
         runtime=vision_resource("locate_layers", "runtime"),
+        gpu=vision_resource("locate_layers", "gpu"),
     params:
         options=VISION.locating.model_dump(mode="json"),
         trial=VISION.methods[VISION.locating.trial].model_dump(mode="json"),
         max_edits=VISION.max_edits,
+        device=vision_device,
         code=code_digest("vision/locate_layers"),
     message:
         "Trace the errors of {wildcards.dataset}, seed {wildcards.seed}, and try edits layer by layer"

@@ -51,6 +51,11 @@ def vision_set(name):
     return [f"{V_DATA}/{name}.csv", f"{V_DATA}/{name}.npy", f"{V_DATA}/data.json"]
 
 
+def vision_device(wildcards):
+    """Where the classifiers of a data set run."""
+    return vision_model(wildcards.dataset).device
+
+
 def vision_resource(name, key, edits=None):
     """A resource of jobs that load a classifier."""
 
@@ -58,6 +63,12 @@ def vision_resource(name, key, edits=None):
         model = vision_model(wildcards.dataset)
         if key == "mem_mb":
             return needs.memory(RUN.resources, name, attempt, model)
+        if key == "gpu":
+            return (
+                needs.gpus(RUN.resources, name, model) or 1
+                if model.device != "cpu"
+                else None
+            )
         return needs.minutes(RUN.resources, name, model, edits)
 
     return value
@@ -93,11 +104,18 @@ def vision_pretrained(wildcards):
     return {"pretrained": f"{INPUTS}/vision/pretrained/{name}"} if hub else {}
 
 
-def vision_ranking(wildcards, method=None):
-    """The ranking of layers, for a recipe that edits the best ones."""
-    layers = getattr(VISION.methods[method or wildcards.method], "layers", None)
-    ranked = layers in ("trace", "trial")
+def vision_ranking(wildcards, layers=None):
+    """The ranking of layers, where a recipe edits the best ones (``layers``: all that a search tries)."""
+    if layers is None:
+        layers = [getattr(VISION.methods[wildcards.method], "layers", None)]
+    ranked = any(chosen in ("trace", "trial") for chosen in layers)
     return f"{V_SEED}/layer_statistics.csv".format(**wildcards) if ranked else []
+
+
+def vision_search_ranking(wildcards):
+    """The same for the cells of the search."""
+    recipe = VISION.methods[VISION.search.method]
+    return vision_ranking(wildcards, VISION.search.axes.get("layers", [recipe.layers]))
 
 
 def vision_samples():

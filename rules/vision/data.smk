@@ -27,8 +27,8 @@ rule download_images:
 
 rule convert_liver:
     input:
-        images=lambda w: vision_data(w.dataset).images,
-        labels=lambda w: vision_data(w.dataset).labels,
+        images=lambda w: str(source_files(vision_data(w.dataset))["images"]),
+        labels=lambda w: str(source_files(vision_data(w.dataset))["labels"]),
     output:
         "<inputs>/vision/converted/{dataset}.npz",
     log:

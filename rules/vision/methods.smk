@@ -29,9 +29,11 @@ rule edit_vit:
     resources:
         mem_mb=vision_resource("edit_vit", "mem_mb"),
         runtime=vision_resource("edit_vit", "runtime"),
+        gpu=vision_resource("edit_vit", "gpu"),
     params:
         recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
         draws=VISION.draws,
+        device=vision_device,
         code=code_digest("vision/edit_vit"),
     message:
         "Edit {wildcards.dataset} by {wildcards.method}, seed {wildcards.seed}"
@@ -80,6 +82,7 @@ rule retrain_vit:
     resources:
         mem_mb=vision_resource("retrain_vit", "mem_mb"),
         runtime=vision_resource("retrain_vit", "runtime"),
+        gpu=vision_resource("retrain_vit", "gpu"),
     params:
         section=lambda w: vision_model(w.dataset).model_dump(mode="json"),
         code=code_digest("vision/retrain_vit"),
@@ -132,6 +135,7 @@ rule score_vit:
     resources:
         mem_mb=vision_resource("score_vit", "mem_mb"),
         runtime=vision_resource("score_vit", "runtime"),
+        gpu=vision_resource("score_vit", "gpu"),
     params:
         recipe=lambda w: VISION.methods[w.method].model_dump(mode="json"),
         draws=lambda w: [
@@ -139,6 +143,7 @@ rule score_vit:
         ],
         heldout_samples=VISION.heldout_samples,
         ambiguous_gap=VISION.ambiguous_gap,
+        device=vision_device,
         code=code_digest("vision/score_vit"),
     message:
         "Score {wildcards.method} on {wildcards.dataset}, seed {wildcards.seed}"

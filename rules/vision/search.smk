@@ -8,7 +8,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/grid~{chunk}"),
         log:
@@ -21,11 +21,13 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_grid", "mem_mb"),
             runtime=vision_resource("search_grid", "runtime"),
+            gpu=vision_resource("search_grid", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             points=VISION.grid(),
             chunk=VISION.search.chunk,
+            device=vision_device,
             code=code_digest("vision/search_grid"),
         message:
             "Search {wildcards.dataset}, seed {wildcards.seed}, chunk {wildcards.chunk}"
@@ -66,7 +68,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
             best="<results>/vision/{dataset}/search/best.json",
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/refined"),
@@ -80,10 +82,12 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_refined", "mem_mb"),
             runtime=vision_resource("search_refined", "runtime"),
+            gpu=vision_resource("search_refined", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             factors=VISION.search.refine,
+            device=vision_device,
             code=code_digest("vision/search_refined"),
         message:
             "Search around the best cell of {wildcards.dataset}, seed {wildcards.seed}"
@@ -96,7 +100,7 @@ if VISION.search is not None:
             discovery=vision_set("discovery"),
             errors="<results>/vision/{dataset}/seed~{seed}/errors.csv",
             preserved="<results>/vision/{dataset}/seed~{seed}/keys.safetensors",
-            statistics=lambda w: vision_ranking(w, VISION.search.method),
+            statistics=vision_search_ranking,
         output:
             directory("<results>/vision/{dataset}/search/seed~{seed}/bayesian"),
         log:
@@ -109,11 +113,13 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("search_bayesian", "mem_mb"),
             runtime=vision_resource("search_bayesian", "runtime"),
+            gpu=vision_resource("search_bayesian", "gpu"),
         params:
             recipe=VISION.methods[VISION.search.method].model_dump(mode="json"),
             max_edits=VISION.max_edits,
             axes=VISION.search.axes,
             trials=VISION.search.trials,
+            device=vision_device,
             code=code_digest("vision/search_bayesian"),
         message:
             "Search {wildcards.dataset}, seed {wildcards.seed}, by Bayesian optimisation"
@@ -141,8 +147,10 @@ if VISION.search is not None:
         resources:
             mem_mb=vision_resource("score_search", "mem_mb"),
             runtime=vision_resource("score_search", "runtime"),
+            gpu=vision_resource("score_search", "gpu"),
         params:
             heldout_samples=VISION.heldout_samples,
+            device=vision_device,
             code=code_digest("vision/score_search"),
         message:
             "Score the cells {wildcards.part} of {wildcards.dataset}, seed {wildcards.seed}, on test"

@@ -82,6 +82,17 @@ def test_it_is_the_language_study_s_alphaedit():
     assert torch.allclose(ours.dense(), theirs.factors.dense(), atol=1e-12)
 
 
+def test_what_is_told_of_a_solve():
+    """The share of the keys that is free, and how far the update falls short of the residual, as they are defined."""
+    onto = projector(spectrum(decaying(16, 64)), 1e-2)
+    keys, residual = normal(16, 3), normal(6, 3, seed=1)
+    factors, found = project_update(keys, residual, onto, 0.3, normal(16, 2, seed=2))
+    free = onto(torch.eye(16).double()) @ keys
+    assert found["key_share"] == pytest.approx(float(free.norm() ** 2 / keys.norm() ** 2))
+    assert found["residual"] == pytest.approx(float((factors.dense() @ keys - residual).norm() / residual.norm()))
+    assert found["update_norm"] == pytest.approx(float(factors.dense().norm()))
+
+
 @pytest.mark.parametrize("n", [5, 40])
 def test_mean_square_is_that_of_the_keys(n):
     keys = decaying(12, n)

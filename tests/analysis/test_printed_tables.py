@@ -191,10 +191,12 @@ def test_intervals_by_hand():
     low, high = wilson([0.5, 1.0, 0.0], [10, 10, 10])
     assert low == pytest.approx([0.2366, 0.7225, 0.0], abs=1e-4)
     assert high == pytest.approx([0.7634, 1.0, 0.2775], abs=1e-4)
-    # Seeds that agree: the cases' spread over two seeds. Seeds that differ more than their cases: that spread.
+    # Two seeds: the spread of their cases. Three that differ more than their cases: Student's interval over them.
     assert pooled([0.5, 0.5], [0.4, 0.4], [0.6, 0.6]) == pytest.approx((0.5, 0.5 - 0.1 / 2**0.5, 0.5 + 0.1 / 2**0.5))
-    value, low, high = pooled([0.2, 0.8], [0.19, 0.79], [0.21, 0.81])
-    assert (value, low, high) == pytest.approx((0.5, 0.0, 1.0))  # 1.96 * 0.42 / sqrt(2) = 0.59, cut at the bounds
+    assert pooled([0.2, 0.8], [0.1, 0.7], [0.3, 0.9]) == pytest.approx((0.5, 0.5 - 0.1 / 2**0.5, 0.5 + 0.1 / 2**0.5))
+    found = pooled([0.4, 0.5, 0.6], [0.39, 0.49, 0.59], [0.41, 0.51, 0.61])
+    assert found == pytest.approx((0.5, 0.5 - 4.3027 * 0.1 / 3**0.5, 0.5 + 4.3027 * 0.1 / 3**0.5), abs=1e-4)
+    assert pooled([0.1, 0.9, 0.5], [0.0] * 3, [1.0] * 3)[1:] == (0.0, 1.0), "cut at the bounds"
     assert np.isnan(pooled([np.nan], [np.nan], [np.nan])[0])
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
     assert np.isnan(mean_interval([1.0])[1])

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from report_tables import write_cells
 
+from editlab.analysis.edit import batch, replay
+from editlab.analysis.edit.comparisons import adjusted, comparisons
+from editlab.analysis.edit.replay import replay_gain_table
+from editlab.analysis.edit.scores import pooled_cells
+from editlab.analysis.report.making import findings_of, read_table
+from editlab.analysis.statistics.intervals import pooled, wilson
 from editlab.analysis.statistics.paired import differences, resampled
-from editlab.analysis.statistics.streams import holm, over_streams, share_over_streams
+from editlab.analysis.statistics.streams import holm, over_streams
+from editlab.analysis.text.findings import difference_finding
 
 STREAMS = 1500
 
@@ -69,16 +78,29 @@ def test_the_interval_of_a_share_covers_the_truth_over_streams(streams):
     for _ in range(STREAMS):
         truth = np.clip(rng.normal(0.7, 0.05, streams), 0, 1)
         shares = rng.binomial(128, truth) / 128
-        found = share_over_streams(shares, [128] * streams)
+        found = pooled(shares, *wilson(shares, [128] * streams))
         hits += found.low <= 0.7 <= found.high
     assert 0.93 <= hits / STREAMS <= 0.97
 
 
+def test_two_streams_have_the_interval_of_their_cases_alone():
+    """Which covers their own mean, and not that of streams in general: the reason why a sentence says so."""
+    rng = np.random.default_rng(6)
+    own = general = 0
+    for _ in range(STREAMS):
+        truth = np.clip(rng.normal(0.7, 0.1, 2), 0, 1)
+        shares = rng.binomial(128, truth) / 128
+        found = pooled(shares, *wilson(shares, [128] * 2))
+        own += found.low <= truth.mean() <= found.high
+        general += found.low <= 0.7 <= found.high
+    assert 0.93 <= own / STREAMS <= 0.97
+    assert general / STREAMS < 0.75
+
+
 def test_a_share_without_spread_is_not_certain():
-    found = share_over_streams([1.0] * 5, [32] * 5)
+    found = pooled([1.0] * 5, *wilson([1.0] * 5, [32] * 5))
     assert found.value == found.high == 1.0
-    assert found.low == pytest.approx(0.9766, abs=1e-3)
-    assert found.general
+    assert 0.93 < found.low < 0.98
 
 
 def test_two_streams_describe_themselves_and_three_speak_for_others():
@@ -102,3 +124,60 @@ def test_holm_is_the_step_down_procedure():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert np.isnan(holm([0.01, float("nan")])[1])
     assert holm([]) == []
+
+
+def test_a_family_is_adjusted_and_a_repetition_does_not_count():
+    rows = [
+        {"kind": "replay", "metric": "S", "p_value": p, "repeats": r}
+        for p, r in ((0.02, False), (0.02, True), (0.03, False))
+    ]
+    other = [{"kind": "batch", "metric": "S", "p_value": 0.02, "repeats": False}]
+    found = adjusted(pd.DataFrame(rows + other), ["kind", "metric"])
+    assert found["p_holm"].tolist() == pytest.approx([0.04, 0.04, 0.04, 0.02])
+
+
+def test_cells_with_the_same_scores_are_counted_once(tmp_path):
+    """A buffer that never fills: the cells of two capacities are the same, and so is their comparison with none."""
+    cells = write_cells(tmp_path, ("memit",), seeds=(1, 2, 3))
+    plain = [
+        (d, c | {"capacity": "0", "strategy": "none"}) for d, c in cells if c["batch"] == "32" and c["replay"] == "0"
+    ]
+    replayed = [
+        (d, c | {"capacity": capacity, "strategy": "random"})
+        for capacity in ("50", "100")
+        for d, c in cells
+        if c["batch"] == "32" and c["replay"] == "0.3"
+    ]
+    path = tmp_path / "replay_gain.csv"
+    replay_gain_table(plain + replayed).to_csv(path, index=False)
+    found = read_table(path)
+    assert found.groupby("capacity")["repeats"].all().to_dict() == {100: True, 50: False}
+    assert found["general"].all()
+    [finding] = [f for f in replay.findings({"replay_gain": found}) if f.key == "replay.settings"]
+    assert finding.sentence.startswith("Of 1 different replay setting")
+
+
+def test_a_difference_that_its_family_does_not_bear_out_is_none():
+    row = {"value": 0.03, "ci_low": 0.01, "ci_high": 0.05, "n": 96, "p_holm": 0.2}
+    found = difference_finding("a.b", row, "Replay", "S", "comparisons")
+    assert not found.supported
+    assert "p = 0.20 after Holm's correction" in found.sentence
+    assert difference_finding("a.b", row | {"p_holm": 0.01}, "Replay", "S", "comparisons").supported
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [((1,), "this one seed alone"), ((1, 2), "these two seeds alone"), ((1, 2, 3), None)]
+)
+def test_few_seeds_speak_for_themselves(tmp_path, seeds, said):
+    cells = write_cells(tmp_path, ("memit", "none"), seeds=seeds)
+    found = findings_of(batch.TOPIC, {"comparisons": comparisons(cells)})
+    assert found
+    for finding in found:
+        assert (said or "alone") in finding.sentence if said else "alone" not in finding.sentence
+
+
+def test_scores_that_are_all_alike_are_not_certain():
+    cell = {"method": "memit", "batch": 32, "replay": 0.0, "rank": 0, "n": 32, "ES": 1.0, "ES_low": 1.0, "ES_high": 1.0}
+    [row] = pooled_cells(pd.DataFrame([cell | {"seed": seed} for seed in (1, 2, 3)])).to_dict("records")
+    assert (row["ES"], row["ES_high"]) == (1.0, 1.0)
+    assert row["ES_low"] == pytest.approx(0.9615, abs=1e-3)

@@ -12,6 +12,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.vision import REPORT, errors, location, methods, search
 from editlab.analysis.vision.cells import of_seeds
 from editlab.analysis.vision.collect import collect_search
+from editlab.analysis.vision.description import _clamp
 from editlab.files.artifacts import write_csv, write_provenance
 
 SEEDS, DRAWS = (1, 2, 3), (0, 1)
@@ -235,6 +236,58 @@ def test_seeds_that_agree_have_an_interval_all_the_same():
     assert table.loc["edit", "fix_rate_low"] == pytest.approx(1 / (1 + 1.959964**2 / 60), abs=1e-6)  # Wilson, 60 of 60
     assert table.loc["edit", "fix_rate_high"] == 1.0
     assert table.loc["test", "accuracy_delta_low"] < table.loc["test", "accuracy_delta"] < 1
+
+
+def test_draws_of_a_classifier_are_no_further_evidence():
+    """Student's interval over three seeds, however many draws each has."""
+    rows = pd.DataFrame([{"m": "x", "seed": s, "n": 1, "net_gain": 10.0 * s + d} for s in SEEDS for d in range(8)])
+    found = of_seeds(rows, ["m"], ["net_gain"]).iloc[0]
+    half = 4.302653 * 10 / 3**0.5  # quantile for two degrees of freedom; means 13.5, 23.5, 33.5
+    assert (found["net_gain"], found["seeds"]) == (23.5, 3)
+    assert found["net_gain_high"] - found["net_gain"] == pytest.approx(half, rel=1e-6)
+
+
+def test_one_image_lost_by_every_classifier_is_no_measured_loss():
+    """Three seeds that agree have no spread; the images say that it may be chance."""
+    rows = pd.concat([evaluation("memit", seed, {"memit": 0}) for seed in SEEDS])
+    test = rows["level"] == "test"
+    rows.loc[test, ["right_wrong", "wrong_right", "accuracy_delta"]] = [1, 0, -1 / 200]
+    found = of_seeds(rows, ["method", "level"], ["accuracy_delta"]).set_index("level").loc["test"]
+    assert found["accuracy_delta"] == pytest.approx(-1 / 200)
+    assert found["accuracy_delta_low"] < -1 / 200
+    assert found["accuracy_delta_high"] > -1 / 200
+    rows.loc[test, ["right_wrong", "accuracy_delta"]] = [0, 0.0]
+    nothing = of_seeds(rows, ["method", "level"], ["accuracy_delta"]).set_index("level").loc["test"]
+    assert nothing["accuracy_delta_low"] < 0 < nothing["accuracy_delta_high"]
+
+
+def test_all_edited_classifiers_of_a_level_are_one_family_of_tests(run, tmp_path):
+    """p = .004 in each cell of one method: sure among its six, not among the 24 that are looked at."""
+    table = tables(run)["vision_comparison"]
+    for seed in SEEDS:
+        folder = tmp_path / f"results/x/vision/digits/method~memit/edits~20/seed~{seed}"
+        rows = evaluation("memit", seed, {"memit": 12})
+        rows["mcnemar_p"] = rows["mcnemar_p"].replace(0.001, 0.004)
+        write_csv(folder / "comparative_evaluation.csv", rows)
+        write_provenance(str(folder), {"seconds": {}, "versions": {}}, [str(f) for f in folder.glob("*.csv")])
+    table = tables(run)["vision_comparison"].set_index(["method", "level"])
+    assert table.loc[("memit", "test"), "mcnemar_better"] == 0
+    assert table.loc[("memit", "test"), "mcnemar_p"] == pytest.approx(0.004 * 24)
+
+
+@pytest.mark.parametrize(
+    ("clamps", "told"),
+    [
+        ([0.75, 0.75], "at most 0.75 times the norm of h away"),
+        ([0.2, 0.75], "at most 0.2 to 0.75 times the norm of h away"),
+        ([None, 0.5], "at most 0.5 times the norm of h away, in some recipes without a limit"),
+        ([None], "however far that is"),
+        ([], "however far that is"),
+    ],
+)
+def test_the_paper_tells_the_clamp_of_the_run(clamps, told):
+    methods = {f"m{k}": {"method": "alphaedit", "clamp": clamp} for k, clamp in enumerate(clamps)}
+    assert _clamp({"methods": {**methods, "churn": {"method": "churn"}}}) == told
 
 
 def test_a_search_is_collected_and_told(run):

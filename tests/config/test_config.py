@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.config.base import validated
+from editlab.config.base import Section, validated
 from editlab.config.edit import EditStudy
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.run import Run, check_files, laid_over, load_run, read_layer, read_layers, source_of_inputs
@@ -475,3 +476,22 @@ def test_no_cell_twice_and_every_combination_reached(axes):
         rates = set(axes["replay"]) if traits.replay else {0.0}
         assert len(mine) == len(sizes) * len(rates) * len(axes["seeds"])
         assert {float(c["replay"]) for c in mine} == rates
+
+
+def test_every_key_is_documented_with_its_meaning():
+    """docs/configuration.md has a row for every key of the sections that it describes, and none for others."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    sections = {c.__name__: c for c in _subclasses(Section)}
+    parts = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    described = sorted(set(parts) & set(sections))
+    assert len(described) > 30
+    for name in described:
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", parts[name], re.MULTILINE)
+        fields = sections[name].model_fields
+        assert {key for key, _, _ in rows} == set(fields), name
+        for key, _, meaning in rows:
+            assert meaning == (fields[key].description or ""), f"{name}.{key}"
+
+
+def _subclasses(base: type) -> list[type]:
+    return [c for one in base.__subclasses__() for c in (one, *_subclasses(one))]

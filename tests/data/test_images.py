@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from editlab.data.images import (
 )
 from editlab.data.liver import convert_liver, read_liver, read_object_array
 from editlab.data.medmnist import read_medmnist
+from editlab.data.plain_pickle import load_arrays
 from editlab.errors import ArtifactError, DataError
 
 RETINA = "bd4c0672f1bba3e3a89f0e4e876791e4"
@@ -52,7 +55,7 @@ def test_digits_are_split_into_four_disjoint_stratified_sets(tmp_path):
         "ft_val": 180,
         "test": 360,
     }
-    check_disjoint(sets)
+    check_disjoint(sets, one_array=True)
     pixels = np.concatenate([s.pixels for s in sets.values()])
     assert len(pixels) == 1797
     for images in sets.values():
@@ -71,6 +74,11 @@ def test_overlapping_sets_are_refused():
     images = Images(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64), np.arange(4))
     with pytest.raises(DataError, match="share 4 images"):
         check_disjoint({"ft_train": images, "discovery": images})
+    apart = Images(images.pixels, images.labels, np.arange(4, 8))
+    sets = {"ft_train": images, "discovery": apart, "test": images}
+    check_disjoint(sets)  # official parts of their own: their numbers say nothing about each other
+    with pytest.raises(DataError, match="ft_train and test share 4 images"):
+        check_disjoint(sets, one_array=True)
     twice = Images(images.pixels, images.labels, np.array([0, 0, 1, 2]))
     with pytest.raises(DataError, match="occurs twice"):
         check_disjoint({"ft_train": twice, "discovery": images})
@@ -141,6 +149,37 @@ def test_other_bad_files_are_one_line(tmp_path):
         one_line(caught)
 
 
+def test_files_damaged_in_other_ways_are_one_line_too(tmp_path):
+    """A lone array, members that are no arrays, a header that ends early, more than memory holds, a broken deflate stream."""
+    path, plain = tmp_path / "x.npz", {}
+    with np.load(medmnist(path), allow_pickle=False) as file:
+        plain = {name: file[name] for name in file.files}
+    np.savez_compressed(path, **plain)
+    broken = bytearray(path.read_bytes())
+    broken[60:200] = b"\x07" * 140
+    files = [bytes(broken)]
+    lone = io.BytesIO()
+    np.save(lone, np.zeros(3))
+    files.append(lone.getvalue())
+    start = "{'descr': '|u1', 'fortran_order': False, 'shape': ("
+    for member in (b"no array", header(start), header(f"{start}99999999999, 28, 28, 3), }}")):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in plain:
+                archive.writestr(f"{name}.npy", member)
+        files.append(packed.getvalue())
+    for content in files:
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read_medmnist(path, "retinamnist")
+        one_line(caught)
+
+
+def header(text):
+    line = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line
+
+
 def liver_files(folder, images=None, labels=None):
     rng = np.random.default_rng(0)
     n = 40
@@ -193,6 +232,71 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
+class Rebuilt:
+    """Pickled as a call of ``function`` with a state."""
+
+    def __init__(self, function, arguments, state=None):
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+OBJECTS_WITHOUT_FLAGS = Rebuilt(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+
+
+def rebuilt_array(shape, dtype, content):
+    return Rebuilt(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        # numpy follows these bytes as addresses of objects, and the process dies or does what they say
+        (rebuilt_array((2,), OBJECTS_WITHOUT_FLAGS, b"A" * 16), "2 objects"),
+        (rebuilt_array((10**13,), np.dtype("f8"), b"A" * 16), "content of another size"),
+        (rebuilt_array((-1,), np.dtype("f8"), b"A" * 16), "damaged array"),
+        (rebuilt_array((2,), np.dtype([("a", "O")]), b"A" * 16), "only numbers"),
+        (rebuilt_array((2,), np.dtype("U2"), b"A" * 16), "only numbers"),
+        (rebuilt_array((2,), "f8", b"A" * 16), "damaged array"),
+        (Rebuilt(np.ndarray, ((10**13,), "f8")), "not a readable npy file"),
+        (np.ndarray, "holds a type"),
+        (Rebuilt(eval, ("1",)), r"asks for builtins\.eval"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_what_a_pickle_says_of_arrays_is_not_believed(tmp_path, item, message):
+    images, _ = liver_files(tmp_path, images=[{"4": item}])
+    with pytest.raises(DataError, match=message) as caught:
+        read_object_array(images)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_pickled_arrays_are_what_they_were(tmp_path, protocol):
+    values = [
+        np.arange(6, dtype=">i2").reshape(2, 3),
+        np.asfortranarray(np.linspace(0, 1, 6).reshape(2, 3)),
+        np.array([True, False]),
+        np.float32(0.5),
+        np.array([{"a": np.arange(2)}, [1, "b"]], dtype=object),
+    ]
+    path = tmp_path / "x.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (5,)})
+        pickle.dump(values, file, protocol=protocol)
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        found = load_arrays(file)
+    for old, new in zip(values[:4], found[:4], strict=True):
+        assert np.array_equal(old, new)
+        assert old.dtype == new.dtype
+    assert found[4].shape == (2,)
+    assert np.array_equal(found[4][0]["a"], [0, 1])
+    assert found[4][1] == [1, "b"]
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -200,6 +304,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path):
         ([{"4": np.zeros((8, 8, 1), np.float32), "5": 1}] * 4, np.arange(4), "item 0 is no image"),
         ([{"4": np.full((8, 8, 1), np.nan, np.float32)}] * 4, np.arange(4), "no finite"),
         ([{"4": np.zeros((8, 8, 1), np.int64)}] * 4, np.arange(4), "no finite real"),
+        ([{"4": np.full((8, 8, 1), 1e300)}] * 4, np.arange(4), "no finite real"),  # infinite as float32
         ([{"4": np.zeros((8, 8, 1), np.float32)}] * 4, np.arange(3), "3 labels"),
         ([{"4": np.zeros((8, 8, 1), np.float32)}] * 4, np.arange(1, 5), "stages of 0..3"),
         (

@@ -470,12 +470,13 @@ def test_a_session_is_the_one_call_form_and_its_sum_is_on_the_model():
 def test_events_are_json_and_tell_what_happened():
     model, requests = shared_model("gpt2"), tiny_requests(5)
     for method in SOLVERS:
-        live, _ = run(model, requests[:2], 1, method=method)
+        size = SOLVERS[method].min_batch
+        live, _ = run(model, requests[: 2 * size], size, method=method)
         text = json.dumps([e.record() for e in live.events], allow_nan=False)
         assert "\n" not in text
         for i, event in enumerate(live.events):
             assert event.batch == i
-            assert event.cases == [requests[i].case_id]
+            assert event.cases == [r.case_id for r in requests[i * size : (i + 1) * size]]
             assert set(event.weight_norm) == {"1"}
             if SOLVERS[method].edits:
                 assert event.layers["1"].update_norm > 0

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import classifier, image_set
+from small import MODEL, classifier, image_set
 
 from editlab.config.vision import AlphaEdit, Locating
-from editlab.networks.vision import CLS
+from editlab.errors import ConfigError
+from editlab.networks.vision import CLS, make_classifier
 from editlab.randomness import torch_rng
+from editlab.vision.discovery import heldout_score
 from editlab.vision.keys import collect_keys
-from editlab.vision.locate import agreement, best_layers, layer_statistics, recovery, split_half, trace
+from editlab.vision.locate import agreement, best_layers, layer_statistics, recovery, split_half, trace, window_of
 from editlab.vision.methods import chosen_layers
+from editlab.vision.mlp import MlpEditor
 from editlab.vision.samples import draw_samples, find_errors, right_rows
+from editlab.vision.scoring import Scored, score
 from editlab.vision.trial import trial_ranking
 
 
@@ -76,8 +81,30 @@ def test_one_site_against_the_definition(traced):
     assert float(mine["p_clean"].iloc[0]) == pytest.approx(float(clean.max().detach()), abs=1e-5)
 
 
-def test_all_heads_together_are_the_attention_output(traced):
-    """Attention at CLS restored = its input features restored, so no head can hold more than all of them... in one block."""
+def test_a_head_that_is_the_only_one_is_the_attention_output(traced):
+    """Its features are all that the output map of attention reads."""
+    section = MODEL.model_copy(update={"heads": 1, "layers": 2})
+    model = make_classifier(section, [str(k) for k in range(10)], 1)
+    frame = trace(model, traced[1], traced[2][:2], Locating(num_ablations=4, noise=30.0), 1)
+    at_cls = frame[frame["positions"] == "cls"].set_index(["sample", "layer"])
+    heads, attention = (at_cls[at_cls["part"] == part]["p_restored"] for part in ("head", "attention"))
+    assert np.allclose(heads, attention, atol=1e-7)
+    assert not np.allclose(heads, at_cls[at_cls["part"] == "head"]["p_corrupt"], atol=1e-7)
+
+
+def test_every_head_is_restored_by_itself(traced):
+    statistics = layer_statistics(traced[3], resamples=5)
+    for layer in range(3):
+        assert value(statistics, "head", "cls", layer, 0) != value(statistics, "head", "cls", layer, 1)
+
+
+def test_windows():
+    assert [list(window_of(k, 1, 4)) for k in range(4)] == [[0], [1], [2], [3]]
+    assert [list(window_of(k, 3, 4)) for k in range(4)] == [[0, 1], [0, 1, 2], [1, 2, 3], [2, 3]]
+    assert list(window_of(1, 2, 4)) == [1, 2]
+
+
+def test_the_trace_is_seeded_and_a_window_of_all_blocks_recovers_everything(traced):
     model, images, rows, frame = traced
     again = trace(model, images, rows, Locating(num_ablations=8), 1)
     pd.testing.assert_frame_equal(frame, again)
@@ -132,6 +159,8 @@ def test_layers_by_list_by_ranking_and_the_last(tmp_path):
     assert chosen_layers(recipe.model_copy(update={"layers": "trace"}), 3, path) == [0, 2]
     assert chosen_layers(recipe.model_copy(update={"layers": [0]}), 3, path) == [0]
     assert chosen_layers(recipe.model_copy(update={"num_edit_layers": 9}), 3, None) == [0, 1, 2]
+    with pytest.raises(ConfigError, match="'trace' needs a ranking"):
+        chosen_layers(recipe.model_copy(update={"layers": "trace"}), 3, None)
 
 
 def test_trial_edits_rank_every_layer():
@@ -142,3 +171,16 @@ def test_trial_edits_rank_every_layer():
     assert list(table["layer"]) == [0, 1, 2]
     assert table["ranked"].all()
     assert (table["ci_low"] <= table["value"]).all()
+    model, draw = classifier(), [draw_samples(errors, k, 8, 10) for k in (0, 1)]
+    editor, known = MlpEditor(model, images, keys), {"discovery": Scored.of(model, images)}
+    scores = []
+    for number in (0, 1):
+        edit, _ = editor.edit(draw[number], [2], AlphaEdit(method="alphaedit", projection_samples=100))
+        with edit.applied(model.model):
+            scores.append(heldout_score(score(known, {"discovery": known["discovery"].after(model, 2)}, draw[number])))
+    last = table[table["layer"] == 2].iloc[0]
+    assert last["value"] == sum(scores) / 2
+    half = 12.7062 * abs(scores[0] - scores[1]) / 2  # Student's quantile for two draws
+    assert last["ci_high"] - last["value"] == pytest.approx(half, rel=1e-4)
+    one = trial_ranking(model, images, errors, keys, AlphaEdit(method="alphaedit", projection_samples=100), 1, 8)
+    assert one["ci_low"].isna().all()

@@ -176,6 +176,11 @@ def test_closed_form_head_meets_its_margin_exactly(scene):
     rows, targets = torch.arange(len(before)), torch.tensor(draw.targets)
     gap = before.scatter(1, targets[:, None], -torch.inf).max(-1).values + 1 - before[rows, targets]
     assert torch.allclose(after[rows, targets] - before[rows, targets], gap.clamp_min(0), atol=1e-4)
+    right = draw_samples(
+        errors, 0, 5, 10, "already_right"
+    )  # those that lead by more than the margin are not drawn back
+    edit, _ = closed_form(head, right, HeadClosedForm(method="head_closed_form", margin=0.0))
+    assert edit.norm() < 1e-9
     with pytest.raises(ConfigError, match="ridge 0"):
         closed_form(head, draw_samples(errors, 0, 40, 10), HeadClosedForm(method="head_closed_form"))
 

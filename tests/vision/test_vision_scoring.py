@@ -57,16 +57,28 @@ def test_mcnemar_is_the_sign_test():
 def test_quadratic_kappa_by_hand():
     labels, right = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 1, 2, 3, 4])
     near, far = torch.tensor([1, 1, 2, 3, 4]), torch.tensor([4, 1, 2, 3, 4])
-    assert kappas(right, near, labels)["kappa_before"] == pytest.approx(1.0)
-    assert kappas(near, far, labels)["kappa_before"] > kappas(near, far, labels)["kappa_after"]
+    assert kappas(right, near, labels, 5)["kappa_before"] == pytest.approx(1.0)
+    assert kappas(near, far, labels, 5)["kappa_before"] > kappas(near, far, labels, 5)["kappa_after"]
     observed = np.zeros((5, 5))
     for y, p in zip(labels, near, strict=True):
         observed[y, p] += 1
     weight = np.subtract.outer(np.arange(5), np.arange(5)) ** 2
     expected = np.outer(observed.sum(1), observed.sum(0)) / 5
     by_hand = 1 - (weight * observed).sum() / (weight * expected).sum()
-    assert kappas(near, far, labels)["kappa_before"] == pytest.approx(by_hand)
-    assert math.isnan(kappas(labels[:1], labels[:1], labels[:1])["kappa_before"])
+    assert kappas(near, far, labels, 5)["kappa_before"] == pytest.approx(by_hand)
+    assert math.isnan(kappas(labels[:1], labels[:1], labels[:1], 5)["kappa_before"])
+
+
+def test_a_class_that_is_missing_in_a_level_keeps_its_place():
+    """With grades 0, 1 and 4 alone, taking 4 for 1 is three grades off, not one."""
+    labels, predicted = torch.tensor([0, 1, 4, 4, 0]), torch.tensor([0, 0, 1, 4, 1])
+    observed = np.zeros((5, 5))
+    for y, p in zip(labels, predicted, strict=True):
+        observed[y, p] += 1
+    weight = np.subtract.outer(np.arange(5), np.arange(5)) ** 2
+    expected = np.outer(observed.sum(1), observed.sum(0)) / 5
+    by_hand = 1 - (weight * observed).sum() / (weight * expected).sum()
+    assert kappas(predicted, labels, labels, 5)["kappa_before"] == pytest.approx(by_hand)
 
 
 def test_levels_part_the_sets():

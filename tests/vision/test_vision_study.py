@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small import DIGITS, MODEL, folder
 
 from editlab.analysis.vision.collect import collect_search
@@ -19,13 +21,14 @@ from editlab.config.vision import (
     FinetuneErrors,
     HeadAblation,
     HeadClosedForm,
+    HeadEwc,
     Locating,
     Memit,
     Tracking,
 )
 from editlab.data.images import read_images, write_images
 from editlab.edits.edit import Edit
-from editlab.errors import ArtifactError, ConfigError, DataError
+from editlab.errors import ArtifactError, ConfigError, DataError, ModelError
 from editlab.networks.vision import load_classifier, make_classifier
 from editlab.vision.baselines import load_weights
 from editlab.vision.keys import keys_stage
@@ -50,10 +53,10 @@ def home(tmp_path_factory):
     return directory
 
 
-def edit(home, target, recipe, draws=(0, 1), max_edits=10):
+def edit(home, target, recipe, draws=(0, 1), max_edits=10, model=None):
     edit_stage(
-        home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv", None,
-        recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
+        model or home / "model", home / "discovery.csv", home / "errors.csv", home / "keys.safetensors", home / "ft_train.csv",
+        None, recipe, list(draws), max_edits, 1, target, target / "edit_log.csv", target / "layers.csv",
     )  # fmt: skip
 
 
@@ -196,6 +199,26 @@ def test_search_runs_clipped_cells_once_and_the_best_is_found(home, tmp_path):
     assert (outside["test_total"] == 360).all()
 
 
+def test_the_best_cell_is_the_mean_over_all_classifiers_whatever_was_clipped_where(tmp_path):
+    """Cell 1 repeats cell 0 for the first classifier alone: its mean is over both, .65, and the highest."""
+    scores = {1: {"same_as": [0, 0, 2], "discovery_score": [0.9, None, 0.5]},
+              2: {"same_as": [0, 1, 2], "discovery_score": [0.1, 0.4, 0.6]}}  # fmt: skip
+    tables = []
+    for seed, columns in scores.items():
+        for chunk, cells in enumerate(([0], [1, 2])):
+            tables.append(tmp_path / f"seed~{seed}" / f"grid~{chunk}" / "cells.csv")
+            tables[-1].parent.mkdir(parents=True)
+            pd.DataFrame({"cell": range(3), **columns}).iloc[cells].to_csv(tables[-1], index=False)
+    points = [{"ridge": ridge} for ridge in (0.1, 0.2, 0.3)]
+    assert best_point(tables, points) == {"ridge": 0.2}
+
+
+def test_with_a_list_of_layers_their_number_makes_no_difference(home):
+    points = [{"layers": [1, 2], "num_edit_layers": k} for k in (1, 3)] + [{"num_edit_layers": 2}]
+    assert first_alike(bench(home), points) == [0, 0, 2]
+    assert bench(home).effective(points[1])[2] == {}
+
+
 def test_a_chunk_of_cells_that_all_repeat_others_is_collected(home, tmp_path):
     points = [{"num_edit_layers": k, "max_edits": 6} for k in (3, 4)]
     folders, scores = [tmp_path / "seed~1" / f"grid~{k}" for k in (0, 1)], []
@@ -257,7 +280,12 @@ def test_refined_points_stay_allowed(home):
 
 
 def test_the_bayesian_search_is_seeded_and_stays_in_its_space(home, tmp_path):
-    axes = {"ridge": [0.001, 0.1], "projection_samples": [50, 150], "layers": [[2], "last"]}
+    axes = {
+        "ridge": [0.001, 0.1],
+        "projection_samples": [50, 150],
+        "layers": [[2], "last"],
+        "target_decay": [0.0, 1e-3],
+    }
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         run_bayesian(bench(home), axes, 4, 1, tmp_path / name)
@@ -298,12 +326,70 @@ def test_a_pretrained_model_is_tuned_with_a_new_head(home, tmp_path):
     assert metrics["best"].sum() == 1
 
 
+def test_dropout_of_a_pretrained_model_draws_from_the_seed(home, tmp_path):
+    """Not from torch's global generator, whose state depends on what the process did before."""
+    shutil.copytree(home / "model", tmp_path / "hub")
+    file = tmp_path / "hub" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_dropout_prob": 0.3}))
+    section = HubViT.model_validate(
+        {"source": "hub", "id": str(tmp_path / "hub"), "training": {"epochs": 1, "lr": 1e-3}}
+    )
+    for before in (1, 2):
+        torch.manual_seed(before)
+        place = tmp_path / str(before)
+        train_stage(
+            section, DIGITS, "digits", home / "ft_train.csv", home / "ft_val.csv", 1, place / "m", place / "t.csv"
+        )
+        edit(home, place, FinetuneErrors(method="finetune_errors", lr=1e-3, epochs=1), draws=[0], model=place / "m")
+    for name in ("m/model.safetensors", "draw~0.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
+def test_every_stage_runs_where_the_model_says(home, tmp_path):
+    sets = {name: home / f"{name}.csv" for name in ("discovery", "ft_train", "ft_val", "test")}
+    known, here = {"errors": home / "errors.csv", "keys": home / "keys.safetensors"}, {"device": "cuda"}
+    model, section = home / "model", MODEL.model_copy(update=here)
+    stages = (
+        lambda: errors_stage(model, sets["discovery"], DIGITS, "digits", tmp_path / "e", **here),
+        lambda: keys_stage(model, sets["ft_train"], None, 10, 1, tmp_path / "k", **here),
+        lambda: locate_stage(model, sets["discovery"], *known.values(), Locating(), ALPHA, 5, 1, *[tmp_path / "l"] * 3, **here),
+        lambda: edit_stage(model, sets["discovery"], *known.values(), sets["ft_train"], None, ALPHA, [0], 5, 1, tmp_path,
+                           tmp_path / "l", tmp_path / "s", **here),
+        lambda: score_stage(model, [], sets["discovery"], known["errors"], sets["test"], sets["ft_train"], known["keys"], ALPHA,
+                            5, OPTIONS, {}, {}, **here),
+        lambda: Bench.open(model, sets["discovery"], *known.values(), None, ALPHA, 5, **here),
+        lambda: score_cells(tmp_path, model, sets["test"], sets["ft_train"], known["keys"], 10, tmp_path / "s", **here),
+        lambda: train_stage(section, DIGITS, "digits", sets["ft_train"], sets["ft_val"], 1, tmp_path / "m", tmp_path / "t"),
+        lambda: retrain_stage(section, sets["ft_train"], sets["ft_val"], None, None, 0, 0, 1, 1, tmp_path / "m"),
+    )  # fmt: skip
+    for stage in stages:
+        with pytest.raises(ModelError, match="device: 'cuda' is not allowed here; torch finds no GPU"):
+            stage()
+    assert not list(tmp_path.iterdir())
+
+
 def test_tracking_is_offline_and_optional(tmp_path, monkeypatch):
     table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_acc_delta": 0.0, "test_correct_to_wrong": 1,
                            "edit_fix_ratio": 0.5, "proj_stability": 1.0, "edit_time_seconds": 0.1}])  # fmt: skip
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="not installed"):
         track(table, "digits", Tracking(wandb=True), tmp_path)
+
+
+def test_tracking_that_is_refused_is_one_line(tmp_path, monkeypatch):
+    class Refused(Exception):
+        pass
+
+    def init(**_):
+        raise Refused("no API key configured.\nUse wandb login")
+
+    fake = SimpleNamespace(errors=SimpleNamespace(Error=Refused), Settings=dict, init=init)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    table = pd.DataFrame([{"test_total": 10, "test_acc_before": 0.9, "test_correct_to_wrong": 1}])
+    with pytest.raises(ConfigError, match="refuses") as caught:
+        track(table, "digits", Tracking(wandb=True, mode="online"), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -320,3 +406,9 @@ def test_an_edit_from_a_stage_is_an_edit(home, tmp_path):
     loaded = Edit.load(tmp_path / "draw~0.safetensors")
     assert loaded.layers == [1, 2]
     assert loaded.info["recipe"]["method"] == "alphaedit"
+    assert pd.read_csv(tmp_path / "layers.csv")["ridge_raised"].isna().all()
+
+
+def test_the_penalty_that_discovery_chose_is_told(home, tmp_path):
+    edit(home, tmp_path, HeadEwc(method="head_ewc", penalties=[30.0, 1e3]), draws=[0])
+    assert pd.read_csv(tmp_path / "layers.csv")["penalty"].isin([30.0, 1e3]).all()

@@ -58,7 +58,7 @@ TABLES = {
     "trust_forgetting": {"edits_seen", "metric", "value"},
     "trust_decisions": {"number", "trust", "harmful", "experiment"},
     "greedy_step_events": {"layer", "step", "gain", "trust", "accepted"},
-    "replay_gain": {"replay", "capacity", "strategy", "metric", "verdict"},
+    "replay_gain": {"replay", "capacity", "strategy", "metric", "p_holm", "repeats"},
 }
 
 

@@ -48,7 +48,7 @@ SMALL = {
             "churn": {"method": "churn"},
             "random": {"method": "alphaedit", "control": "random", "num_edit_layers": 2, "projection_samples": 100},
         },
-        "search": {"axes": {"ridge": [0.001, 0.01], "num_edit_layers": [2, 3, 4]}, "chunk": 4, "refine": {"clamp": [0.8]},
+        "search": {"axes": {"layers": ["last", "trace"], "num_edit_layers": [2, 3, 4]}, "chunk": 4, "refine": {"clamp": [0.8]},
                    "trials": 2, "baselines": ["finetune_errors", "retrain"]},
     },
 }  # fmt: skip
@@ -83,6 +83,11 @@ def test_no_rule_reads_a_set_that_the_protocol_forbids(planned, name):
     assert readers <= ALLOWED[name], readers - ALLOWED[name]
 
 
+def test_a_search_over_rankings_reads_them(planned):
+    for rule in ("search_grid", "search_refined", "search_bayesian"):
+        assert any(f.endswith("layer_statistics.csv") for f in planned[rule]), rule
+
+
 def test_nothing_that_chooses_reads_the_test_set_or_what_was_made_of_it(planned):
     made_of_test = re.compile(
         r"comparative_evaluation|/scores/|param_search_summary|changed_images|confusion|vision_comparison"
@@ -101,6 +106,27 @@ def test_runs_of_the_repository_can_be_planned(separate, name):
     expected = len(block["datasets"]) * len(block["seeds"])
     assert jobs["train_vit"] == expected
     assert jobs["score_vit"] >= expected * len(block["methods"])
+
+
+def test_jobs_ask_for_a_gpu_where_their_classifiers_run_on_one(separate):
+    """And those that load no classifier do not; on CPUs none does (the plan of the small run)."""
+    for file in separate.root.glob("rules/**/*.smk"):
+        file.write_text(re.sub(r"\n +message:\n +.*", "", file.read_text()))
+    config = separate.root / "small_vision.yaml"
+    for device in ("cpu", "cuda"):
+        tiny = {**SMALL["vision"]["models"]["tiny"], "device": device}
+        config.write_text(yaml.safe_dump({**SMALL, "vision": {**SMALL["vision"], "models": {"tiny": tiny}}}))
+        done = separate.run("-n", configfile=config.name)
+        asked: dict[str, set[bool]] = {}
+        for line in (done.stdout + done.stderr).splitlines():
+            if match := re.match(r"(?:local)?rule (\w+):", line):
+                rule = match[1]
+            elif re.match(r"\s+resources: ", line):
+                asked.setdefault(rule, set()).add("gpu=1" in line)
+        served = {rule for rule, found in asked.items() if found == {True}}
+        loads = (CHOOSES - {"search_best"}) | {"score_vit", "score_search"}
+        assert served == (loads if device == "cuda" else set())
+        assert all(len(found) == 1 for found in asked.values())
 
 
 def test_liver_files_are_converted_once_for_all_tasks(separate):

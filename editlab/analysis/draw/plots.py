@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Drawing: TypeAlias = "Figure"  # of matplotlib, which is imported on first use
 
+ROOM = 46  # characters in a line of a legend, marks apart
+
 
 def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure one column wide and ``height`` inches high; its axes row by row."""
@@ -35,10 +37,11 @@ def says(text: str) -> Figure:
 
 
 def legend(figure: Figure, axis: Axes, columns: int = 3, **options: Any) -> None:
-    """One legend for all panels, below them; each entry once."""
+    """One legend for all panels, below them; each entry once. Long names have fewer columns."""
     handles, names = axis.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     if unique:
+        columns = min(columns, max(1, ROOM // max(map(len, unique))))
         spacing = {"columnspacing": 1.0, "handletextpad": 0.4, "borderaxespad": 0.1}
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns, **spacing | options)
 

@@ -8,7 +8,7 @@ from editlab.analysis.draw.plots import Drawing, apart, error_bars, legend, pane
 from editlab.analysis.draw.style import marks
 from editlab.analysis.edit.comparisons import how_many, of_kind
 from editlab.analysis.edit.printing import METHOD, differences_sheet
-from editlab.analysis.edit.scores import SCORES, basis, plain, pooled_scores
+from editlab.analysis.edit.scores import SCORES, over, plain, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
 from editlab.analysis.text.findings import Finding, difference_finding
@@ -18,7 +18,7 @@ from editlab.analysis.text.wording import SCORE_NAMES, label
 @figure(
     "Batch size and scores",
     "ablation_matrix",
-    lambda table: f"Success at the end without replay; bars are 95 % intervals over cases and seeds ({basis(table)}).",
+    lambda table: f"Success at the end without replay; bars are {over(table)}.",
     rows=lambda matrix: pooled_scores(plain(matrix)),
     cites=("batch.summary", "batch.*"),
     level=5,

@@ -14,8 +14,7 @@ from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
-# What a table of cells reads of every cell, and of the study's block of the configuration.
-CELL_FILES, FIXED = ("metrics.csv", "curve.csv", "record"), ("model", "dataset")
+CELL_FILES = ("metrics.csv", "curve.csv", "record")  # what a table of cells reads of every cell
 METRICS = ("ES", "PS", "NS", "S")
 BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
 EXACT = ("NS", "SS")  # exact answers of what should stay, beside success
@@ -36,8 +35,9 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
         ArtifactError: a cell is truncated or altered.
     """
     rows: list[dict[str, Any]] = []
-    fixed = {"study": run.name, **{name: run.settings[name] for name in FIXED}}
     for directory, cell in (pair for cells in run.cells.values() for pair in cells):
+        facts = Path(directory).parents[len(cell) - 1]  # .../{model}/{dataset}/, then a folder an axis
+        fixed = {"study": run.name, "model": facts.parent.name, "dataset": facts.name}
         costs = cell_costs(directory) if with_costs else {}
         edits = cell_facts(directory)["edits"]
         rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]

@@ -6,6 +6,9 @@ Four kinds of comparison over the cells of the matrix (a seed draws the same fac
 - ``best``: in each block of equal batch, replay and rank, the method with the best score against every other one;
 - ``batch``: a method's largest against its smallest batch, without replay;
 - ``replay``: each replay rate of a method against none, at every batch size.
+
+The comparisons of a kind on one metric are a family: ``p_holm`` is adjusted for their number (Holm 1979). One whose cells
+scored exactly as those of an earlier one *repeats* it and does not count again.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from editlab.analysis.report.topic import Tables
 from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.statistics.paired import Difference, Resampled, differences, resampled
 from editlab.analysis.statistics.resampling import RESAMPLES
+from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding, difference_finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, listed, percent
@@ -34,7 +38,7 @@ from editlab.evaluation.summary import METRICS, harmonic_mean
 
 COLUMNS = [
     "kind", "a", "a_batch", "a_replay", "a_rank", "b", "b_batch", "b_replay", "b_rank",
-    "metric", "value", "ci_low", "ci_high", "p_value", "n", "seeds",
+    "metric", "value", "ci_low", "ci_high", "p_value", "p_holm", "n", "general", "seeds", "repeats",
 ]  # fmt: skip
 
 NAMES = (*METRICS, "S")
@@ -95,12 +99,32 @@ def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
         setting = (cell["method"], int(cell["batch"]), float(cell["replay"]), int(cell["rank"]))
         store.setdefault(setting, {})[cell["seed"]] = wide_cases(read_cases(directory))
     rows: list[dict[str, Any]] = []
+    seen: set[Any] = set()
     for kind, pair in _families(store):
         found, seeds = _together(store, pair, resamples)
-        rows += [_row(kind, pair, seeds, d) for d in (differences(found[0], found[1], NAMES) if seeds else ())]
+        marks = {"repeats": _seen(kind, [store[setting] for setting in pair], seen)}
+        rows += [_row(kind, pair, seeds, d) | marks for d in (differences(found[0], found[1], NAMES) if seeds else ())]
     for block in _blocks(store):
         rows += _best(block, *_together(store, block, resamples))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return adjusted(pd.DataFrame(rows, columns=COLUMNS), ["kind", "metric"])
+
+
+def _seen(kind: str, sides: Sequence[Mapping[str, pd.DataFrame]], seen: set[Any]) -> bool:
+    """Whether cells with exactly these scores by case were compared before."""
+    scores = tuple((seed, table.to_numpy().tobytes()) for side in sides for seed, table in sorted(side.items()))
+    known = (kind, scores) in seen
+    seen.add((kind, scores))
+    return known
+
+
+def adjusted(table: pd.DataFrame, family: Sequence[str]) -> pd.DataFrame:
+    """Fill ``p_holm`` of each family of comparisons; one that ``repeats`` another has its p-value and does not count."""
+    table = table.assign(p_holm=np.nan, repeats=table["repeats"].eq(True) if "repeats" in table else False)
+    for _, part in table.groupby(list(family), sort=False):
+        once = part[~part["repeats"]]
+        by_p = dict(zip(once["p_value"], holm(once["p_value"].tolist()), strict=True))
+        table.loc[part.index, "p_holm"] = part["p_value"].map(by_p)
+    return table
 
 
 def _together(store: Store, settings: Sequence[Setting], resamples: int) -> tuple[list[Resampled], int]:
@@ -185,7 +209,7 @@ def of_kind(tables: Tables, kind: str) -> list[dict[str, Any]]:
     if "comparisons" not in tables:
         return []
     compared = tables["comparisons"]
-    rows = compared[(compared["kind"] == kind) & (compared["metric"] == "S")]
+    rows = compared[(compared["kind"] == kind) & (compared["metric"] == "S") & ~compared["repeats"]]
     outside = {*CONTROLS, *(controls(tables["ablation_matrix"]) if "ablation_matrix" in tables else ())}
     return [r for r in records(rows) if r["a"] not in outside]
 
@@ -194,7 +218,7 @@ def how_many(key: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Findin
     """How many of the comparisons of S show a gain or a loss; value: the mean difference."""
     if not found:
         return []
-    up, down = sum(f.low > 0 for f in found), sum(f.high < 0 for f in found)
+    up, down = (sum(f.supported and sign * f.value > 0 for f in found) for sign in (1, -1))
     rest = len(found) - up - down
     parts = [f"raises S measurably in {up}", f"lowers it in {down}", f"makes no measurable difference in {rest}"]
     mean = Interval(sum(f.value for f in found) / len(found))
@@ -221,7 +245,7 @@ def compare(cells: Cells, pairs: Sequence[tuple[str, str]], along: Sequence[str]
             where = dict(zip(along, key, strict=True)) | {"seeds": len(matched), "stored_ratio": _stored_ratio(matched)}
             tables = [(read_cases(one), read_cases(two)) for one, two in matched]
             rows += [{"a": a, "b": b, **where, **dataclasses.asdict(d)} for d in paired_differences(tables)]
-    return pd.DataFrame(rows)
+    return adjusted(pd.DataFrame(rows), ["metric"]) if rows else pd.DataFrame()
 
 
 def _stored_ratio(matched: Sequence[tuple[str, str]]) -> float:

@@ -109,7 +109,11 @@ def trust_curves(cells: Cells) -> pd.DataFrame:
             for name, curve in curves.items():
                 values = curve.set_axis(["threshold", "x", "y"], axis=1)
                 rows.append(values.assign(method=method, curve=name, n=len(frame)))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["threshold", "x", "y", "method"])
+    return (
+        pd.concat(rows, ignore_index=True)
+        if rows
+        else pd.DataFrame(columns=["threshold", "x", "y", "method", "curve", "n"])
+    )
 
 
 def trust_decisions(cells: Cells) -> pd.DataFrame:

@@ -14,13 +14,17 @@ from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.printing import METHOD, REPLAY
 from editlab.analysis.edit.scores import (
     NEIGHBORS,
+    NEIGHBORS_EXACT,
     RETENTION,
+    SAME_SUBJECT,
     SETTING,
+    SURROUNDINGS,
     basis,
     common_batches,
     controls,
     last_snapshot,
     named,
+    over,
     plain,
     pooled_curves,
     with_replay,
@@ -39,7 +43,8 @@ NEAR = "Neighbours suffer most under {name}: {number}."
 FEWEST = "The fewest edits hold under {name}: {number} after {edits}."
 READ = ("curves", "large_scale_forgetting", "turning_points")
 QUARTERS = ("newest", "2nd", "3rd", "oldest")
-SHOWN = {RETENTION: "edits that hold", NEIGHBORS: "neighbours"}
+SHOWN = {RETENTION: "edits that hold", NEIGHBORS: "NS", NEIGHBORS_EXACT: "NS exact", SAME_SUBJECT: "SS exact"}
+LONG = (RETENTION, NEIGHBORS)
 
 
 def turning_points(table: pd.DataFrame, metric: str = RETENTION) -> pd.DataFrame:
@@ -93,7 +98,7 @@ def _ages(curves: pd.DataFrame) -> pd.DataFrame:
     "Forgetting curves",
     "curves",
     lambda table: (
-        f"No replay, {table['scope'].iloc[0]}; 95 % bands over cases and seeds ({basis(last_snapshot(table))} at the end)."
+        f"No replay, {table['scope'].iloc[0]}; {over(last_snapshot(table), 'bands')} at the end. {SURROUNDINGS}."
     ),
     rows=_scope,
     empty=NO_CURVES,
@@ -101,9 +106,10 @@ def _ages(curves: pd.DataFrame) -> pd.DataFrame:
     level=1,
 )
 def forgetting_curves(table: pd.DataFrame) -> Drawing:
-    """Earlier edits that hold, and neighbours unharmed, over the edits seen: one line a method with its 95 % band."""
+    """Over the edits seen: earlier edits that hold, neighbours unharmed and exactly right, other facts of the edited subjects."""
     parts = [(table[table["metric"] == metric], {"ylabel": name}) for metric, name in SHOWN.items()]
-    figure = plots.curves_over_edits(parts, 3.4)
+    parts = [(rows, labels) for rows, labels in parts if len(rows)]
+    figure = plots.curves_over_edits(parts, 0.6 + 1.4 * len(parts))
     snapshots = sorted(table["edits_seen"].unique())
     figure.axes[-1].set_xticks(snapshots[:: max(1, len(snapshots) // 6)])
     return figure
@@ -137,7 +143,7 @@ def retention_by_age(table: pd.DataFrame) -> Drawing:
 @figure(
     "Thousands of edits",
     "large_scale_forgetting",
-    lambda curves: f"95 % bands over cases and seeds ({basis(last_snapshot(curves))} at the end).",
+    lambda curves: f"{over(last_snapshot(curves), 'bands')} at the end.",
     rows=_shown,
     empty=NO_CURVES,
     cites=("forgetting.long_*",),
@@ -150,11 +156,11 @@ def large_scale_forgetting(curves: pd.DataFrame) -> Drawing:
     methods = list(dict.fromkeys(curves["method"]))
     figure, axes = panels(2, len(rates), 3.25 + 0.14 * -(-len(methods) // 2), sharex=True, sharey="row")
     looks, faint = marks(methods), plots.shading(len(methods))
-    for axis, (metric, rate) in zip(axes, itertools.product(SHOWN, rates), strict=True):
+    for axis, (metric, rate) in zip(axes, itertools.product(LONG, rates), strict=True):
         part = curves[(curves["metric"] == metric) & (curves["replay"] == rate)]
         plots.bands_over_edits(axis, part, looks, faint, marker=False)
         axis.set_ylim(-0.02, 1.03)
-    for axis, name in zip(axes[:: len(rates)], SHOWN.values(), strict=True):
+    for axis, name in zip(axes[:: len(rates)], (SHOWN[metric] for metric in LONG), strict=True):
         axis.set_ylabel(name)
     for upper, lower, rate in zip(axes, axes[len(rates) :], rates, strict=False):
         upper.set_title("no replay" if rate == 0 else f"replay {rate:g}")
@@ -183,7 +189,7 @@ def forgetting_sheet(tables: Tables) -> Printed:
             frame[name] = frame[name].where(frame["kind"] != "even")
     text = (
         f"After {counted(int(last['edits_seen'].max()), 'edit')} in sequence: edits that hold and neighbours unharmed with "
-        f"95 % intervals over cases and seeds ({basis(frame)}), and the turning point of retention (broken line; interval "
+        f"{over(frame)}, and the turning point of retention (broken line; interval "
         "over streams and snapshots drawn anew; even: one line does)."
     )
     columns = [METHOD, REPLAY, Column("retention", "holds"), Column("neighborhood", "NS")]
@@ -198,7 +204,7 @@ def findings(tables: Tables) -> list[Finding]:
     if len(curves):
         table = _scope(curves)
         last = last_snapshot(table)
-        kept, near = (last[last["metric"] == metric] for metric in SHOWN)
+        kept, near = (last[last["metric"] == metric] for metric in LONG)
         found += _along(table) + _most(kept, "forgetting.holds_most", READ[0])
         found += _least(near, "forgetting.neighbours", NEAR, READ[0]) + _aged(_ages(curves))
     if len(long):

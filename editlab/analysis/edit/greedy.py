@@ -12,8 +12,16 @@ from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, pane
 from editlab.analysis.draw.style import DARK, Mark, marks
 from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
-from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, REPLAY, SCORE_COLUMNS, add_difference
-from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
+from editlab.analysis.edit.printing import (
+    DIFFERENCE_OF_S,
+    EXCLUDES,
+    METHOD,
+    RANK,
+    REPLAY,
+    SCORE_COLUMNS,
+    add_difference,
+)
+from editlab.analysis.edit.scores import over, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -184,8 +192,8 @@ def greedy_sheet(tables: Tables) -> Printed:
     if base:
         frame = add_difference(gain, frame, {base})
     text = (
-        f"{INTERVALS} ({basis(frame)}). Accepted: share of greedy steps that stayed; ΔS: paired difference to "
-        f"{label(base) or 'one step'} of the same rank in one step, on the same cases, bold where it excludes zero. Steps that "
+        f"Success at the end of the stream with {over(frame)}. Accepted: share of greedy steps that stayed; ΔS: paired "
+        f"difference to {label(base) or 'one step'} of the same rank in one step, on the same cases, {EXCLUDES}. Steps that "
         "append add their rank."
     )
     columns = [METHOD, REPLAY, RANK, *SCORE_COLUMNS, Column("acceptance", "accepted"), DIFFERENCE_OF_S]

@@ -11,8 +11,8 @@ from editlab.analysis.draw.plots import Drawing, error_bars, legend, panels, sha
 from editlab.analysis.draw.style import marks
 from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
-from editlab.analysis.edit.printing import DIFFERENCE_OF_S, METHOD, RANK, SCORE_COLUMNS, add_difference
-from editlab.analysis.edit.scores import INTERVALS, basis, pooled_cells
+from editlab.analysis.edit.printing import DIFFERENCE_OF_S, EXCLUDES, METHOD, RANK, SCORE_COLUMNS, add_difference
+from editlab.analysis.edit.scores import over, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -60,7 +60,7 @@ def _ranks(table: pd.DataFrame) -> pd.DataFrame:
 @figure(
     "Rank, score and bytes",
     "lora_ablation",
-    lambda rows: f"S at the end of the stream with 95 % intervals over cases and seeds ({basis(rows)}).",
+    lambda rows: f"S at the end of the stream with {over(rows)}.",
     rows=_ranks,
     cites=("lora.smallest",),
     level=3,
@@ -103,8 +103,8 @@ def lora_sheet(tables: Tables) -> Printed:
     frame = pooled_cells(tables["lora_ablation"], ["retention", "bytes", "energy", "seconds"])
     gain = tables["lora_gain"]
     text = (
-        f"{INTERVALS} ({basis(frame)}). KiB: what the edit stores in float32; energy: share that the cut to the rank kept; "
-        "ΔS: paired difference to the raw edit on the same cases, bold where it excludes zero."
+        f"Success at the end of the stream with {over(frame)}. KiB: what the edit stores in float32; energy: share that the cut "
+        f"to the rank kept; ΔS: paired difference to the raw edit on the same cases, {EXCLUDES}."
     )
     columns = [METHOD, RANK, *SCORE_COLUMNS, Column("bytes", "KiB", "level", 0, 1 / 1024), Column("energy", "energy")]
     frame = add_difference(gain, frame, {"emmet"}) if len(gain) else frame

@@ -10,19 +10,22 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import DARK, GREY, LIGHT, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
 from editlab.analysis.edit.scores import (
-    INTERVALS,
     SCORES,
     SETTING,
+    SHOWN,
+    SURROUNDINGS,
+    TITLES,
     at,
     basis,
     controls,
     final_success,
     headline,
     named,
+    over,
     side_by_side,
     with_batch,
 )
@@ -36,8 +39,16 @@ from editlab.analysis.text.wording import SCORE_NAMES, counted, interval, label,
 from editlab.analysis.text.wording import level as level_text
 
 MATRIX = ("ablation_matrix", "comparisons")
+CONTROLLED = {"random": "random updates of the same norm", "shuffled": "shuffled targets"}
 AXES = {"ES": "ES", "PS": "PS", "NS": "NS", "fluency": "GE", "perplexity": "PPL"}  # of the radar, as they are shown
-LOOKS = {"ES": ("#0072B2", "o"), "PS": ("#009E73", "^"), "NS": ("#D55E00", "s"), "S": ("#000000", "D")}
+LOOKS = {
+    "ES": ("#0072B2", "o"),
+    "PS": ("#009E73", "^"),
+    "NS": ("#D55E00", "s"),
+    "NS_exact": ("#D55E00", "x"),
+    "SS_exact": ("#CC79A7", "P"),
+    "S": ("#000000", "D"),
+}
 
 
 def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -49,22 +60,25 @@ def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
     "Methods side by side",
     "ablation_matrix",
     lambda table: (
-        f"Success after {int(table['edits'].max())} edits without replay, with 95 % intervals over cases and seeds "
-        f"({basis(table)}); batch size in brackets; S is the harmonic mean of ES, PS and NS."
+        f"Success after {int(table['edits'].max())} edits without replay, with {over(table)}; batch size in brackets; S is the "
+        f"harmonic mean of ES, PS and NS. {SURROUNDINGS}."
     ),
     rows=lambda matrix: by_score(matrix).assign(edits=matrix["edits"].max()),
     cites=("methods.best_S",),
     level=1,
 )
 def method_comparison(table: pd.DataFrame) -> Drawing:
-    """Forest plot: ES, PS, NS and S of every method at its headline setting, S in numbers at the right."""
-    figure, (axis,) = panels(1, 1, 0.75 + 0.36 * len(table))
-    for place, (metric, (color, marker)) in enumerate(LOOKS.items()):
+    """Forest plot: ES, PS, S and what is left of the surroundings, every method at its headline setting; S in numbers."""
+    figure, (axis,) = panels(1, 1, 0.75 + 0.42 * len(table))
+    looks = {metric: look for metric, look in LOOKS.items() if metric in table}
+    for place, (metric, (color, marker)) in enumerate(looks.items()):
         ends = sides(table, f"{metric}_low", f"{metric}_high", metric)
         look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3.2, "linestyle": "none"}
         look["markerfacecolor"] = color if metric == "S" else "white"
-        y = np.arange(len(table)) + 0.2 * (place - 1.5)
-        axis.errorbar(table[metric], y, xerr=ends, label=metric, elinewidth=0.9, capsize=1.3, **look)
+        y = np.arange(len(table)) + 0.8 * (place + 0.5) / len(looks) - 0.4
+        axis.errorbar(
+            table[metric], y, xerr=ends, label=TITLES.get(metric, metric), elinewidth=0.9, capsize=1.3, **look
+        )
     for place, row in enumerate(records(table)):
         numbers = f"{level_text(row['S'])}\n{interval(row['S_low'], row['S_high'])}"
         axis.text(1.06, place, numbers, va="center", size=5.8, color=DARK)
@@ -75,7 +89,7 @@ def method_comparison(table: pd.DataFrame) -> Drawing:
     axis.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="success at the end of the stream")
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -157,8 +171,9 @@ def methods_sheet(tables: Tables) -> Printed:
         cells.groupby(list(SETTING), sort=False)[names].mean().reset_index(), on=list(SETTING), how="left"
     )
     edits = counted(int(matrix["edits"].max()), "edit")
-    legend = f"{INTERVALS}: {edits}, no replay ({basis(frame)}); {BOLD}. PPL: perplexity of held-out text."
-    columns = [METHOD, BATCH, *SCORE_COLUMNS, Column("perplexity", "PPL", "level", 1)]
+    legend = f"Success after {edits}, no replay, with {over(frame)}; {BOLD}. {SURROUNDINGS}; PPL: perplexity of held-out text."
+    shown = [Column(name, TITLES.get(name, name)) for name in SHOWN if name in frame]
+    columns = [METHOD, BATCH, *shown, Column("perplexity", "PPL", "level", 1)]
     return Printed(frame, columns, legend, "ablation_matrix")
 
 
@@ -235,7 +250,11 @@ def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> 
     for row in records(table[table["method"].isin(outside)]):
         numbers = Interval.of(row, "ES")
         unedited = row["method"] == "none"
-        what = "The unedited model" if unedited else f"A control of updates that are {label(row['method'])}"
+        what = (
+            "The unedited model"
+            if unedited
+            else f"The control of {CONTROLLED.get(row['method'], label(row['method']))}"
+        )
         rest = [label(r["method"]) for r in records(inside) if not r["ES_low"] > numbers.high]
         sure = len(inside) > 0 and not rest
         told = f"; {listed(rest)} {'is' if len(rest) == 1 else 'are'} not measurably above it" if rest else ""
@@ -261,15 +280,14 @@ TOPIC = Topic(
     title="Methods",
     about="the methods",
     tables=(
-        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES, settings=FIXED),
+        Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES),
         Collected("comparisons", of_cells(comparisons), ("edit",), ("cases.csv",)),
-        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES, settings=FIXED),
+        Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES),
         Collected(
             "baseline_comparison",
             partial(cells_table, with_costs=True),
             ("baseline_comparison",),
             CELL_FILES,
-            settings=FIXED,
         ),
     ),
     figures=(method_comparison, method_radar),

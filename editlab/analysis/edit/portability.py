@@ -16,7 +16,7 @@ import pandas as pd
 from editlab.analysis.draw.plots import panels, sides
 from editlab.analysis.draw.style import DARK
 from editlab.analysis.edit.printing import BATCH, METHOD
-from editlab.analysis.edit.scores import SETTING, headline, with_batch
+from editlab.analysis.edit.scores import SETTING, headline, over, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -113,8 +113,8 @@ def _stands_on(frame: pd.DataFrame) -> str:
     "What follows from an edit",
     "portability",
     lambda rows: (
-        f"Share of probes answered by exact match of the written answer, with 95 % intervals over cases and seeds, at least as "
-        f"wide as Wilson's ({_stands_on(rows)}); a probe counts where the unedited model knows what it stands on."
+        f"Share of probes answered by exact match of the written answer, with {over(rows)}, at least as "
+        f"wide as Wilson's; a probe counts where the unedited model knows what it stands on."
     ),
     rows=by_probe,
     empty="No probe was scored.",
@@ -159,8 +159,8 @@ def portability_sheet(tables: Tables) -> Printed:
     frame = side_by_side(tables["portability"])
     columns = [METHOD, BATCH, *(Column(name, title) for name, title in NAMES.items()), Column("gap", "gap")]
     legend = (
-        f"Share of probes answered after the stream, by exact match of what the model writes, with 95 % intervals over cases and "
-        f"seeds, at least as wide as Wilson's ({_stands_on(frame)}). Alias, question, inverse and two hops ask for what follows "
+        f"Share of probes answered after the stream, by exact match of what the model writes, with {over(frame)}, "
+        f"at least as wide as Wilson's. Alias, question, inverse and two hops ask for what follows "
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
         "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls: "
         "the unedited model, and one trained from scratch on the new facts, without what follows from them."

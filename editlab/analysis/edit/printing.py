@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.edit.comparisons import clear_winner
-from editlab.analysis.edit.scores import INTERVALS, SCORES, basis, controls, side_by_side
+from editlab.analysis.edit.scores import SCORES, basis, controls, over, side_by_side
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables
 from editlab.analysis.statistics.intervals import Interval, beside, grouped
+from editlab.analysis.text.findings import ALPHA
 from editlab.analysis.text.rows import largest, records
 
-EXCLUDES = "bold: the interval excludes zero"
+EXCLUDES = "bold: p < .05 after Holm's correction for the comparisons of its kind"
 BOLD = "bold: the best method, where its paired difference to every other one (controls apart) excludes zero"
 METHOD = Column("method", "method", "method")
 BATCH, RANK = Column("batch", "batch", "count"), Column("rank", "rank", "count")
@@ -33,7 +34,7 @@ def every_setting(tables: Tables, source: str, first: str) -> Printed:
     said = f"; {BOLD}, in the same block" if compared is not None else ""
     ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
     columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
-    return Printed(frame, columns, f"{first}{INTERVALS} ({basis(frame)}){said}.", source)
+    return Printed(frame, columns, f"{first}Success at the end of the stream with {over(frame)}{said}.", source)
 
 
 def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) -> None:
@@ -52,13 +53,12 @@ def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) 
 
 
 def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Paired differences side by side: one row a place, ES, ES_low, ES_high, ES_best (interval excludes zero), ..., n."""
+    """Paired differences side by side: one row a place, ES, ES_low, ES_high, ES_best (by Holm), ..., n."""
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for row in records(part):
-            low, high = row["ci_low"], row["ci_high"]
-            found |= beside({row["metric"]: Interval.of(row)}) | {f"{row['metric']}_best": bool(low > 0 or high < 0)}
+            found |= beside({row["metric"]: Interval.of(row)}) | {f"{row['metric']}_best": bool(row["p_holm"] < ALPHA)}
         return found | {"n": int(part["n"].max()), "seeds": int(part["seeds"].max())}
 
     return grouped(rows, by, told)
@@ -74,8 +74,8 @@ def differences_sheet(rows: pd.DataFrame, places: Sequence[Column], what: str, s
 def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.DataFrame:
     """Add the paired difference of S to a base method: dS, dS_low, dS_high, dS_best."""
     rows = gain[(gain["metric"] == "S") & gain["b"].isin(bases)]
+    rows = rows.assign(dS_best=rows["p_holm"] < ALPHA)
     named = rows.rename(columns={"a": "method", "value": "dS", "ci_low": "dS_low", "ci_high": "dS_high"})
     keys = ["method", "rank", "replay"]
-    merged = frame.merge(named[[*keys, "dS", "dS_low", "dS_high"]], on=keys, how="left")
-    merged["dS_best"] = (merged["dS_low"] > 0) | (merged["dS_high"] < 0)
-    return merged
+    merged = frame.merge(named[[*keys, "dS", "dS_low", "dS_high", "dS_best"]], on=keys, how="left")
+    return merged.assign(dS_best=merged["dS_best"].eq(True))

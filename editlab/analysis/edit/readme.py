@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.edit.scores import SCORES
+from editlab.analysis.edit.scores import SHOWN, TITLES, over
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, interval, level
+from editlab.analysis.text.wording import interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
 
@@ -25,16 +25,16 @@ COPY = "docs/method_comparison.png"
 
 def render(table: pd.DataFrame) -> str:
     """Markdown: one row a method, bold as in the printed table, then the figure."""
-    cases, seeds = counted(int(table["n"].max()), "case"), counted(int(table["seeds"].max()), "seed")
+    shown = [name for name in SHOWN if name in table]
     lines = [
-        f"From a real run: {cases} of {seeds}, no replay, success after the last edit with 95 % intervals over cases and seeds;",
+        f"From a real run: no replay, success after the last edit with {over(table)};",
         "bold where the paired test puts a method above every other one.",
         "",
-        f"| method | batch | {' | '.join(SCORES)} | perplexity |",
-        f"|{'---|' * (len(SCORES) + 3)}",
+        f"| method | batch | {' | '.join(TITLES.get(name, name) for name in shown)} | perplexity |",
+        f"|{'---|' * (len(shown) + 3)}",
     ]
     for row in records(table):
-        scores = " | ".join(_score(row, metric) for metric in SCORES)
+        scores = " | ".join(_score(row, metric) for metric in shown)
         name = str(row["method"]).replace("|", "/")
         lines.append(f"| {name} | {row['batch']} | {scores} | {level(row.get('perplexity', float('nan')), 1)} |")
     return "\n".join([*lines, "", f"![ES, PS, NS and S of every method, with intervals]({COPY})"])

@@ -9,15 +9,15 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, heat_maps, legend, on_grid, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, LINES, MARKERS
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, read_cases
-from editlab.analysis.edit.comparisons import how_many, of_kind, paired_differences
+from editlab.analysis.edit.cells import CELL_FILES, cells_table, read_cases
+from editlab.analysis.edit.comparisons import adjusted, how_many, of_kind, paired_differences, wide_cases
 from editlab.analysis.edit.printing import BATCH, METHOD, REPLAY, differences_sheet
 from editlab.analysis.edit.scores import basis, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import Interval
-from editlab.analysis.text.findings import Finding, difference_finding
+from editlab.analysis.text.findings import ALPHA, Finding, difference_finding
 from editlab.analysis.text.rows import largest
 from editlab.analysis.text.wording import counted, label, stands_on
 
@@ -29,19 +29,24 @@ SETTINGS = ("method", "batch", "replay", "capacity", "strategy")
 
 
 def replay_gain_table(cells: Cells) -> pd.DataFrame:
-    """Every (rate, capacity, strategy) of a replay ablation against no replay, all seeds together, with its verdict."""
+    """Every (rate, capacity, strategy) of a replay ablation against no replay, all seeds together. A setting whose
+    cells scored exactly as another one's ``repeats`` it."""
     plain = {(c["method"], c["batch"], c["seed"]): d for d, c in cells if float(c["replay"]) == 0}
     groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for directory, cell in cells:
         other = plain.get((cell["method"], cell["batch"], cell["seed"]))
         if float(cell["replay"]) > 0 and other is not None:
             groups.setdefault(tuple(cell[k] for k in SETTINGS), []).append((directory, other))
-    rows = []
+    rows, seen = [], set[Any]()
     for key, matched in groups.items():
-        axes = dict(zip(SETTINGS, key, strict=True))
-        for found in paired_differences([(read_cases(one), read_cases(two)) for one, two in matched]):
-            rows.append({**axes, "seeds": len(matched), **dataclasses.asdict(found), "verdict": found.verdict()})
-    return pd.DataFrame(rows)
+        tables = [(read_cases(one), read_cases(two)) for one, two in matched]
+        scores = tuple(
+            wide_cases(one).to_numpy().tobytes() for one, _ in tables
+        )  # a buffer that is never full has any size
+        fixed = {**dict(zip(SETTINGS, key, strict=True)), "seeds": len(matched), "repeats": (key[:2], scores) in seen}
+        seen.add((key[:2], scores))
+        rows += [{**fixed, **dataclasses.asdict(found)} for found in paired_differences(tables)]
+    return adjusted(pd.DataFrame(rows), ["metric"]) if rows else pd.DataFrame()
 
 
 def _replayed(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -185,13 +190,13 @@ def _ablation(tables: Tables) -> list[Finding]:
     if "replay_gain" not in tables or tables["replay_gain"].empty:
         return []
     rows = tables["replay_gain"]
-    rows = rows[rows["metric"] == "S"]
+    rows = rows[(rows["metric"] == "S") & ~rows["repeats"]]
     best = largest(rows, "value")
     where = f" of {label(best['method'])} (capacity {best['capacity']}, {best['strategy']} sampling)"
     subject = f"Replaying {best['replay']:g} facts per new fact, the best of {counted(len(rows), 'setting')},"
     found = difference_finding("replay.best_setting", best, subject, "S", "replay_gain", where)
-    helps, hurts = int((rows["ci_low"] > 0).sum()), int((rows["ci_high"] < 0).sum())
-    sentence = f"Of {counted(len(rows), 'replay setting')}, {helps} raise S measurably and {hurts} lower it."
+    helps, hurts = (int(((rows["p_holm"] < ALPHA) & (sign * rows["value"] > 0)).sum()) for sign in (1, -1))
+    sentence = f"Of {counted(len(rows), 'different replay setting')}, {helps} raise S measurably and {hurts} lower it."
     mean, n = Interval(float(rows["value"].mean())), int(rows["n"].max())
     return [found, Finding("replay.settings", sentence, *mean, n, helps + hurts > 0, "replay_gain")]
 
@@ -201,7 +206,7 @@ TOPIC = Topic(
     title="Replay",
     about="replay",
     tables=(
-        Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES, settings=FIXED),
+        Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES),
         Collected("replay_gain", of_cells(replay_gain_table), (ABLATION,), ("cases.csv",)),
     ),
     figures=(replay_batch_heatmap, replay_gain),

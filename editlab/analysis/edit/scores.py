@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, wilson
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, share_interval, wilson
+from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import label, stands_on
 
@@ -20,8 +21,14 @@ SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
 CONTROLS = ("none", "random", "shuffled")
 HEADLINE_BATCH = 32
-RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
-INTERVALS = "Success at the end of the stream with 95 % intervals over cases and seeds"
+RETENTION, NEIGHBORS, NEIGHBORS_EXACT = "retention_success", "neighborhood_success", "neighborhood_accuracy"
+SAME_SUBJECT = "same_subject_accuracy"
+SHOWN = (*SCORES[:3], "NS_exact", "SS", "SS_exact", "S")  # the headline's columns, where a table has them
+TITLES = {"NS_exact": "NS exact", "SS_exact": "SS exact"}
+SURROUNDINGS = (
+    "NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; exact: the answer itself in place of "
+    "success"
+)
 
 
 def controls(matrix: pd.DataFrame) -> list[str]:
@@ -90,18 +97,27 @@ def pooled_cells(cells: pd.DataFrame, means: Sequence[str] = ()) -> pd.DataFrame
     """One row a setting, seeds together: ES, ES_low, ES_high, ..., means of other columns, n (cases of all seeds), seeds."""
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
-        columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in SCORES if m in part}
+        known = [m for m in SHOWN if m in part and f"{m}_low" in part]
+        columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in known}
         plain = {name: float(part[name].mean()) for name in means if name in part}
-        scores = beside({metric: pooled(*found) for metric, found in columns.items()})
-        return {**scores, **plain, "n": int(part["n"].sum()), "seeds": len(part)}
+        n = int(part["n"].sum())
+        scores = beside({metric: _with_width(pooled(*found), n) for metric, found in columns.items()})
+        return {**scores, **plain, "n": n, "seeds": len(part)}
 
     return grouped(cells, SETTING, told)
 
 
+def _with_width(found: Interval, n: int) -> Interval:
+    """Where all cases of all streams score alike, nothing can be drawn anew: Wilson's interval instead."""
+    return share_interval(found.value, n) if found.low == found.high else found
+
+
 def side_by_side(matrix: pd.DataFrame) -> pd.DataFrame:
-    """Final success of a matrix, one row a setting: seeds, n, ES, ES_low, ES_high, ..., S_high."""
-    scores = beside(dict.fromkeys(SCORES, UNKNOWN))
-    return pooled_cells(final_success(matrix)).reindex(columns=[*SETTING, "seeds", "n", *scores])
+    """Final success of a matrix, one row a setting: seeds, n, ES, ES_low, ES_high, ..., S_high; of :data:`SHOWN` those that it
+    has, of :data:`SCORES` all."""
+    table = pooled_cells(final_success(matrix))
+    scores = beside({name: UNKNOWN for name in SHOWN if name in SCORES or name in table})
+    return table.reindex(columns=[*SETTING, "seeds", "n", *scores])
 
 
 def pooled_scores(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -141,6 +157,13 @@ def count(frame: pd.DataFrame) -> tuple[int, int]:
 def basis(frame: pd.DataFrame) -> str:
     """``n = 192 cases, 2 seeds`` of a table of scores."""
     return stands_on(*count(frame))
+
+
+def over(frame: pd.DataFrame, what: str = "intervals") -> str:
+    """``95 % intervals over streams (n = 192 cases, 3 seeds)``; of fewer seeds than :data:`ENOUGH`, over cases."""
+    return (
+        f"95 % {what} over {'streams' if count(frame)[1] >= ENOUGH else 'the cases of these streams'} ({basis(frame)})"
+    )
 
 
 def named(rows: pd.DataFrame, metric: str = "value") -> list[tuple[str, float, float, float]]:

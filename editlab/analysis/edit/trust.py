@@ -9,10 +9,10 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, curves_over_edits, legend, panels
 from editlab.analysis.draw.style import DARK, GREY, marks
-from editlab.analysis.edit.cells import CELL_FILES, FIXED, cells_table, curves_table
+from editlab.analysis.edit.cells import CELL_FILES, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
-from editlab.analysis.edit.scores import RETENTION, SETTING, basis, count, last_snapshot, named, pooled_curves
+from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -24,6 +24,10 @@ from editlab.analysis.text.wording import counted, label, level_with, percent, p
 EXPERIMENTS = ("trust_eval", "trust_clean")
 Area = Callable[[pd.DataFrame], Interval]
 ONE_CLASS = "No curve: a curve needs harmful and harmless batches, and there is one kind alone."
+ENOUGH = 20  # harmful batches: with fewer the share of them among those rolled back goes in leaps
+TOO_FEW = (
+    f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
+)
 
 
 def _by_experiment(table: Callable[[Cells], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
@@ -42,6 +46,12 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["experiment"] == table["experiment"].iloc[0]] if "experiment" in table else table
     kinds = rows.groupby("method")["harmful"].transform("nunique")
     return rows[kinds > 1]
+
+
+def _often_judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Of these the methods with enough harmful batches."""
+    rows = judged(table)
+    return rows[rows.groupby("method")["harmful"].transform("sum") >= ENOUGH] if len(rows) else rows
 
 
 def _areas_legend(rows: pd.DataFrame) -> str:
@@ -80,8 +90,8 @@ def trust_roc(rows: pd.DataFrame) -> Drawing:
     "Precision and recall of trust",
     "trust_decisions",
     _areas_legend,
-    rows=judged,
-    empty=ONE_CLASS,
+    rows=_often_judged,
+    empty=TOO_FEW,
     cites=("trust.precision_*",),
 )
 def trust_pr(rows: pd.DataFrame) -> Drawing:
@@ -109,7 +119,7 @@ def _at_the_end(curves: pd.DataFrame) -> pd.DataFrame:
 @figure(
     "Retention with and without rollback",
     "trust_forgetting",
-    lambda curves: f"95 % bands over cases and seeds ({basis(_at_the_end(curves))} at the end).",
+    lambda curves: f"{over(_at_the_end(curves), 'bands')} at the end.",
     rows=_rollback,
     empty="No curve was recorded.",
     cites=("trust.kept",),
@@ -139,8 +149,8 @@ def trust_sheet(tables: Tables) -> Printed:
     text = (
         "Decisions of trust against their labels, and their worth against the same method without trust: share of right "
         "decisions, harmless batches rolled back (FPR), harmful ones kept (FNR), area under the ROC curve, relative gain of "
-        "retention, share of the rise of perplexity avoided, share of trust in the editing time, with 95 % intervals over "
-        f"batches (shares), cases and seeds (retention) or seeds (n = {counted(batches, 'batch', 'batches')}, "
+        "retention, share of the rise of perplexity avoided, time of trust relative to the editing time without it, with 95 % "
+        f"intervals over batches (shares) or seeds (n = {counted(batches, 'batch', 'batches')}, "
         f"{counted(seeds, 'seed')})."
     )
     shares = {"accuracy": "right", "false_positive_rate": "FPR", "false_negative_rate": "FNR", "auc": "AUC"}
@@ -162,7 +172,7 @@ CHANGED = {  # a relative change by trust: what changes, sign of the number's ef
     "retention_gain": ("the share of edits that hold", 1.0),
     "ppl_rise_cut": ("the rise of held-out perplexity", -1.0),
 }
-SHARES = {"overhead": "takes {} of the editing time", "accuracy": "decides rightly on {} of the batches"}
+SHARES = {"overhead": "adds {} to the editing time", "accuracy": "decides rightly on {} of the batches"}
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -192,12 +202,22 @@ def _detection(rows: pd.DataFrame) -> list[Finding]:
             numbers = area(part)
             verdict, sure = against_chance(numbers.low, numbers.high, chance)
             sentence = (
-                f"Low trust of {label(str(method))} marks harmful batches with {what} of {level_with(*numbers)}, "
+                f"A low score of {label(str(method))} marks harmful batches with {what} of {level_with(*numbers)}, "
                 f"{verdict} ({chance:.2f})."
             )
             key = f"trust.{name}_{method}"
             found.append(Finding(key, sentence, *numbers, len(part), sure, "trust_decisions"))
-    return found
+    return _rivals(rows) + found
+
+
+def _rivals(rows: pd.DataFrame) -> list[Finding]:
+    """Who tells harm best: trust, or a ruler held to the norm of the update, or its distances, or chance."""
+    areas = [(label(str(m)), *classification.roc_area(part)) for m, part in rows.groupby("method", sort=False)]
+    if len(areas) < 2:
+        return []
+    areas.sort(key=lambda area: -area[1])
+    what = "area under the ROC curve as a judge of harmful batches"
+    return [leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")]
 
 
 def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:
@@ -213,7 +233,7 @@ def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:
         claim += f", where never acting would be right on {percent(idle)}"
         claim += "" if sure else ": not measurably better"
     stream = "with harmful batches" if experiment == "trust_eval" else "without harmful batches"
-    sentence = f"On streams {stream}, trust ({label(method)}) {claim} ({counted(len(runs), 'seed')})."
+    sentence = f"On streams {stream}, {label(method)} {claim} ({counted(len(runs), 'seed')})."
     return Finding(f"trust.{name}_{method}_{experiment}", sentence, *numbers, len(runs), sure, "trust_eval")
 
 
@@ -225,7 +245,7 @@ def _changed(name: str, numbers: Interval) -> tuple[str, bool]:
     if verb is None:
         spread = f" ({signed(100 * low, 0)} to {signed(100 * high, 0)} %)" if numbers.known else ""
         return f"makes no measurable difference to {what}: {signed(100 * sign * numbers.value, 0)} %{spread}", False
-    return f"{verb} {what} by {size_percent(*numbers)}, relative to no trust", True
+    return f"{verb} {what} by {size_percent(*numbers)}, relative to no guard", True
 
 
 def _kept(curves: pd.DataFrame) -> list[Finding]:
@@ -250,7 +270,7 @@ TOPIC = Topic(
         Collected("trust_curves", _by_experiment(trust_curves), EXPERIMENTS, EVENTS),
         Collected("trust_forgetting", _by_experiment(curves_table), EXPERIMENTS, ("curve.csv",)),
         Collected("trust_decisions", _by_experiment(trust_decisions), EXPERIMENTS, EVENTS),
-        Collected("combined", cells_table, ("combined",), CELL_FILES, settings=FIXED),
+        Collected("combined", cells_table, ("combined",), CELL_FILES),
     ),
     figures=(trust_roc, trust_pr, rollback_effect_curve),
     sheets=(trust_sheet, combined_sheet),

@@ -17,6 +17,7 @@ import pandas as pd
 from editlab.analysis.draw.style import save_figure
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Figure, Report, Tables, Topic
+from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.findings import Finding, cited
 from editlab.analysis.text.latex import escape
 from editlab.analysis.text.wording import rst
@@ -65,8 +66,20 @@ def _declared(declarations: Sequence[Any], name: str) -> Any:
 
 
 def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
-    """The findings of a topic, of its tables that are there."""
-    return topic.findings({name: tables[name] for name in topic.reads if name in tables})
+    """The findings of a topic, of its tables that are there; those of fewer than :data:`ENOUGH` seeds say so."""
+    found = topic.findings({name: tables[name] for name in topic.reads if name in tables})
+    return [_of_these_streams(finding, tables.get(finding.source)) for finding in found]
+
+
+def _of_these_streams(finding: Finding, table: pd.DataFrame | None) -> Finding:
+    """With one or two seeds an interval is about the cases of these streams, and says nothing about others."""
+    seeds = 0
+    if table is not None and len(table):
+        seeds = int(table["seeds"].max()) if "seeds" in table else table["seed"].nunique() if "seed" in table else 0
+    if not 0 < seeds < ENOUGH:
+        return finding
+    only = "this one seed alone" if seeds == 1 else "these two seeds alone"
+    return dataclasses.replace(finding, sentence=f"{finding.sentence} This describes {only}.")
 
 
 def all_findings(study: str, tables: Tables) -> list[dict[str, Any]]:

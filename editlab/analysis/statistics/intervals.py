@@ -1,8 +1,8 @@
 """Intervals of shares, of means over cells, and of plain means: 95 % unless asked otherwise.
 
-A cell already has an interval over its cases. Over several seeds the mean gets one that honours both sources of
-spread: the cases within a seed, and the seeds where they differ by more than their cases explain (random effects, with
-the variance between seeds cut off at zero as by DerSimonian and Laird, 1986).
+A cell already has an interval over its cases. All of them share one edited model, so that they tell nothing about the next
+stream: over three seeds or more the mean gets Student's interval over seeds (:mod:`.streams`), never narrower than what the
+cases alone would give. One or two seeds leave that of the cases, which is about these streams and no others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from editlab.analysis.statistics.streams import ENOUGH
 
 Z = 1.959963984540054  # 97.5 % point of the standard normal distribution
 NAN = float("nan")
@@ -84,10 +86,23 @@ def share_interval(share: float, n: float) -> Interval:
     return Interval(share, float(low), float(high))
 
 
-def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Mean of independent cells (seeds), from the interval of each; unknown where no cell has a value.
+def paired_change(gained: float, lost: float, n: float) -> Interval:
+    """Change of a share of n cases of which some were gained and others lost (Agresti and Min 2005: half a case in each
+    of the four cells); it has a width where nothing changed too.
+    """
+    if not n:
+        return UNKNOWN
+    centre = (gained - lost) / (n + 2)
+    half = Z * (gained + lost + 1 - (gained - lost) * centre) ** 0.5 / (n + 2)
+    return Interval((gained - lost) / n, centre - half, centre + half)
 
-    The two sides are kept apart, so a bounded score whose cells lean against the bound keeps a lopsided interval.
+
+def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Mean of independent cells (seeds), from the interval of each over its cases; unknown where no cell has a value.
+
+    From :data:`ENOUGH` cells on Student's interval over them, widened to that of their cases where they happen to agree better
+    than their cases allow; with fewer cells the latter alone. Its two sides are kept apart, so a bounded score whose cells
+    lean against the bound keeps a lopsided interval.
 
     Args:
         bounds: that the interval is cut at (shares: 0 and 1).
@@ -97,10 +112,11 @@ def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[f
     v, low, high = v[known], low[known], high[known]
     if not len(v):
         return UNKNOWN
-    between = float(v.var(ddof=1)) if len(v) > 1 else 0.0
     mean = float(v.mean())
-    sides = [max(between, float((((v - edge) / Z) ** 2).mean())) for edge in (low, high)]
-    below, above = (Z * (side / len(v)) ** 0.5 for side in sides)
+    below, above = (float((((v - edge) / len(v)) ** 2).sum() ** 0.5) for edge in (low, high))
+    if len(v) >= ENOUGH:
+        over_seeds = mean_interval(v)
+        below, above = (max(side, mean - over_seeds.low) for side in (below, above))
     return Interval(mean, max(mean - below, bounds[0]), min(mean + above, bounds[1]))
 
 

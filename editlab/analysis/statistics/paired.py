@@ -36,12 +36,6 @@ class Difference:
     n: int
     general: bool
 
-    def verdict(self) -> str:
-        """What may be said of the change from B to A."""
-        if self.ci_low > 0:
-            return "helps"
-        return "hurts" if self.ci_high < 0 else "makes no measurable difference"
-
 
 @dataclasses.dataclass(frozen=True)
 class Resampled:

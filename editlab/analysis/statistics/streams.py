@@ -77,31 +77,6 @@ def _student(mean: float, spread: float, count: int, confidence: float) -> Estim
     return Estimate(mean, mean - half, mean + half, p, count, True)
 
 
-def share_over_streams(shares: ArrayLike, counts: ArrayLike) -> Estimate:
-    """The mean of shares in [0, 1], one a stream of ``counts`` cases.
-
-    Student's interval, and never narrower than Wilson's interval of all cases together: five streams that all end at 1.00
-    have no spread, and yet are not certain.
-    """
-    p, n = np.asarray(shares, dtype=float), np.asarray(counts, dtype=float)
-    known = ~np.isnan(p) & (n > 0)
-    p, n = p[known], n[known]
-    found = over_streams(p)
-    if not len(p):
-        return found
-    low, high = wilson(found.value, float(n.sum()))
-    low, high = float(np.fmin(low, found.low)), float(np.fmax(high, found.high))
-    return dataclasses.replace(found, low=max(low, 0.0), high=min(high, 1.0), general=len(p) >= ENOUGH)
-
-
-def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of n cases."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(share * n, n, alpha=1 - confidence, method="wilson")
-    return min(float(low), share), max(float(high), share)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values of one family of comparisons; NaN stays NaN and does not count."""
     from statsmodels.stats.multitest import multipletests

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.report.run import Run
-from editlab.analysis.statistics.intervals import Interval, mean_interval, wilson
+from editlab.analysis.statistics.intervals import Interval, mean_interval, paired_change, share_interval
 from editlab.analysis.text.wording import label
 from editlab.files.artifacts import read_verified
 
@@ -83,27 +83,22 @@ def of_seeds(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
 
 
 def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
-    """An interval within what its column can be; that of a share at least as wide as Wilson's.
+    """An interval within what its column can be; at least as wide as the images allow.
 
-    Seeds that agree to the last image say nothing about the next one: 60 of 60 fixed is not "1.00 (1.00 to 1.00)". Draws of
-    one classifier share images, so that only the images of one draw a seed are counted.
+    Seeds that agree to the last image say nothing about the next one: 60 of 60 fixed is not "1.00 (1.00 to 1.00)", and one
+    image lost by each of three classifiers no loss without a doubt. A share gets Wilson's interval, a change of accuracy that of
+    Agresti and Min. Draws of one classifier share images, so that only the images of one draw a seed are counted.
     """
-    value, low, high = number
-    if column in OF:
-        images = int(part[list(OF[column])].sum(axis=1).groupby(part["seed"]).mean().sum())
-        if images and not np.isnan(value):
-            least, most = (float(side) for side in wilson(value, images))
-            low, high = float(np.nanmin([low, least])), float(np.nanmax([high, most]))
-        return Interval(value, low, high).within(0.0, 1.0)
-    if column in SIGNED:
-        return number.within(-1.0, 1.0)
-    return number
+    bounds = (0.0, 1.0) if column in OF else (-1.0, 1.0) if column in SIGNED else (-np.inf, np.inf)
+    images, known = Interval(number.value), not np.isnan(number.value)
+    if known and column in OF:
+        images = share_interval(number.value, int(_a_seed(part[list(OF[column])].sum(axis=1), part)))
+    elif known and column == "accuracy_delta" and set(EVERY) <= set(part):
+        images = paired_change(*(_a_seed(part[name], part) for name in ("wrong_right", "right_wrong", "n")))
+    low, high = np.fmin(number.low, images.low), np.fmax(number.high, images.high)
+    return Interval(number.value, float(low), float(high)).within(*bounds)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return (
-        [float(p) for p in multipletests(np.asarray(p_values, dtype=float), method="holm")[1]] if len(p_values) else []
-    )
+def _a_seed(counts: pd.Series, part: pd.DataFrame) -> float:
+    """Counts of one draw a seed."""
+    return float(counts.groupby(part["seed"]).mean().sum())

@@ -35,6 +35,7 @@ def describe(run: Run, tables: Tables) -> Description:
         "seeds": word(seeds),
         "draws": word(draws),
         "edits": str(settings["max_edits"]),
+        "clamp": _clamp(settings),
         "about": " ".join([*model, *data]),
         "cells": " ".join(cell_sentences(run)),
         "limits": " ".join(limits),
@@ -60,6 +61,17 @@ def _models(settings: Mapping[str, Any]) -> list[str]:
                 f"{model['patch']} pixels, trained from scratch for {model['training']['epochs']} epochs."
             )
     return sentences
+
+
+def _clamp(settings: Mapping[str, Any]) -> str:
+    """How far a target may lie from the state that it replaces."""
+    found = {recipe["clamp"] for recipe in settings["methods"].values() if "clamp" in recipe}
+    limits = sorted(c for c in found if c is not None)
+    if not limits:
+        return "however far that is"
+    reach = f"{limits[0]:g}" if len(limits) == 1 else f"{limits[0]:g} to {limits[-1]:g}"
+    free = ", in some recipes without a limit" if None in found else ""
+    return f"at most {reach} times the norm of h away{free}"
 
 
 def _data(settings: Mapping[str, Any]) -> list[str]:

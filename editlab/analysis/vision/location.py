@@ -53,7 +53,7 @@ def location_table(run: Run) -> pd.DataFrame:
         "Left: share of the probability of the prediction that returns when the MLP output of a block at the classification "
         "token is restored. Right: discovery errors fixed that were not edited, minus right images broken, when that block "
         f"alone is edited. One line a classifier ({counted(len(rows[['dataset', 'seed']].drop_duplicates()), 'classifier')}); "
-        "intervals over images, and the range over draws."
+        "95 % intervals over images, and over draws."
     ),
     rows=lambda table: table[table["ranked"]],
     cites=("location.agreement",),

@@ -341,9 +341,10 @@ def resolve_statistics(
             f"statistics: {type(statistics).__name__} is not allowed; give a file, a directory, a list of files or "
             "{layer: second moment}"
         )
+    given = sorted(int(layer) for layer in (statistics if isinstance(statistics, Mapping) else found))
     for layer in layers:
         if layer not in found:
-            raise ConfigError(f"statistics: layer {layer} is missing; given: {sorted(found)}")
+            raise ConfigError(f"statistics: layer {layer} is missing; given: {given}")
         if d_in is not None and found[layer].size != d_in[layer]:
             raise ConfigError(f"statistics: layer {layer} has size {found[layer].size}; the model needs {d_in[layer]}")
     return {layer: found[layer] for layer in layers}

@@ -72,6 +72,22 @@ def test_other_requests_are_refused_in_one_line(given, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_can_be_edited_can_be_scored():
+    model = tiny_model()
+    request = editlab.EditRequest("0", "{} was born in", "Anna Abel", "Rome", "Paris")
+    first, *others = (editlab.evaluate(model, given, resamples=0) for given in (request, [request], RECORD, [RECORD]))
+    assert all(first.equals(other) for other in others)
+    with pytest.raises(DataError, match="requests: str is not allowed"):
+        editlab.evaluate(model, "file.json")
+
+
+def test_statistics_of_another_layer_are_named():
+    model = tiny_model()
+    statistics = editlab.collect_statistics(model, TEXTS, [2], progress=False)
+    with pytest.raises(ConfigError, match=r"statistics: layer 1 is missing; given: \[2\]"):
+        editlab.edit(model, RECORD, layers=[1], statistics=statistics)
+
+
 def test_help_shows_the_function():
     import editlab.editing.session
 
@@ -189,6 +205,21 @@ def test_a_file_needs_no_kind_and_a_world_says_so(tmp_path):
     with pytest.raises(ConfigError, match=r"datasets\.mine\.kind: 'wiki' is not allowed"):
         load_run(run_of(tmp_path, [RECORD], kind="wiki"))
     assert FactsData(kind="facts").size == 1800
+
+
+@pytest.mark.parametrize("kind", ["counterfact", "zsre", "mquake"])
+def test_a_file_of_another_kind_than_named_is_told_by_its_own(tmp_path, kind):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps([RECORD]))
+    with pytest.raises(DataError, match=f"record 0: not of the kind '{kind}' but of 'easyedit'; leave kind out"):
+        editlab.load_requests(path, kind)
+
+
+@pytest.mark.parametrize("name", ["counterfact500", "counterfact", "forgetting_counterfact", "gpt2_xl"])
+def test_a_run_on_a_file_takes_one_of_any_form(name):
+    """``--config data_path=FILE`` puts another file in the place of the run's own."""
+    values = yaml.safe_load((ROOT / "runs" / f"{name}.yaml").read_text())["edit"]
+    assert all("kind" not in section for section in values["datasets"].values())
 
 
 def test_more_edits_than_records_are_refused_before_anything_runs(tmp_path):

@@ -6,38 +6,20 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
 from editlab.adapters.deltas import Changes, DeltaCache, Probes, deltas_of, make_probes
 from editlab.adapters.pool import Pool, weights_digest
+from editlab.adapters.preparation import load_base, task_set
 from editlab.adapters.scoring import Scorer, delta_columns
 from editlab.adapters.training_set import TrainingSet
-from editlab.config.adapters import AdaptersStudy, FileTasks, TrainedBase
+from editlab.config.adapters import AdaptersStudy, FileTasks
 from editlab.data.letter_tasks import latin_split, operation_split, task_grid
-from editlab.data.tasks import TaskSet, letter_task_set, read_tasks
+from editlab.data.tasks import TaskSet
 from editlab.errors import ModelError
-from editlab.networks.loading import load_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-def task_set(study: AdaptersStudy, seed: int) -> TaskSet:
-    """The tasks of a seed: each seed of the generated universe holds other combinations out."""
-    if isinstance(study.tasks, FileTasks):
-        return read_tasks(study.tasks.path)
-    return letter_task_set(study.tasks.size, seed)
-
-
-def load_base(study: AdaptersStudy, directory: str | Path) -> PreTrainedModel:
-    """The base in a directory, as the study loads it."""
-    hub = study.base
-    if isinstance(hub, TrainedBase):
-        return load_model(directory)
-    return load_model(directory, dtype=hub.dtype, device_map=hub.device_map)
 
 
 @dataclasses.dataclass(frozen=True)

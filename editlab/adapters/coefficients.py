@@ -1,9 +1,12 @@
 """The linear hyper-network: from a description to coefficients of the training teachers, summed as products.
 
-With supervision on weights this is ridge regression of the products on text features, in closed form. With supervision
-on deltas the same map, ``c(x) = 1/n + x M``, is trained by gradient through the base from the mean adapter (M = 0); with
-both it starts from the ridge solution and also stays near its weights. All three have the same span, so what differs is
-the supervision alone. Penalties and the stopping step are chosen by letters on validation tasks.
+    c(x) = 1/n + x M_p W,        x M_p = (k(x) (K + p I)^-1), centred:  the weights that ridge gives to the training tasks
+
+for a penalty p and W (n, n). *Supervision by weights* is ridge regression of the teachers' products: W = I, in closed
+form. *Supervision by deltas* starts from the mean adapter, W = 0, and trains W by gradient through the base until the sums
+do on the probes what the teachers do; with *both* the products' errors are added to that loss. All three have one span and one
+form, so what differs is the supervision alone, and for each the penalty (and the step, where there are steps) is the one with
+the most letters on validation tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class LinearHyperNetwork:
 
     Attributes:
         matrix: M (F, n), for features as the kernel centres and scales them.
-        log: what was tried: rows of setting and validation letters.
+        log: what was tried: rows of step, penalty and validation letters.
     """
 
     data: TrainingSet
@@ -45,10 +48,17 @@ class LinearHyperNetwork:
 def ridge_network(
     data: TrainingSet, options: Coefficients, scorer: Scorer, validation: Sequence[str]
 ) -> LinearHyperNetwork:
-    """Supervision on weights: the ridge solution whose penalty has the most letters on the validation tasks."""
+    """Supervision by weights: the ridge solution whose penalty has the most letters on the validation tasks."""
+    return _best_penalty(data, torch.eye(len(data.train), dtype=torch.float64), 0, options, scorer, validation)[0]
+
+
+def _best_penalty(
+    data: TrainingSet, turn: Tensor, step: int, options: Coefficients, scorer: Scorer, validation: Sequence[str]
+) -> tuple[LinearHyperNetwork, float]:
+    """The network of W = ``turn`` under the best penalty, and its letters."""
 
     def network(penalty: float) -> LinearHyperNetwork:
-        return LinearHyperNetwork(data, data.kernel.matrix(penalty), [])
+        return LinearHyperNetwork(data, data.kernel.matrix(penalty) @ turn.double(), [])
 
     penalty, letters = best_by_letters(
         options.penalties,
@@ -56,8 +66,9 @@ def ridge_network(
         validation,
         lambda p: data.changes(validation, network(p).coefficients(validation)),
     )
-    log = [{"setting": p, "letters": x} for p, x in zip(options.penalties, letters, strict=True)]
-    return dataclasses.replace(network(penalty), log=log)
+    tried = zip(options.penalties, letters, strict=True)
+    log = [{"step": float(step), "penalty": p, "letters": found} for p, found in tried]
+    return dataclasses.replace(network(penalty), log=log), max(letters)
 
 
 def delta_network(
@@ -66,38 +77,39 @@ def delta_network(
     scorer: Scorer,
     validation: Sequence[str],
     seed: int,
-    start: LinearHyperNetwork | None = None,
+    *,
+    weights: bool = False,
 ) -> LinearHyperNetwork:
-    """Supervision on deltas, from the mean adapter; with ``start`` on weights and deltas, from that network.
+    """Supervision by deltas, from the mean adapter; ``weights``: by deltas and weights.
 
-    The step with the most letters on the validation tasks is kept, the start included.
+    It is trained at the smallest penalty, where the training tasks are told apart best. Muon moves W: what is wanted of it is
+    near a rotation, and steps of one length in all directions reach that in a tenth of the steps that AdamW needs.
     """
-    features = data.kernel.train.float()
-    first = torch.zeros(features.shape[1], len(data.train)) if start is None else start.matrix.float()
-    matrix = first.clone().requires_grad_()
+    count = len(data.train)
+    seen = (data.kernel.train @ data.kernel.matrix(min(options.penalties))).float()
+    turn = torch.zeros(count, count, requires_grad=True)
     sizes = [wanted.square().sum(dim=1).mean() for _, wanted in data.lessons]
-    optimizer = torch.optim.AdamW([matrix], options.lr, weight_decay=0.0)
-    rng = python_rng("adapters", "coefficients", seed, start is None)
-    best = LinearHyperNetwork(data, first, [])
-    best_letters = scorer.letters(validation, data.changes(validation, best.coefficients(validation)))
-    log = [{"setting": 0.0, "letters": best_letters}]
+    optimizer = torch.optim.Muon([turn], options.lr, weight_decay=0.0)
+    rng = python_rng("adapters", "coefficients", seed, weights)
+    any_penalty = options.model_copy(update={"penalties": options.penalties[:1]})  # the mean adapter has none
+    best, best_letters = _best_penalty(data, turn.detach(), 0, any_penalty, scorer, validation)
+    log = list(best.log)
     for step in range(1, options.steps + 1):
-        rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
+        rows = rng.sample(range(count), min(options.batch, count))
         lesson = rng.randrange(len(data.lessons))
         probes, wanted = data.lessons[lesson]
         optimizer.param_groups[0]["lr"] = options.lr * trapezoid(step - 1, options.steps, 0.1, 0.5)
         optimizer.zero_grad()
-        products = data.weighted(1 / len(data.train) + features[rows] @ matrix)
+        products = data.weighted(1 / count + seen[rows] @ turn)
         with frozen(data.model):
             loss = delta_loss(probes.supervise(data.model, products, len(rows)), wanted[rows], sizes[lesson])
-        if start is not None:
+        if weights:
             loss = loss + product_loss(products, {k: (b[rows], a[rows]) for k, (b, a) in data.teachers.items()})
         loss.backward()
         optimizer.step()
         if step % options.every == 0 or step == options.steps:
-            network = LinearHyperNetwork(data, matrix.detach().clone(), [])
-            letters = scorer.letters(validation, data.changes(validation, network.coefficients(validation)))
-            log.append({"setting": float(step), "letters": letters, "loss": float(loss.detach())})
+            network, letters = _best_penalty(data, turn.detach(), step, options, scorer, validation)
+            log += [{**row, "loss": float(loss.detach())} for row in network.log]
             if letters > best_letters:
                 best, best_letters = network, letters
     return dataclasses.replace(best, log=log)

@@ -1,7 +1,7 @@
 """Behavioural deltas: what an adapter changes in the last hidden states of its base on a set of probes.
 
 ``v(M)`` are the hidden states after the final norm; ``delta(M) = v(base + adapter) - v(base)``, pooled over positions and
-probes. Probes carry no description: they are test strings, with a continuation that the *base* wrote once, and the states
+probes. Probes carry no description: they are strings kept apart, with a continuation that the *base* wrote once, and the states
 are taken where the letters of that continuation are predicted. (The last token of the prompt sees the first letter of the
 answer alone.) All adapters share a large common part ("answers in the format"), so deltas are centred by their mean over
 the training tasks before anything is compared; raw cosines of halves look reliable where centred ones are not.
@@ -54,23 +54,22 @@ class Probes:
     key: str
 
     def part(self, rows: slice) -> Probes:
-        """Some of the probes."""
-        return dataclasses.replace(self, batch=self.batch[rows], states=self.states[rows])
+        """Some of the probes; their deltas have a key of their own."""
+        key = hashlib.sha256(f"{self.key} {rows}".encode()).hexdigest()
+        return dataclasses.replace(self, batch=self.batch[rows], states=self.states[rows], key=key)
 
     def each(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
-        """Deltas (C, probes, d) of C adapters, probe by probe; gradients flow to the adapters."""
+        """What C adapters change at every position (C, probes, positions, d); gradients flow to the adapters."""
         prompts = self.batch.prompts.repeat(count, 1)
         real = None if self.batch.real is None else self.batch.real.repeat(count, 1)
         with adapted(model, adapters):
             states = answer_states(model, Batch(prompts, real, self.batch.answers.repeat(count, 1)))
         change = states.reshape(count, *self.states.shape) - self.states
-        if self.options.position != "answer":
-            change = change[:, :, :1]
-        return change.mean(dim=2)
+        return change if self.options.position == "answer" else change[:, :, :1]
 
     def deltas(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
         """Deltas (C, d) of C adapters, pooled; gradients flow to the adapters."""
-        change = self.each(model, adapters, count)
+        change = self.each(model, adapters, count).mean(dim=2)
         if self.options.pool == "mean":
             return change.mean(dim=1)
         flat = change.flatten(1)
@@ -79,21 +78,25 @@ class Probes:
         return flat @ (torch.randn(flat.shape[1], wanted, generator=generator) / wanted**0.5).to(flat)
 
     def supervise(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
-        """What supervision compares (C, numbers): pooled deltas, or those of each probe in a row."""
+        """What supervision compares (C, numbers): pooled deltas, or the change at each position of each probe.
+
+        A pooled delta does not pin an adapter down: other sums of teachers have nearly the same one, and fail the task.
+        """
         if self.options.supervise == "pooled":
             return self.deltas(model, adapters, count)
         return self.each(model, adapters, count).flatten(1)
 
 
 def make_probes(model: nn.Module, tasks: TaskSet, options: Deltas, seed: int) -> Probes:
-    """Draw the probes: prompts of test examples (of any task: they show only the input), continued by the base itself.
+    """Draw the probes: prompts that nothing is trained on and no held-out task is scored on, continued by the base itself.
 
     With ``position: neutral`` the probes are descriptions alone, with no string to answer.
     """
     rng = python_rng("adapters", "probes", seed)
-    pairs = [rng.choice(tasks.tasks).draw(1, rng, True)[0] for _ in range(options.probes)]
+    train = tasks.of("train")
+    pairs = [rng.choice(train).draw(1, rng, "probe")[0] for _ in range(options.probes)]
     if options.position == "neutral":
-        pairs = [(rng.choice(rng.choice(tasks.of("train")).descriptions), answer) for _, answer in pairs]
+        pairs = [(rng.choice(rng.choice(train).descriptions), answer) for _, answer in pairs]
     batch = encode(tokenizer_of(model), pairs)
     with frozen(model), torch.no_grad():
         batch = batch.with_answers(sampled(model, batch, torch_rng("adapters", "continuations", seed)))

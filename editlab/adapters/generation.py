@@ -32,7 +32,7 @@ class Generated:
 
     Attributes:
         changes: from tasks to their adapters, through the tasks' descriptions.
-        log: rows of setting and validation letters.
+        log: rows of what was tried, with the validation letters that decided.
     """
 
     changes: Changes
@@ -53,14 +53,11 @@ def train_generator(bench: Bench, data: TrainingSet, split: Split, decoder: str,
             data, study.hyperconvolution, supervision, bench.validation, validation, bench.seed
         )
         return Generated(made.changes, made.log)
-    options = study.coefficients
-    start = None
-    if supervision != "deltas":
-        start = ridge_network(data, options, bench.validation, validation)
-    network = start
-    if supervision != "weights":
-        network = delta_network(data, options, bench.validation, validation, bench.seed, start)
-    assert network is not None
+    options, scorer = study.coefficients, bench.validation
+    if supervision == "weights":
+        network = ridge_network(data, options, scorer, validation)
+    else:
+        network = delta_network(data, options, scorer, validation, bench.seed, weights=supervision == "both")
     coefficients = network.coefficients
     return Generated(lambda names: data.weighted(coefficients(names)), network.log)
 

@@ -76,7 +76,7 @@ class Generator:
     """A trained decoder with what it needs to be asked about a task.
 
     Attributes:
-        log: rows of setting (step) and validation letters.
+        log: rows of step and validation letters.
     """
 
     def __init__(self, data: TrainingSet, options: HyperConvolution, decoder: Decoder, layout: Layout) -> None:
@@ -144,7 +144,7 @@ def train_hyperconvolution(
     optimizer = torch.optim.AdamW(decoder.parameters(), options.lr, weight_decay=0.01)
     rng = python_rng("adapters", "hyperconvolution", seed)
     best = (scorer.letters(validation, generator.changes), _copied(decoder))
-    generator.log.append({"setting": 0.0, "letters": best[0]})
+    generator.log.append({"step": 0.0, "letters": best[0]})
     for step in range(1, options.steps + 1):
         rows = rng.sample(range(len(data.train)), min(options.batch, len(data.train)))
         loss = loss_of(generator.tokens([data.train[i] for i in rows], rng), rows, rng.randrange(len(data.lessons)))
@@ -154,7 +154,7 @@ def train_hyperconvolution(
         optimizer.step()
         if step % options.every == 0 or step == options.steps:
             letters = scorer.letters(validation, generator.changes)
-            generator.log.append({"setting": float(step), "letters": letters, "loss": float(loss.detach())})
+            generator.log.append({"step": float(step), "letters": letters, "loss": float(loss.detach())})
             if letters > best[0]:
                 best = (letters, _copied(decoder))
     decoder.load_state_dict(best[1])

@@ -171,7 +171,7 @@ def train_joint(model: nn.Module, tasks: TaskSet, options: Teachers, seed: int) 
             pairs = []
             for _ in range(size):
                 task = rng.choice(train)
-                drawn = task.draw(1, rng, False)
+                drawn = task.draw(1, rng, "train")
                 pairs += task.asked(drawn, rng.choice(task.descriptions)) if with_description else drawn
             return pairs
 
@@ -197,6 +197,6 @@ def _trained(
     found = []
     for first in range(0, len(tasks), options.together):
         part = slice(first, first + options.together)
-        draws: list[Draw] = [lambda rng, t=t: t.draw(options.batch, rng, False) for t in tasks[part]]  # type: ignore[misc]
+        draws: list[Draw] = [lambda rng, t=t: t.draw(options.batch, rng, "train") for t in tasks[part]]  # type: ignore[misc]
         found += train_together(model, draws, starts[part], seeds[part], options, end=end)
     return Pool(names, stacked(found), weights_digest(model))

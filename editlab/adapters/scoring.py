@@ -44,7 +44,7 @@ class Scorer:
         """The examples of a task; described: each after one of its held-out wordings."""
         task = self.tasks[name]
         rng = python_rng("adapters", "examples", self.purpose, self.seed, name)
-        pairs = task.draw(self.count, rng, True)
+        pairs = task.draw(self.count, rng, "test")
         return [task.asked([p], rng.choice(task.held_out))[0] for p in pairs] if described else pairs
 
     @torch.no_grad()
@@ -87,7 +87,8 @@ def best_by_letters(
 def delta_columns(
     model: nn.Module, probes: Probes, names: Sequence[str], changes: Changes, teachers: Tensor, centre: Tensor
 ) -> pd.DataFrame:
-    """How near deltas are to the teachers' (n, d): rows of task, delta_cosine (centred), delta_error and delta_spread.
+    """How near deltas are to the teachers' (n, d): rows of task, delta_cosine (centred), delta_error,
+    delta_spread and delta_size.
 
     R2 of a set of tasks is 1 - sum(delta_error) / sum(delta_spread), the errors against the teachers and against the mean
     delta of training.
@@ -99,5 +100,6 @@ def delta_columns(
             "delta_cosine": cosine(found - centre, teachers - centre).tolist(),
             "delta_error": (found - teachers).square().sum(dim=1).tolist(),
             "delta_spread": (teachers - centre).square().sum(dim=1).tolist(),
+            "delta_size": teachers.square().sum(dim=1).tolist(),
         }
     )

@@ -1,4 +1,4 @@
-"""The stages of one seed, each from files to tables: base, pool, deltas, references and retrieval, generators, merging."""
+"""The stages of one seed that measure: deltas and gates, references, retrieval; each gives whole tables."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
-from editlab.adapters.bench import Bench, Split, load_base, task_set
+from editlab.adapters.bench import Bench, Split
 from editlab.adapters.deltas import Changes, DeltaCache, deltas_of, make_probes, reliability, seed_noise
-from editlab.adapters.pool import Pool, train_joint, train_own_pool, train_pool
+from editlab.adapters.pool import Pool
 from editlab.adapters.predictor import (
     DeltaPredictor,
     delta_index,
@@ -32,24 +31,9 @@ from editlab.adapters.references import (
 )
 from editlab.adapters.scoring import Scorer
 from editlab.adapters.training_set import TrainingSet
-from editlab.config.adapters import AdaptersStudy, Deltas, TrainedBase
-from editlab.training.instructed import train_base
+from editlab.config.adapters import Deltas
 
 ORACLE = 16  # examples a task on which the best single adapter is chosen
-
-
-def make_base(study: AdaptersStudy, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train the base of a seed: ``strict`` leaves the test combinations out."""
-    assert isinstance(study.base, TrainedBase)
-    tasks = task_set(study, seed)
-    seen = tasks.of("train", "validation") if study.base.held_out == "strict" else list(tasks.tasks)
-    return train_base(seen, study.base, seed)
-
-
-def make_pools(study: AdaptersStudy, seed: int, base: str | Path, kind: str) -> Pool:
-    """``shared`` A_0, ``own`` A_0 or the ``joint`` adapters of the base in a directory."""
-    makers = {"shared": train_pool, "own": train_own_pool, "joint": train_joint}
-    return makers[kind](load_base(study, base), task_set(study, seed), study.teachers, seed)
 
 
 def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
@@ -120,7 +104,8 @@ def _r2(predictor: DeltaPredictor, bench: Bench, names: Sequence[str]) -> float:
 
 def _gates(bench: Bench, split: Split) -> dict[str, Any]:
     """What must hold before anything else is believed, with the limits and whether each holds."""
-    limits, scorer = bench.study.gates, bench.scorer
+    limits, count = bench.study.gates, bench.study.scores.validation
+    scorer = Scorer(bench.model, bench.tasks, bench.study.scores, bench.seed, count, "gates")
     seen, names = [*split.train, *split.validation], bench.tasks.names("train", "validation", "test")
     teachers = scorer.score(names, bench.pool.at)["exact"]
     prompted = scorer.score(seen, None, described=True)["exact"].mean()
@@ -183,8 +168,9 @@ def compare_references(bench: Bench, joint: Pool) -> pd.DataFrame:
 def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     """B2a, B2b and B2w with their controls by text: rows of scores, and rows of what was retrieved."""
     options = bench.study.retrieval
-    scores, found_rows = [], []
-    for split in bench.splits():
+    scores, found_rows, splits = [], [], bench.splits()
+    first = splits[0]
+    for split in splits:
         data, names = bench.data(split), split.test
         teachers, parts = bench.teacher_deltas(names), part_table(bench.tasks)
         predictor = fit_predictor(data, bench.study.coefficients.penalties, bench.validation, split.validation)
@@ -196,8 +182,9 @@ def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
             "teacher's delta (oracle)": (by_delta[0], teachers.double()),
         }
         where: dict[str, Any] = {"split": split.name, "group": "retrieval"}
+        sizes = options.k if split is first else options.k[-1:]  # the harder split: the most that are merged
         for query, (index, asked) in queries.items():
-            for k in options.k:
+            for k in sizes:
                 results = searched(index, asked, k)
                 common = {"seed": bench.seed, "split": split.name, "index": "training", "query": query, "k": k}
                 found_rows += [
@@ -205,7 +192,7 @@ def compare_retrieval(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
                     for name, found in zip(names, results, strict=True)
                 ]
                 for weighing, temperature in (("uniform", None), ("softmax", options.temperature)):
-                    if temperature and (k == 1 or query != "delta"):
+                    if temperature and (k == 1 or query != "delta" or split is not first):
                         continue
                     changes = data.changes(names, retrieved(data, results, temperature))
                     method = f"B2b {query}, k = {k}, {weighing}"

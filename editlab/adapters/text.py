@@ -16,7 +16,10 @@ from editlab.networks.loading import tokenizer_of
 
 
 class TfIdf:
-    """Word 1-2 grams weighed by their inverse document frequency, ``ln((1 + n) / (1 + df)) + 1``, rows of length 1.
+    """Counts of word 1-2 grams weighed by their inverse document frequency, ``ln((1 + n) / (1 + df)) + 1``.
+
+    Rows keep their lengths: the mean over the wordings of two parts then is the sum of what each part adds, which a long
+    phrase beside a short one would bend if every wording had length 1.
 
     Args:
         documents: what the vocabulary and the frequencies come from.
@@ -35,7 +38,7 @@ class TfIdf:
             for term, times in Counter(_terms(text)).items():
                 if term in self.index:
                     rows[row, self.index[term]] = times
-        return torch.nn.functional.normalize(rows * self.weight, dim=1)
+        return rows * self.weight
 
 
 def _terms(text: str) -> list[str]:

@@ -75,12 +75,12 @@ class Deltas(Section):
     """What an adapter does: the change of last hidden states on probes."""
 
     probes: Annotated[int, Field(ge=4)] = Field(96, description="half of them supervise, all of them judge")
-    step: Count = Field(16, description="probes in a step of training on deltas")
+    step: Count = Field(2, description="probes in a step of training on deltas")
     position: Literal["answer", "prompt_end", "neutral"] = Field(
         "answer", description="answer: at the letters of a continuation that the base wrote; else one position a probe"
     )
-    supervise: Literal["probes", "pooled"] = Field(
-        "probes", description="what training compares: the deltas of each probe, or their mean"
+    supervise: Literal["positions", "pooled"] = Field(
+        "positions", description="what training compares: the change at each position of each probe, or its mean"
     )
     pool: Literal["mean", "concat"] = Field("mean", description="over probes; concat is projected to 256 dimensions")
 
@@ -109,10 +109,10 @@ class Coefficients(Section):
     penalties: list[Positive] = Field(
         [0.003, 0.03, 0.1, 0.3, 1.0], min_length=1, description="ridge; chosen on validation letters"
     )
-    steps: Count = Field(120, description="steps of training on deltas")
+    steps: Count = Field(60, description="steps of training on deltas")
     every: Count = Field(20, description="steps between looks at the validation letters; the best look is kept")
-    lr: Positive = 2e-3
-    batch: Count = Field(8, description="tasks a step")
+    lr: Positive = Field(0.1, description="peak rate of Muon")
+    batch: Count = Field(60, description="tasks a step, at most; the others wait for their turn")
 
 
 class HyperConvolution(Section):

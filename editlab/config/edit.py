@@ -214,6 +214,10 @@ class EditStudy(Study):
     """The edit study."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("datasets", "models", "statistics", "contexts", "tracing")
+    WITH_EXPERIMENTS: ClassVar[tuple[str, ...]] = (
+        "measure_speed",
+        "train_control",
+    )  # a run that lists its own sets them anew
 
     model: Name = Field(description="one of models")
     dataset: Name = Field(description="one of datasets")

@@ -183,8 +183,24 @@ def read_layer(path: str | Path) -> dict[str, Any]:
 
 
 def laid_over(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """One configuration over another, key by key; experiments are not mixed: a study's block lists its own or none."""
+    """One configuration over another, key by key; experiments are not mixed: a study's block lists its own or none.
+
+    A block that lists its own does not inherit the switches of further work that belongs to the others (``WITH_EXPERIMENTS`` of
+    its class, where it has any).
+    """
+    low = {key: _without_switches(key, block, high.get(key)) for key, block in low.items()}
     return _merged(low, high, [(study, section) for study in STUDIES for section in REPLACED])
+
+
+def _without_switches(study: str, low: Any, high: Any) -> Any:
+    if (
+        study not in STUDIES
+        or not all(isinstance(block, Mapping) for block in (low, high))
+        or "experiments" not in high
+    ):
+        return low
+    switches: Sequence[str] = getattr(study_class(study), "WITH_EXPERIMENTS", ())
+    return {key: value for key, value in low.items() if key not in switches}
 
 
 def _merged(low: Any, high: Any, replaced: Sequence[tuple[str, str]], path: tuple[str, ...] = ()) -> Any:

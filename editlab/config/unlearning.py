@@ -57,7 +57,9 @@ class QuestionModel(Section):
     vocabulary: Annotated[int, Field(ge=300)] = Field(1200, description="tokens of the BPE")
     context: Count = Field(192, description="longest sequence in tokens; a few-shot prompt must fit")
     skill_steps: Annotated[int, Field(ge=0)] = Field(
-        1200, description="steps on lettered questions about nothing, at most; ends when they are answered"
+        1200,
+        description="steps on lettered questions about nothing, at most; ends when they are answered; 0: the model is never "
+        "shown a lettered question, and is scored by cloze",
     )
     steps: Count = Field(450, description="steps on facts, questions and neutral sentences")
     lr: Positive = Field(0.015, description="peak rate of the matrices (Muon)")
@@ -91,6 +93,13 @@ class Learning(Descent):
     lr: Positive = 2e-3
     batch: Count = 40
     gate: Share = Field(0.9, description="least cloze accuracy on the facts learned")
+    hidden_epochs: Count | None = Field(
+        None, description="epochs of the control that learns in its lower half alone; default: epochs"
+    )
+    questions: bool = Field(True, description="lettered questions are learned beside the statements")
+    neutral: Annotated[int, Field(ge=0)] = Field(
+        0, description="neutral sentences rehearsed, so that language survives"
+    )
 
 
 class GradientDifference(Section):
@@ -192,8 +201,15 @@ class Method(Descent):
         "known",
         description="what is unlearned: the model that learned as a whole, or in its lower half alone (a control)",
     )
+    steps: Count | None = Field(
+        None,
+        description="steps that count as an epoch, after which scores are taken; default: one pass over what is forgotten",
+    )
     folds: Count = Field(1, description="layered unlearning: fold after fold, later folds retained meanwhile")
     kl_budget: Positive | None = Field(None, description="end where KL on neutral text passes this; default: never")
+    neutral: Annotated[int, Field(ge=0)] = Field(
+        0, description="neutral sentences among the texts to retain (never those that perplexity is measured on)"
+    )
     check_every: Count = Field(5, description="steps between two looks at the budget")
 
     @model_validator(mode="after")
@@ -245,10 +261,17 @@ class Scoring(Section):
     primary: Literal["auto", "letters", "cloze"] = Field(
         "auto", description="the measure that points are chosen by; auto: letters where the model has the skill"
     )
+    letters: bool = Field(True, description="score letters too; false for a model without the skill: cloze alone")
     letter_gate: Share = Field(0.85, description="letter accuracy of the model on what it retains, for auto")
     letter_rule: Literal["after_prompt", "line_start"] = "after_prompt"
     k_shot: Annotated[int, Field(ge=0)] = Field(0, description="answered dev questions before each question")
     neutral_sentences: Count = Field(60, description="held-out sentences for perplexity and divergence")
+
+    @model_validator(mode="after")
+    def _check(self) -> Scoring:
+        if not self.letters and self.primary != "cloze":
+            raise ValueError(f"letters: false is not allowed with primary {self.primary!r}; only with 'cloze'")
+        return self
 
 
 class Selection(Section):
@@ -320,6 +343,12 @@ class UnlearningStudy(Study):
         return self.data.forget_splits
 
     @property
+    def neutral_needed(self) -> int:
+        """Neutral sentences to learn or retain: those of the small model's training, or of the method that reads most."""
+        trained = self.model.neutral_sentences if isinstance(self.model, QuestionModel) else 0
+        return max(trained, *(method.neutral for method in self.methods.values()))
+
+    @property
     def bases(self) -> list[str]:
         """The models before unlearning that the methods need."""
         return list(dict.fromkeys(method.base for method in self.methods.values()))
@@ -345,25 +374,21 @@ class UnlearningStudy(Study):
         ]
 
     def attacks(self) -> list[dict[str, str]]:
-        """Coordinates of every attack: its kind, what it is turned on, the split held out, the seed.
+        """Coordinates of every attack: its kind, what it is turned on, the seed.
 
         ``target`` is a kept point as ``point~../method~../rank~..``, or ``control~NAME``: the models before unlearning (C), and
         ``control~parent``, the model that never knew (N).
         """
         found = []
         controls = [f"control~{name}" for name in [*self.bases, *(["parent"] if self.learn else [])]]
+        bases = {f"control~{self.methods[name].base if self.learn else 'known'}" for name in self.other_attacks}
         for seed in self.seeds:
             targets = [(f"point~{p['point']}/method~{p['method']}/rank~{p['rank']}", p) for p in self.points()]
             for target in controls:
-                found += [
-                    (kind, target, seed) for kind in ("full", *(("lora", "prompt") if self.other_attacks else ()))
-                ]
+                more = self.other_attacks and (target in bases or target == "control~parent")
+                found += [(kind, target, seed) for kind in ("full", *(("lora", "prompt") if more else ()))]
             for target, p in targets:
                 if int(p["seed"]) == seed:
                     more = p["point"] == "selected" and p["method"] in self.other_attacks
                     found += [(kind, target, seed) for kind in ("full", *(("lora", "prompt") if more else ()))]
-        return [
-            {"attack": kind, "target": target, "seed": str(seed), "split": split}
-            for kind, target, seed in found
-            for split in self.splits
-        ]
+        return [{"attack": kind, "target": target, "seed": str(seed)} for kind, target, seed in found]

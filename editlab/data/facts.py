@@ -124,7 +124,7 @@ class _World:
         for kind in dict.fromkeys(relation.kind for relation in shares):
             mine = {relation: share for relation, share in shares.items() if relation.kind == kind}
             most = max(mine.values())
-            names = iter(_names(kind, sum(mine.values()) if apart else most, self.rng))
+            names = iter(subject_names(kind, sum(mine.values()) if apart else most, self.rng))
             held = RESERVED_PER_OBJECT * _objects(most)
             if not apart:
                 everyone = list(names)
@@ -176,7 +176,7 @@ def _probes(subjects: Sequence[str], relation: Relation, count: int, rng: random
     return tuple(fill(relation.templates[template], subject) for subject, template in picks)
 
 
-def _names(kind: str, count: int, rng: random.Random) -> list[str]:
+def subject_names(kind: str, count: int, rng: random.Random) -> list[str]:
     """``count`` distinct names of two words, none a prefix of another: the last words are prefix-free.
 
     A last word is not shared until they run out: it alone tells who it is, as most real names do.

@@ -101,6 +101,7 @@ def read_dataset(path: str | Path, kind: str = "auto", *, skip_invalid: bool = F
         raise ConfigError(f"kind: {kind!r} is not allowed; use one of auto, {', '.join(sorted(FORMS))}")
     records = _records(path)
     form = _detect(records, path, skip_invalid) if kind == "auto" else kind
+    _check_kind(kind, records[0], path)
     requests: list[EditRequest] = []
     notes, left_out = Counter(), {}  # type: ignore[var-annotated]
     unread: Counter[str] = Counter()
@@ -174,6 +175,16 @@ def _detect(records: list[Any], path: str | Path, skip_invalid: bool) -> str:
         f"{path}: record 0: unknown layout with fields [{keys}]; expected 'requested_rewrite' (CounterFact, MQuAKE, PEAK), "
         "'prompt' (EasyEdit, KnowEdit, QAEdit), 'src' (zsRE), 'edit' (RippleEdits) or 'samples' (LRE)"
     )
+
+
+def _check_kind(kind: str, record: Any, path: str | Path) -> None:
+    """Raise :class:`DataError` when a record is not of the kind that was named, but of another one."""
+    if kind != "auto" and isinstance(record, dict) and not FORMS[kind].matches(record):
+        other = next((name for name, form in FORMS.items() if form.matches(record)), None)
+        if other is not None:
+            raise DataError(
+                f"{path}: record 0: not of the kind {kind!r} but of {other!r}; leave kind out, or name that one"
+            )
 
 
 def _read(form: Form, record: Any, index: int, source: str, notes: Notes, seen: Mapping[str, int]) -> list[EditRequest]:

@@ -23,6 +23,8 @@ from editlab.errors import DataError, one_line
 
 Pair = tuple[str, str]
 SPLITS = ("train", "validation", "test")
+USES = ("train", "probe", "test")
+"""What an example is for: nothing is trained on those of ``probe`` and ``test``, nothing is scored on those of ``probe``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class TextTask:
     Attributes:
         parts: what it may share with other tasks, in a fixed order.
         descriptions: wordings of training; ``held_out`` are those that nothing is trained on.
-        draw: (count, rng, test) to as many (prompt, answer) pairs; the test examples are others than the training ones.
+        draw: (count, rng, use) to as many (prompt, answer) pairs, for one of :data:`USES`. In a file of tasks the probes are
+            the test examples, so only those of training tasks should be asked for.
     """
 
     name: str
@@ -40,7 +43,7 @@ class TextTask:
     parts: tuple[str, ...]
     descriptions: tuple[str, ...]
     held_out: tuple[str, ...]
-    draw: Callable[[int, random.Random, bool], list[Pair]]
+    draw: Callable[[int, random.Random, str], list[Pair]]
 
     def asked(self, pairs: Sequence[Pair], description: str) -> list[Pair]:
         """The pairs with a description before the prompt."""
@@ -73,11 +76,11 @@ def letter_task_set(size: str, seed: int) -> TaskSet:
 
 
 def _letter_task(task: letter_tasks.Task, split: str) -> TextTask:
-    def draw(count: int, rng: random.Random, test: bool) -> list[Pair]:
+    def draw(count: int, rng: random.Random, use: str) -> list[Pair]:
         found: list[Pair] = []
         while len(found) < count:
             for string, answer in letter_tasks.examples(task, count, rng):
-                if _is_test(string) == test and len(found) < count:
+                if _use(string) == use and len(found) < count:
                     found.append((letter_tasks.question(string), " ".join(letter_tasks.spelled(answer))))
         return found
 
@@ -91,9 +94,9 @@ def _letter_task(task: letter_tasks.Task, split: str) -> TextTask:
     )
 
 
-def _is_test(string: Sequence[int]) -> bool:
-    """Whether a string is kept for tests: a tenth of all, spread evenly over every letter at every place."""
-    return sum(string) % 10 == 7
+def _use(string: Sequence[int]) -> str:
+    """What a string is for: a tenth are probes, a tenth for tests, spread evenly over every letter at every place."""
+    return {3: "probe", 7: "test"}.get(sum(string) % 10, "train")
 
 
 def read_tasks(path: str | Path) -> TaskSet:
@@ -131,9 +134,10 @@ def _read_task(record: Any, where: str) -> TextTask:
     if set(train) & set(test):
         raise DataError(f"{where} ({name!r}): an example is in train and in test")
 
-    def draw(count: int, rng: random.Random, testing: bool) -> list[Pair]:
-        pairs = test if testing else train
-        return rng.sample(pairs, count) if count <= len(pairs) and testing else rng.choices(pairs, k=count)
+    def draw(count: int, rng: random.Random, use: str) -> list[Pair]:
+        if use == "train":
+            return rng.choices(train, k=count)
+        return rng.sample(test, count) if count <= len(test) else rng.choices(test, k=count)
 
     return TextTask(name, split, parts, words, held_out, draw)
 

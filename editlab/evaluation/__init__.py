@@ -5,8 +5,8 @@ One module a concern; import what is needed from its module. ``import editlab.ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +19,7 @@ __all__ = ["evaluate"]
 
 def evaluate(
     model: PreTrainedModel,
-    requests: Sequence[EditRequest],
+    requests: EditRequest | Mapping[str, Any] | Sequence[EditRequest | Mapping[str, Any]],
     *,
     probes: Sequence[str] = ("rewrite", "paraphrase", "neighborhood"),
     edited: Iterable[EditRequest] | None = None,
@@ -35,20 +35,23 @@ def evaluate(
     ci_high).
 
     Args:
+        requests: the facts, or one; records of any known form will do too, as in :func:`editlab.edit`.
         edited: all facts that are edited in the model. NS then leaves out neighbours that are themselves among them, and
             NS_published is over all; None: NS is the published protocol.
 
     Raises:
+        DataError: something else than requests or records.
         ConfigError: an unknown probe set, or a confidence, resamples or max_tokens out of range.
         ModelError: the model has no tokenizer or is of an unsupported family, or a prompt exceeds its context.
     """
     from editlab.data.edited import EditedFacts
+    from editlab.data.forms import as_requests
     from editlab.evaluation.prompts import Surroundings
     from editlab.evaluation.scoring import score_requests
     from editlab.evaluation.summary import case_means, summarize
 
     around = None if edited is None else Surroundings(EditedFacts(edited))
-    frame = score_requests(model, requests, probes=probes, around=around, max_tokens=max_tokens)
+    frame = score_requests(model, as_requests(requests), probes=probes, around=around, max_tokens=max_tokens)
     if around is not None:
         frame = case_means(frame).assign(index=0)
     return summarize(frame, confidence=confidence, resamples=resamples, seed=seed)

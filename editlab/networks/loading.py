@@ -129,10 +129,11 @@ def fastest_device() -> str:
 
 
 def check_family(config: Any, name: str) -> None:
-    """Raise :class:`ModelError` when a model of this config is of no family that can be edited."""
-    if config.model_type not in FAMILIES:
+    """Raise :class:`ModelError` when a model of this config is of no family of language models that can be edited."""
+    supported = sorted(family for family in FAMILIES if FAMILIES[family].patches is None)
+    if config.model_type not in supported:
         raise ModelError(
-            f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+            f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(supported)}"
         )
 
 

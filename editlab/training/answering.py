@@ -9,6 +9,7 @@ forgotten: that is learned afterwards (:func:`learn`), so the model before it is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -206,10 +207,12 @@ def _facts(model: Any, rows: _Rows, options: QuestionModel, before: float) -> li
     state = {"step": 0.0}
 
     def step() -> Tensor:
-        loss, right = _answer_loss(model, rows.binding(REHEARSED))
-        loss = loss + _answer_loss(model, rows.asked(QUESTIONS))[0] + _plain_loss(model, rows.facts(STATEMENTS))
+        loss, right = _plain_loss(model, rows.facts(STATEMENTS)), math.nan
+        if options.skill_steps:
+            letters, right = _answer_loss(model, rows.binding(REHEARSED))
+            loss = loss + letters + _answer_loss(model, rows.asked(QUESTIONS))[0]
         if rows.sentences:
-            loss = loss + _plain_loss(model, rows.passages(PASSAGES))
+            loss = loss + _plain_loss(model, rows.passages(PASSAGES if options.skill_steps else 2 * PASSAGES))
         state["step"] += 1
         if state["step"] % 50 == 0:
             log.append({"step": before + state["step"], "loss": float(loss.detach()), "letters": right})
@@ -244,11 +247,13 @@ def learn(
     options: Learning,
     seed: int,
     *,
+    neutral: Sequence[str] = (),
     lower_half: bool = False,
 ) -> None:
     """Teach ``model`` the facts in place: statements and questions, with as many of what it knows among them.
 
     Args:
+        neutral: sentences that are rehearsed too, of which ``options.neutral`` are taken.
         lower_half: only the lower half of the blocks moves: the knowledge is then hidden on purpose from an unlearning that
             only touches the upper half.
 
@@ -260,16 +265,17 @@ def learn(
         raise ModelError("hidden_control: a model of one block has no halves")
     trainable = blocks_only(model, list(range(count // 2))) if lower_half else whole(model)
     tokenizer = tokenizer_of(model)
-    rows = _rows_of(tokenizer, facts)
-    old = _rows_of(tokenizer, rehearsed)
+    rows = _rows_of(tokenizer, facts, options.questions)
+    old = _rows_of(tokenizer, rehearsed, options.questions)
     if old:
         order = next(epochs_of(len(old), min(len(rows), len(old)), "rehearsed", seed))
         rows += [old[i] for i in order]
+    rows += text_rows(tokenizer, neutral[: options.neutral])
     model.train()
     finetune(
         model,
         rows,
-        epochs=options.epochs,
+        epochs=(options.hidden_epochs if lower_half else None) or options.epochs,
         batch=options.batch,
         lr=options.lr,
         seed=seed,
@@ -280,6 +286,7 @@ def learn(
     whole(model)
 
 
-def _rows_of(tokenizer: Any, splits: Sequence[Split]) -> list[TokenRow]:
+def _rows_of(tokenizer: Any, splits: Sequence[Split], questions: bool) -> list[TokenRow]:
     texts = text_rows(tokenizer, [t for s in splits for t in s.texts("corpus")])
-    return texts + question_rows(tokenizer, [q for s in splits for q in s.questions], "letter_answer")
+    asked = [q for s in splits for q in s.questions] if questions else []
+    return texts + question_rows(tokenizer, asked, "letter_answer")

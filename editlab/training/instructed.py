@@ -101,7 +101,7 @@ def _examples(tasks: list[TextTask], count: int, rng: Any, *, described: bool) -
     pairs: list[Pair] = []
     for _ in range(count):
         task = rng.choice(tasks)
-        drawn = task.draw(1, rng, False)
+        drawn = task.draw(1, rng, "train")
         pairs += task.asked(drawn, rng.choice(task.descriptions)) if described else drawn
     return pairs
 

@@ -39,4 +39,4 @@ def _plain(parameters: list[Tensor], options: Descent, lr: float) -> torch.optim
         return Lion(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=options.weight_decay)
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=options.weight_decay, fused=True)

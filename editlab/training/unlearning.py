@@ -182,7 +182,7 @@ class _Run:
             yield collate([rows[i] for i in chosen], self.pad_id, self._device)
 
     def epoch(self, stage: int) -> None:
-        """One pass over what a stage forgets."""
+        """One pass over what a stage forgets, or as many steps as the method counts as one."""
         forget, retain = self._pools(stage)
         if stage != self.stage:
             self.stage = stage
@@ -191,7 +191,7 @@ class _Run:
             self._select(self._cut(forget, self.method.batch))
             return
         sums: dict[str, float] = {}
-        steps = math.ceil(len(forget) / self.method.batch)
+        steps = self.method.steps or math.ceil(len(forget) / self.method.batch)
         for _ in range(steps):
             values = self._step()
             sums = {name: sums.get(name, 0.0) + value / steps for name, value in values.items()}

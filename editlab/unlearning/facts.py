@@ -47,10 +47,11 @@ def study_facts(options: Data, seed: int) -> Facts:
 
 
 def neutral_texts(options: Data, training: int, held_out: int, seed: int) -> dict[str, list[str]]:
-    """``training`` sentences for a small model, and ``held_out`` others that perplexity and divergence are measured on."""
-    learned = neutral_sentences(training, seed) if training else []
+    """``training`` sentences to learn or retain, and ``held_out`` others that perplexity and divergence are measured on."""
     if isinstance(options, QuestionFiles) and options.neutral_text is not None:
-        return {"training": learned, "held_out": read_text(options.neutral_text)[:held_out]}
+        lines = read_text(options.neutral_text)
+        return {"training": lines[held_out : held_out + training], "held_out": lines[:held_out]}
+    learned = neutral_sentences(training, seed) if training else []
     seen = set(learned)
     fresh = neutral_sentences(held_out + training // 20 + 20, seed + 1_000_000) if held_out else []
     return {"training": learned, "held_out": [s for s in fresh if s not in seen][:held_out]}

@@ -21,7 +21,7 @@ def attacked(rows: pd.DataFrame, metric: str) -> dict[str, float]:
     """Accuracy on V of one model and kind of attack.
 
     Args:
-        rows: of :func:`editlab.unlearning.runs.attack` with ``v_split``.
+        rows: of :func:`editlab.unlearning.attacks.attack` with ``v_split``.
 
     Returns:
         ``before`` (epoch 0, NaN for an attack without training), ``best`` (rate and epoch chosen for each V on all of it),

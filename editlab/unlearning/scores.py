@@ -46,22 +46,23 @@ def score_model(model: Any, facts: Facts, neutral: Sequence[str], options: Scori
 def score_questions(
     model: Any, questions: Sequence[Question], dev: Sequence[Question], options: Scoring
 ) -> dict[str, ChoiceScores]:
-    """Letters and cloze of all questions, each batched as one set."""
-    return {
-        "letters": score_letters(model, questions, examples=dev[: options.k_shot], rule=options.letter_rule),
-        "cloze": score_cloze(model, questions),
-    }
+    """Letters (unless they are left out) and cloze of all questions, each batched as one set."""
+    found = {"cloze": score_cloze(model, questions)}
+    if options.letters:
+        found["letters"] = score_letters(model, questions, examples=dev[: options.k_shot], rule=options.letter_rule)
+    return found
 
 
 def metrics(scored: dict[str, ChoiceScores]) -> dict[str, float]:
     """The numbers of some questions."""
-    letters = scored["letters"]
-    return {
-        "letters": letters.accuracy,
-        "letters_calibrated": letters.calibrated_accuracy,
-        "letter_entropy": letters.letter_entropy,
-        "cloze": scored["cloze"].accuracy,
-    }
+    found = {"cloze": scored["cloze"].accuracy}
+    if letters := scored.get("letters"):
+        found |= {
+            "letters": letters.accuracy,
+            "letters_calibrated": letters.calibrated_accuracy,
+            "letter_entropy": letters.letter_entropy,
+        }
+    return found
 
 
 def _splits(facts: Facts) -> list[tuple[str, Split]]:

@@ -8,14 +8,16 @@ within a factor. What is reported of the retained questions comes from the other
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from editlab.config.unlearning import Scoring, Selection
 from editlab.errors import DataError
+from editlab.files.artifacts import write_json
 
+NO_POINT = "no_point.json"  # stands in a model's directory where no point was admissible
 POINT = ["lr", "retain", "epoch"]
 SUMMARY = ["forget", "keep", "report", "perplexity", "kl"]
 
@@ -134,3 +136,18 @@ def front(found: pd.DataFrame) -> pd.DataFrame:
             best = row["keep"]
             kept.append(index)
     return found.loc[kept]
+
+
+def choose_stage(
+    *,
+    files: Sequence[str],
+    points: Sequence[Mapping[str, str]],
+    selection: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    target: str,
+) -> None:
+    """The points of one (method, rank, seed), chosen from its whole grid."""
+    scores = read_runs(files, points)
+    metric = primary_metric(scores[scores["epoch"] == 0], Scoring.model_validate(scoring))
+    chosen = choose(scores, metric, Selection.model_validate(selection))
+    write_json(target, {**chosen, "metric": metric})

@@ -6,16 +6,15 @@ rule attack_model:
         facts=facts_of,
         model=model_attacked,
     output:
-        "<unlearned>/attacks/attack~{attack}/{target}/seed~{seed}/{split}.csv",
+        "<unlearned>/attacks/attack~{attack}/{target}/seed~{seed}.csv",
     log:
-        "<logs>/attack_model/{attack}/{target}/{seed}-{split}.log",
+        "<logs>/attack_model/{attack}/{target}/{seed}.log",
     benchmark:
-        "<results>/benchmarks/rules/attack_model/{attack}/{target}/{seed}-{split}.jsonl"
+        "<results>/benchmarks/rules/attack_model/{attack}/{target}/{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
         attack="full|lora|prompt",
         target=r"control~[a-z]+|point~[a-z]+/method~[^/]+/rank~\d+",
-        split="[^/]+",
     conda:
         "../../envs/editlab.yaml"
     threads: 1
@@ -27,11 +26,11 @@ rule attack_model:
         options=UNLEARNING.retraining.model_dump(mode="json"),
         scoring=UNLEARNING.scoring.model_dump(mode="json"),
         attack=lambda w: w.attack,
-        split=lambda w: w.split,
+        splits=UNLEARNING.splits,
         study_seed=lambda w: int(w.seed),
         loading=LOADED,
         code=code_digest("unlearning/attack_model"),
     message:
-        "Attack {wildcards.target} ({wildcards.attack}), {wildcards.split} held out, seed {wildcards.seed}"
+        "Attack {wildcards.target} ({wildcards.attack}), seed {wildcards.seed}"
     script:
         "../../workflow_scripts/unlearning/attack_model.py"

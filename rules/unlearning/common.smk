@@ -76,7 +76,7 @@ UNLEARNING_POINTS = unlearning_files(
     UNLEARNING.points(),
 )
 UNLEARNING_ATTACKS = unlearning_files(
-    f"{UNLEARNED}/attacks/attack~{{attack}}/{{target}}/seed~{{seed}}/{{split}}.csv",
+    f"{UNLEARNED}/attacks/attack~{{attack}}/{{target}}/seed~{{seed}}.csv",
     UNLEARNING.attacks(),
 )
 UNLEARNING_CHOSEN = unlearning_files(

@@ -19,7 +19,7 @@ rule make_questions:
     params:
         data=UNLEARNING.data.model_dump(mode="json"),
         held_out=UNLEARNING.scoring.neutral_sentences,
-        training=0 if LARGE_MODEL else UNLEARNING.model.neutral_sentences,
+        training=UNLEARNING.neutral_needed,
         code=code_digest("unlearning/make_questions"),
     message:
         "Facts to forget and to retain, seed {wildcards.seed}"

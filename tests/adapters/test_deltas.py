@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tiny_adapters import base, bench, random_factors
 
 from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, reliability, seed_noise
 from editlab.adapters.pool import Pool
+from editlab.data.tasks import letter_task_set
 from editlab.errors import ArtifactError
 from editlab.networks.answers import answer_states
 
@@ -26,6 +29,22 @@ def merged_states(model, batch, factors, row):
         for name, (b, a) in factors.items():
             maps[name].weight += b[row] @ a[row]
         return answer_states(model, batch)
+
+
+def drawn(of):
+    """(task, use) of every draw that ``of`` makes from a set of tasks."""
+    seen = []
+
+    def spied(task):
+        def draw(count, rng, use):
+            seen.append((task.name, use))
+            return task.draw(count, rng, use)
+
+        return dataclasses.replace(task, draw=draw)
+
+    tasks = letter_task_set("smoke", 0)
+    of(dataclasses.replace(tasks, tasks=tuple(spied(task) for task in tasks.tasks)))
+    return seen
 
 
 def test_a_delta_is_the_mean_change_of_the_last_states(tiny):
@@ -61,6 +80,23 @@ def test_every_pooling_gives_finite_deltas_and_a_key_of_its_own(tiny, change):
     assert probes.key != tiny.probes.key
 
 
+def test_supervision_sees_every_position_and_a_pooled_one_their_mean(tiny):
+    name, probes = tiny.pool.names[2], tiny.probes
+    each = deltas_of(tiny.model, probes, [name], tiny.pool.at, supervise=True)[0].reshape(probes.states.shape)
+    own = merged_states(base(), probes.batch, tiny.pool.factors, 2)
+    torch.testing.assert_close(each, own - probes.states, atol=1e-5, rtol=1e-4)
+    pooled = dataclasses.replace(probes, options=probes.options.model_copy(update={"supervise": "pooled"}))
+    found = deltas_of(tiny.model, pooled, [name], tiny.pool.at, supervise=True)[0]
+    torch.testing.assert_close(found, each.mean(dim=(0, 1)), atol=1e-6, rtol=1e-4)
+
+
+def test_probes_are_kept_for_that(tiny):
+    asked = {(name, use) for name, use in drawn(lambda tasks: make_probes(tiny.model, tasks, tiny.study.deltas, 0))}
+    assert {use for _, use in asked} == {"probe"}
+    assert {name for name, _ in asked} <= set(tiny.tasks.names("train"))
+    assert tiny.probes.part(slice(0, 2)).key != tiny.probes.key
+
+
 def test_the_cache_knows_adapters_by_their_numbers(tiny, tmp_path):
     path, names = tmp_path / "deltas.safetensors", tiny.pool.names[:4]
     first = DeltaCache(path, tiny.probes).deltas(tiny.model, tiny.pool, names)
@@ -77,6 +113,14 @@ def test_a_cache_of_another_model_is_refused(tiny, tmp_path):
     DeltaCache(path, tiny.probes).deltas(tiny.model, tiny.pool, tiny.pool.names[:1])
     with pytest.raises(ArtifactError, match="another model or of other probes"):
         DeltaCache(path, make_probes(base(1), tiny.tasks, tiny.study.deltas, 0))
+    # So little that it continues the probes as before.
+    nudged = base()
+    with torch.no_grad():
+        next(nudged.parameters())[0, 0] += 1e-6
+    probes = make_probes(nudged, tiny.tasks, tiny.study.deltas, 0)
+    assert torch.equal(probes.batch.answers, tiny.probes.batch.answers)
+    with pytest.raises(ArtifactError, match="another model or of other probes"):
+        DeltaCache(path, probes)
 
 
 def test_reliability_and_seed_noise_are_cosines(tiny):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tiny_adapters import base, bench, random_factors
 
 from editlab.adapters.bench import Bench
 from editlab.adapters.coefficients import delta_network, ridge_network
+from editlab.adapters.deltas import deltas_of
 from editlab.adapters.generation import DECODERS, check, export, generate, train_generator
 from editlab.adapters.hyperconvolution import Layer
 from editlab.adapters.losses import SUPERVISIONS, delta_loss, diversity, norm_band, product_loss, product_norms
@@ -71,9 +74,23 @@ def test_weights_to_a_row_are_that_row():
 def test_tfidf_weighs_rare_terms_and_ignores_unknown_ones():
     features = TfIdf(["move left", "move right", "move up"])
     rows = features(["move left", "nothing here"])
-    assert float(rows[0].norm()) == pytest.approx(1.0)
+    assert float(rows[0, features.index["left"]]) == pytest.approx(np.log(4 / 2) + 1)
+    assert float(rows[0, features.index["move"]]) == pytest.approx(1.0)
     assert float(rows[1].norm()) == 0.0
     assert rows[0, features.index["left"]] > rows[0, features.index["move"]] > 0
+
+
+def test_features_of_combinations_are_sums_of_their_parts(tiny):
+    data = tiny.data(tiny.splits()[0])
+    tasks = {tuple(task.name.split(".")): task.name for task in tiny.tasks.tasks}
+    positions, letters = ({pair[i] for pair in tasks} for i in (0, 1))
+    rows = data.text(list(tasks.values()))
+    # A model with one effect for each operation leaves (nearly) nothing: features do not know the combination itself.
+    effects = torch.tensor([[float(pair[0] == p) for p in sorted(positions)] + [float(pair[1] == x) for x in sorted(letters)]
+                            for pair in tasks], dtype=torch.float64)  # fmt: skip
+    centred = rows - rows.mean(dim=0)
+    left = rows - effects @ torch.linalg.pinv(effects) @ rows
+    assert float(left.square().sum() / centred.square().sum()) < 0.1
 
 
 # ---- tokens ------------------------------------------------------------------------------------------------------
@@ -175,6 +192,38 @@ def test_the_ridge_network_is_kernel_ridge_and_starts_training_from_the_mean(tin
     still = options.model_copy(update={"lr": 1e-12})
     mean = delta_network(data, still, tiny.validation, split.validation, 0).coefficients(split.test)
     torch.testing.assert_close(mean, torch.full_like(mean, 1 / len(data.train)), atol=1e-6, rtol=0)
+
+
+def test_the_teachers_themselves_are_what_supervision_by_deltas_asks_for(tiny):
+    data = tiny.data(tiny.splits()[0])
+    count = len(data.train)
+    for probes, wanted in data.lessons:
+        found = probes.supervise(tiny.model, data.weighted(torch.eye(count)), count)
+        assert float(delta_loss(found, wanted, wanted.square().sum(dim=1).mean())) < 1e-8
+    assert sum(len(probes.batch) for probes, _ in data.lessons) == len(tiny.probes.batch) // 2
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_training_on_deltas_comes_nearer_to_the_teachers(tiny, weights):
+    split = tiny.splits()[0]
+    data = tiny.data(split)
+    count = len(data.train)
+    options = tiny.study.coefficients.model_copy(
+        update={"penalties": [1e-6], "steps": 40, "every": 40, "lr": 0.2, "batch": count}
+    )
+    probes, wanted = data.seen, deltas_of(tiny.model, data.seen, data.train, data.pool.at, supervise=True)
+
+    def error(coefficients) -> float:
+        return float((probes.supervise(tiny.model, data.weighted(coefficients), count) - wanted).square().sum())
+
+    # The penalty and the step are chosen by letters, which mean nothing here: take the last one.
+    better = iter(range(99))
+    scorer = SimpleNamespace(letters=lambda *_: next(better))
+    network = delta_network(data, options, scorer, split.validation, 0, weights=weights)
+    trained = 1 / count + data.kernel.train @ network.matrix
+    assert [row["step"] for row in network.log] == [0.0, 40.0]
+    before = error(torch.full((count, count), 1 / count))
+    assert error(trained) < 0.5 * before
 
 
 def test_sums_in_factors_are_sums_of_products():

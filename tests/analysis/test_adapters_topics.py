@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from editlab.analysis.adapters import REPORT, deltas, distance, effort, generators, merging, retrieval
+from editlab.analysis.adapters import REPORT, deltas, distance, effort, generators, merging, methods, pages, retrieval
 from editlab.analysis.adapters.scores import COMBINATIONS, difference, means
 from editlab.analysis.report.run import Run
 from editlab.files.artifacts import write_csv, write_provenance
@@ -44,7 +44,8 @@ def scores(split: str = COMBINATIONS) -> pd.DataFrame:
                 exact = float(np.clip(level + noise[task], 0, 1))
                 rows.append({"seed": seed, "split": split, "group": group, "method": method, "decoder": decoder or None,
                              "supervision": supervision or None, "task": task, "exact": exact, "letters": exact,
-                             "delta_cosine": exact, "delta_error": 1 - level, "delta_spread": 1.0})  # fmt: skip
+                             "delta_cosine": exact, "delta_error": 1 - level, "delta_spread": 1.0,
+                             "delta_size": 2.0})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -71,7 +72,8 @@ def run(tmp_path):
         ):
             file = f"{here}/generators/{method.replace(', ', '-')}/scores.csv"
             put("adapter_scores", file, own[(own["method"] == method)])
-            checks = {"seed": int(seed), "decoder": method.split(", ")[0], "supervision": method.split(", ")[1],
+            checks = {"seed": int(seed), "split": COMBINATIONS, "likeness": 0.5,
+                      "decoder": method.split(", ")[0], "supervision": method.split(", ")[1],
                       **{name: method.startswith("hyper") and name == "collapse" for name in generators.CHECKS}}  # fmt: skip
             (tmp_path / f"{here}/checks-{method}.json").write_text(json.dumps(checks))
             inputs["checks"].append(f"{here}/checks-{method}.json")
@@ -94,7 +96,7 @@ def run(tmp_path):
         put("pooling", f"{here}/pooling.csv", pd.DataFrame([
             {"seed": seed, "position": p, "pool": "mean", "raw_reliability": 0.95, "reliability": r, "seed_cosine": 0.7,
              "seed_nearest": 0.9, "text_r2": 0.4} for p, r in (("answer", 0.9), ("neutral", 0.3))]))  # fmt: skip
-        put("choices", f"{here}/choices.csv", pd.DataFrame([{"seed": seed, "setting": 0.1, "letters": 0.5}]))
+        put("choices", f"{here}/choices.csv", pd.DataFrame([{"seed": seed, "step": 0, "penalty": 0.1, "letters": 0.5}]))
         gates = {"seed": int(seed), "measured": {"prompted": 0.97, "prompted_held_out": 0.8, "bare": 0.001, "teacher": 0.99,
                  "teachers": 1.0, "reliability": 0.85 - 0.1 * int(seed)},
                  "holds": {"prompted": True, "bare": True, "teachers": True, "reliability": seed == 0}}  # fmt: skip
@@ -138,6 +140,14 @@ def test_the_null_of_equal_supervision_is_tested_paired(run):
         in told["generators.supervision_coefficients"].sentence
     )
     assert "is worse than" in told["generators.supervision_hyperconvolution"].sentence
+    # Two that fail alike are not equal: nothing was compared.
+    found = tables(run)
+    found["adapter_margins"] = found["adapter_margins"].assign(
+        value=0.0, ci_low=0.0, ci_high=0.0, equal=True, best=0.01
+    )
+    failed = {f.key: f for f in generators.findings(found)}["generators.supervision_coefficients"]
+    assert "fail alike (at most 0.01)" in failed.sentence
+    assert not failed.supported
 
 
 def test_verdicts_follow_the_numbers(run):
@@ -165,6 +175,11 @@ def test_a_difference_is_paired_and_counts_seeds():
     assert found["ci_low"] == pytest.approx(0.1)
     assert found["n"] == 30
     assert found["seeds"] == 3
+    # Seeds that differ more than their tasks do: Student's of three means, 4.3 standard errors.
+    apart = base.assign(exact=0.1 * base["seed"])
+    assert means(apart.assign(m=0), ["m"], ["exact"])["exact_high"].iloc[0] == pytest.approx(
+        0.1 + 4.303 * 0.1 / 3**0.5, abs=1e-3
+    )
     shifted = base.assign(exact=base["exact"] + 0.1 * base["seed"])
     assert difference(shifted, base)["ci_low"] < 0.1 < difference(shifted, base)["ci_high"]
     assert difference(base.assign(task="other"), base)["n"] == 0
@@ -174,6 +189,23 @@ def test_r2_is_against_the_spread():
     frame = means(scores(), ["method"]).set_index("method")
     assert frame.loc["teacher", "delta_r2"] == pytest.approx(0.99)
     assert frame.loc["base", "delta_r2"] == pytest.approx(0.0)
+    assert frame.loc["base", "delta_ratio"] == pytest.approx(0.5)
+
+
+def test_the_table_of_methods_has_gain_wins_and_likeness(run):
+    frame = methods.methods_table(run).set_index(["group", "method"])
+    linear = frame.loc[("generator", "coefficients, weights")]
+    assert linear["gain"] == pytest.approx(0.8 / 0.99, abs=0.05)
+    assert linear["won"] == 1.0
+    assert linear["likeness"] == 0.5
+    assert linear["exact_low"] < linear["exact"] < linear["exact_high"]
+    assert frame.loc[("reference", "base"), "won"] == 0.0
+    names = [methods.shown(row) for row in frame.reset_index().to_dict("records")]
+    assert len(set(names)) == len(names)
+    assert "nearest by delta (B2b)" in names
+    assert "linear, weights (ridge), shuffled" in names
+    data = pages.methods_data({"adapter_methods": frame.reset_index()})
+    assert len(data["rows"]) == len(frame)
 
 
 def test_effort_comes_from_the_records_of_jobs(run, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from editlab.analysis.unlearning import tables
+from editlab.analysis.unlearning.epochs import along
 from editlab.config.run import load_run, read_layers
 
 
@@ -26,13 +27,22 @@ def unrecorded(monkeypatch):
 def attack(folder, target, values):
     """An attack file: V at epoch 0 and after, both halves alike."""
     rows = [
-        {"set": "V", "half": half, "metric": "cloze", "value": value, "n": 4, "lr": 0.002, "epoch": epoch}
+        {
+            "set": "V",
+            "half": half,
+            "metric": "cloze",
+            "value": value,
+            "n": 4,
+            "lr": 0.002,
+            "epoch": epoch,
+            "v_split": "split_0",
+        }
         for epoch, value in enumerate(values)
         for half in ("first", "second")
     ]
-    file = folder / "attacks" / "attack~full" / target / "seed~1" / "split_0.csv"
+    file = folder / "attacks" / "attack~full" / target / "seed~1.csv"
     file.parent.mkdir(parents=True)
-    columns = ["set", "half", "metric", "value", "n", "lr", "epoch"]
+    columns = ["v_split", "set", "half", "metric", "value", "n", "lr", "epoch"]
     pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
     return str(file)
 
@@ -86,6 +96,10 @@ def test_the_summary_knows_its_conditions(settings, tmp_path):
     assert summary.loc["gd_lora", "found"] == 0
     assert math.isnan(summary.loc["gd_lora", "B"])
     assert tables.by_category(rtt, "cloze")["best"].tolist() == [0.75]
+    rtt.to_csv(tmp_path / "rtt.csv", index=False)
+    lines = along(pd.read_csv(tmp_path / "rtt.csv"))  # as a figure reads it: blank cells are unknown
+    ends = lines[lines["epoch"] == 1].set_index("series")["value"].to_dict()
+    assert ends == {"not unlearned (C)": 1.0, "never knew (N)": 0.25, "GD": 0.75}
 
 
 def test_runs_have_an_id_that_depends_on_all_that_they_depend_on(settings, tmp_path):

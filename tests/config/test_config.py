@@ -295,6 +295,20 @@ def test_a_run_lists_its_own_experiments():
     assert list(load_run(laid_over(low, {"run": "x"})).edit.experiments) == ["edit", "other"]
 
 
+def test_a_run_that_lists_its_experiments_asks_for_what_goes_with_them():
+    default = read_layer(ROOT / "config.yaml")
+    assert default["edit"]["train_control"]
+    assert default["edit"]["measure_speed"]
+    mine = {"experiments": {"edit": default["edit"]["experiments"]["edit"]}}
+    for high, wanted in (
+        (mine, (False, False)),
+        ({**mine, "train_control": True}, (False, True)),
+        ({"evaluation": {"probe_cases": 4}}, (True, True)),
+    ):
+        study = load_run(laid_over(default, {"run": "x", "edit": high})).edit
+        assert (study.measure_speed, study.train_control) == wanted
+
+
 def test_layers_are_read_in_order_and_the_command_line_comes_last(tmp_path):
     for name, values in {"a": BASE, "b": {"run": "b", "allow_missing": True}, "c": {"run": "c"}}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))

@@ -21,7 +21,7 @@ from editlab.data.letter_tasks import (
     task_grid,
     vocabulary,
 )
-from editlab.data.tasks import letter_task_set, read_tasks
+from editlab.data.tasks import USES, letter_task_set, read_tasks
 from editlab.errors import ConfigError, DataError
 
 strings = st.lists(st.integers(0, 11), min_size=5, max_size=5)
@@ -89,10 +89,11 @@ def test_no_description_tells_two_tasks_apart_wrongly():
 
 def test_examples_of_tests_are_never_those_of_training():
     task = letter_task_set("default", 0).tasks[13]
-    train = {p for p, _ in task.draw(400, random.Random(0), False)}
-    test = {p for p, _ in task.draw(400, random.Random(0), True)}
+    train, probe, test = ({p for p, _ in task.draw(2000, random.Random(0), use)} for use in USES)
     assert train.isdisjoint(test)
-    assert task.draw(5, random.Random(3), True) == task.draw(5, random.Random(3), True)
+    assert train.isdisjoint(probe)
+    assert probe.isdisjoint(test)
+    assert task.draw(5, random.Random(3), "test") == task.draw(5, random.Random(3), "test")
 
 
 def test_an_unknown_size_is_one_line():
@@ -113,8 +114,8 @@ def test_tasks_of_a_file(tmp_path):
     tasks = read_tasks(path)
     assert tasks.ends
     assert tasks.names("train", "test") == ["x", "z"]
-    assert len(tasks["z"].draw(2, random.Random(0), True)) == 2
-    assert len(tasks["x"].draw(9, random.Random(0), False)) == 9
+    assert len(tasks["z"].draw(2, random.Random(0), "test")) == 2
+    assert len(tasks["x"].draw(9, random.Random(0), "train")) == 9
 
 
 @pytest.mark.parametrize(

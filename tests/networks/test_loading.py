@@ -84,6 +84,10 @@ def test_families_outside_are_refused_before_their_weights_are_read(tmp_path: Pa
     refused(tmp_path, "model type 'opt' is not supported; supported: gpt2")
 
 
+def test_an_image_classifier_is_no_language_model(tmp_path: Path) -> None:
+    refused(saved(tmp_path, model_type="vit"), r"model type 'vit' is not supported; supported: gpt2, .*, qwen3$")
+
+
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     model = tiny_model("llama", vocab_size=390)

@@ -17,7 +17,7 @@ TASKS = letter_task_set("smoke", 0)
 
 
 def draws(names):
-    return [lambda rng, t=TASKS[n]: t.draw(2, rng, False) for n in names]
+    return [lambda rng, t=TASKS[n]: t.draw(2, rng, "train") for n in names]
 
 
 def test_adapters_trained_together_are_those_trained_alone():
@@ -41,7 +41,7 @@ def test_training_an_adapter_lowers_its_loss_and_leaves_the_base_alone():
     )
     import random
 
-    batch = encode(model.tokenizer, TASKS[name].draw(20, random.Random(1), True))
+    batch = encode(model.tokenizer, TASKS[name].draw(20, random.Random(1), "test"))
     with torch.no_grad():
         plain = float(answer_loss(model, batch).mean())
         with adapted(model, stacked(made)):
@@ -70,9 +70,9 @@ def test_the_base_is_trained_the_same_twice_and_never_sees_what_is_held_out():
     seen = set()
 
     def spied(task):
-        def draw(count, rng, test):
-            seen.add((task.name, test))
-            return task.draw(count, rng, test)
+        def draw(count, rng, use):
+            seen.add((task.name, use))
+            return task.draw(count, rng, use)
 
         return type(task)(task.name, task.split, task.parts, task.descriptions, task.held_out, draw)
 
@@ -82,7 +82,7 @@ def test_the_base_is_trained_the_same_twice_and_never_sees_what_is_held_out():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert log[-1]["step"] == 4
     assert not {name for name, _ in seen} & set(TASKS.names("test"))
-    assert {test for _, test in seen} == {False}
+    assert {use for _, use in seen} == {"train"}
 
 
 def test_the_rate_rises_stays_and_falls():

@@ -369,3 +369,25 @@ def test_nothing_predicts_the_first_token():
     assert batch.learned.tolist() == [[False, True, False], [False, False, False]]
     assert batch.mask.sum(1).tolist() == [3, 1]
     assert losses.average(torch.ones(2, 3), batch.learned) == 1
+
+
+def test_an_epoch_may_be_a_few_steps_and_passes_go_on_through_it():
+    whole_passes = method(epochs=1, batch=6)
+    short = method(epochs=4, batch=6, steps=1)
+    models, counted = [], []
+    for chosen in (whole_passes, short):
+        model, seen = tiny_model("llama", layers=2), []
+        _, course = unlearn(
+            model,
+            TEXTS,
+            chosen,
+            rank=0,
+            lr=1e-3,
+            retain=1.0,
+            seed=1,
+            after_epoch=lambda epoch, _, seen=seen: seen.append(epoch),
+        )
+        models.append(weights(model))
+        counted.append((course.steps, seen))
+    assert counted == [(4, [0, 1]), (4, [0, 1, 2, 3, 4])]  # 24 texts in batches of 6
+    assert all(torch.equal(p, models[1][name]) for name, p in models[0].items())

@@ -13,12 +13,17 @@ from editlab.data.questions import leave_one_out, split_names
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model
 from editlab.training.answering import build_model, corpus_of, learn, train_answerer
+from editlab.unlearning import attacks
+from editlab.unlearning.attacks import attack, attack_kept
 from editlab.unlearning.facts import load_facts, load_neutral, make_facts, neutral_texts, read_published, write_facts
-from editlab.unlearning.runs import NO_POINT, attack, attack_kept, check_reloaded, keep_point, learned, run_unlearning
+from editlab.unlearning.runs import check_reloaded, keep_point, run_unlearning, texts_of
 from editlab.unlearning.scores import score_model
+from editlab.unlearning.selection import NO_POINT
+from editlab.unlearning.teaching import learned
 
 FACTS = make_facts(Birthdays(kind="birthdays", splits=2, per_split=6, retain_splits=2, dev=3), 1)
 NEUTRAL = neutral_sentences(4, 5)
+BOTH = {"training": neutral_sentences(6, 6), "held_out": NEUTRAL}
 SCORING = Scoring(primary="cloze")
 RTT = Retraining(lrs=[1e-3], lora_lrs=[1e-2], epochs=2, batch=8, lora_rank=2, shots=2)
 
@@ -38,7 +43,7 @@ def weights(model):
 
 
 def run(chosen, rank=0):
-    return run_unlearning(small(), FACTS, NEUTRAL, chosen, SCORING, rank=rank, lr=1e-2, retain=1.0, seed=1)
+    return run_unlearning(small(), FACTS, BOTH, chosen, SCORING, rank=rank, lr=1e-2, retain=1.0, seed=1)
 
 
 def test_a_run_is_scored_on_every_set_before_and_after_each_epoch():
@@ -59,7 +64,7 @@ def test_a_run_is_scored_on_every_set_before_and_after_each_epoch():
 def test_a_kept_point_is_the_epoch_that_was_scored(chosen, rank, tmp_path):
     table = run(chosen, rank)
     point = {"lr": 1e-2, "retain": 1.0, "epoch": 1}
-    after = keep_point(small, FACTS, NEUTRAL, chosen, SCORING, tmp_path, point, rank=rank, seed=1)
+    after = keep_point(small, FACTS, BOTH, chosen, SCORING, tmp_path, point, rank=rank, seed=1)
     seen = table[(table["epoch"] == 1) & (table["metric"] != "kl")].reset_index(drop=True)
     assert len(after) == len(seen)
     check_reloaded(seen, after, "there")
@@ -68,10 +73,10 @@ def test_a_kept_point_is_the_epoch_that_was_scored(chosen, rank, tmp_path):
 
 
 def test_no_point_leaves_a_note_and_no_rows(tmp_path):
-    kept = keep_point(small, FACTS, NEUTRAL, method(), SCORING, tmp_path, None, rank=0, seed=1)
+    kept = keep_point(small, FACTS, BOTH, method(), SCORING, tmp_path, None, rank=0, seed=1)
     assert not len(kept)
     assert (tmp_path / NO_POINT).is_file()
-    looked = attack_kept(tmp_path, small, FACTS, "split_0", RTT, SCORING, kind="full", seed=1)
+    looked = attack_kept(tmp_path, small, FACTS, ["split_0"], RTT, SCORING, kind="full", seed=1)
     assert not len(looked)
 
 
@@ -89,7 +94,7 @@ def test_an_attack_leaves_the_model_as_it_was_and_learns_what_it_is_told(kind, l
     model = small()
     before = weights(model)
     options = RTT.model_copy(update={"loss": loss, "epochs": 6, "lrs": [3e-3]})
-    table = attack(model, FACTS, "split_1", options, SCORING, kind=kind, seed=1)
+    table = attack(model, FACTS, ["split_1"], options, SCORING, kind=kind, seed=1)
     assert weights(model).keys() == before.keys()
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert sorted(set(table["epoch"])) == list(range(7))
@@ -104,7 +109,7 @@ def test_an_attack_leaves_the_model_as_it_was_and_learns_what_it_is_told(kind, l
 def test_prompting_shows_facts_of_t_alone():
     model = small()
     before = weights(model)
-    table = attack(model, FACTS, "split_0", RTT, SCORING, kind="prompt", seed=1)
+    table = attack(model, FACTS, ["split_0"], RTT, SCORING, kind="prompt", seed=1)
     assert set(table["set"]) == {"V"}
     assert set(table["lr"]) == {0}
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -119,7 +124,7 @@ def test_unknown_attacks_and_splits_are_refused():
         (("split_9", "full"), "cannot be left out"),
     ):
         with pytest.raises(DataError, match=says):
-            attack(small(), FACTS, arguments[0], RTT, SCORING, kind=arguments[1], seed=1)
+            attack(small(), FACTS, [arguments[0]], RTT, SCORING, kind=arguments[1], seed=1)
 
 
 def test_learning_gates_and_the_lower_half_leaves_the_upper_one_alone():
@@ -131,7 +136,24 @@ def test_learning_gates_and_the_lower_half_leaves_the_upper_one_alone():
     assert all("layers.0." in name for name in changed)
     assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(ModelError, match=r"below gate 0\.99"):
-        learned(small(), FACTS, Learning(epochs=1, lr=1e-6, gate=0.99), 1)
+        learned(small(), FACTS, NEUTRAL, Learning(epochs=1, lr=1e-6, gate=0.99), 1)
+
+
+def test_what_is_learned_beside_the_facts_is_what_the_options_say(monkeypatch):
+    from editlab.training import answering
+
+    seen = {}
+
+    def recorded(model, rows, *, epochs, **_):
+        seen.update(rows=len(rows), epochs=epochs)
+
+    monkeypatch.setattr(answering, "finetune", recorded)
+    options = Learning(epochs=2, questions=False)
+    learn(small(), FACTS.forget, FACTS.retained, options, 1, neutral=NEUTRAL)
+    assert seen == {"rows": 2 * 36, "epochs": 2}  # 12 people, three texts each, and as many of what is retained
+    more = options.model_copy(update={"questions": True, "neutral": 3, "hidden_epochs": 5})
+    learn(small(), FACTS.forget, FACTS.retained, more, 1, neutral=NEUTRAL, lower_half=True)
+    assert seen == {"rows": 2 * (36 + 12) + 3, "epochs": 5}
 
 
 @pytest.mark.slow
@@ -190,3 +212,56 @@ def test_published_directories_are_sets_of_a_study(shared_data, tmp_path):
 def test_one_split_cannot_be_attacked():
     with pytest.raises(ConfigError, match="splits"):
         validated(Birthdays, {"kind": "birthdays", "splits": 1}, "data")
+
+
+def test_every_split_is_held_out_in_turn_and_the_same_epoch_zero_is_looked_at():
+    model = small()
+    table = attack(model, FACTS, ["split_0", "split_1"], RTT, SCORING, kind="full", seed=1)
+    alone = attack(model, FACTS, ["split_1"], RTT, SCORING, kind="full", seed=1)
+    second = table[table["v_split"] == "split_1"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(second, alone, check_exact=True)  # what came before leaves no trace
+    scores = score_model(model, FACTS, [], SCORING, 1)
+    before = table[(table["epoch"] == 0) & (table["metric"] == "cloze") & (table["set"] == "V")]
+    by_split = (before["value"] * before["n"]).groupby(before["v_split"]).sum() / before["n"].groupby(
+        before["v_split"]
+    ).sum()
+    asked = scores[(scores["set"] == "forget") & (scores["metric"] == "cloze")].set_index("split")["value"]
+    pd.testing.assert_series_equal(by_split, asked[by_split.index], check_names=False)
+    told = table[table["set"] == "T"]
+    assert sorted(set(told["epoch"])) == [0, RTT.epochs]
+
+
+def test_letters_can_be_left_out():
+    scores = score_model(small(), FACTS, [], Scoring(primary="cloze", letters=False), 1)
+    assert set(scores["metric"]) == {"cloze"}
+    for kind in ("full", "prompt"):
+        table = attack(small(), FACTS, ["split_0"], RTT, Scoring(primary="cloze", letters=False), kind=kind, seed=1)
+        assert set(table["metric"]) == {"cloze"}
+    with pytest.raises(ConfigError, match="letters: false is not allowed with primary 'auto'"):
+        validated(Scoring, {"letters": False}, "scoring")
+
+
+def test_neutral_sentences_are_retained_and_those_that_are_measured_on_never():
+    texts = texts_of(FACTS, method(neutral=2), BOTH)
+    assert list(texts.retain[-2:]) == BOTH["training"][:2]
+    assert not set(texts.retain) & set(NEUTRAL)
+    assert list(texts.neutral) == NEUTRAL
+    assert len(texts_of(FACTS, method(), BOTH).retain) == len(texts.retain) - 2
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("loss", ["corpus", "question_answer"])
+def test_the_attacker_is_told_all_of_t_and_nothing_of_v(monkeypatch, kind, loss):
+    told, tokenizer = [], small().tokenizer
+
+    def recorded(model, rows, **_):
+        told.append(" ".join(tokenizer.decode(row.ids) for row in rows))
+
+    monkeypatch.setattr(attacks, "finetune", recorded)
+    options = RTT.model_copy(update={"loss": loss})
+    attack(small(), FACTS, ["split_0", "split_1"], options, SCORING, kind=kind, seed=1)
+    assert len(told) == 2
+    for text, secret in zip(told, FACTS.forget, strict=True):
+        for split in FACTS.forget:
+            people = [q.question.removeprefix("When was ").removesuffix(" born?") for q in split.questions]
+            assert [person in text for person in people] == [split is not secret] * len(people)

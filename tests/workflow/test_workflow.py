@@ -315,10 +315,19 @@ def documented_commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("snakemake ")})
 
 
+def put_own_run(root: Path) -> None:
+    """The README's run on one's own model and data, with a file of requests and a text where it expects them."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (root / "mine.yaml").write_text(readme[readme.index("run: mine") :].split("```")[0])
+    (root / "facts.json").write_bytes((root / "records.json").read_bytes())
+    (root / "wikitext.txt").write_text("The tower is old.\n" * 20)
+
+
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_are_understood(fresh, command):
     """The first words are the target: options that take several words would swallow it."""
     put_data(fresh.root)
+    put_own_run(fresh.root)
     words = command.replace("data_path=FILE", "data_path=records.json").split()[1:]
     if "profiles/slurm" in words:  # its executor needs a cluster's commands even to plan
         words = ["--cores", "2", *(w for w in words if w not in ("--profile", "profiles/slurm"))]

@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.adapters.stages import make_pools
+    from editlab.adapters.preparation import make_pools
     from editlab.config.adapters import AdaptersStudy
     from editlab.randomness import set_threads
 

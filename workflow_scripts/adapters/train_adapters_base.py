@@ -5,7 +5,7 @@ from common import job
 with job(snakemake):
     import pandas as pd
 
-    from editlab.adapters.stages import make_base
+    from editlab.adapters.preparation import make_base
     from editlab.config.adapters import AdaptersStudy
     from editlab.files.artifacts import replace_directory, write_csv
     from editlab.randomness import set_threads

@@ -1,28 +1,23 @@
 """One point of a grid: unlearn, and score after every epoch."""
 
 from common import job
+from unlearning_job import perform
 
-with job(snakemake):
-    from pathlib import Path
-
-    from editlab.config.unlearning import Method, Scoring
-    from editlab.files.artifacts import write_csv
-    from editlab.networks.loading import load_model
-    from editlab.randomness import set_threads
-    from editlab.unlearning.facts import load_facts, load_neutral
-    from editlab.unlearning.runs import run_unlearning
-
-    set_threads(snakemake.threads)
-    facts = Path(snakemake.input.facts)
-    scores = run_unlearning(
-        load_model(snakemake.input.model, **snakemake.params.loading),
-        load_facts(facts),
-        load_neutral(facts)["held_out"],
-        Method.model_validate(snakemake.params.method),
-        Scoring.model_validate(snakemake.params.scoring),
-        rank=snakemake.params.rank,
-        lr=snakemake.params.lr,
-        retain=snakemake.params.retain,
-        seed=snakemake.params.study_seed,
+with job(snakemake) as log:
+    given = snakemake.params
+    perform(
+        snakemake,
+        log,
+        "editlab.unlearning.runs:unlearn_stage",
+        model=snakemake.input.model,
+        loading=given.loading,
+        facts=snakemake.input.facts,
+        method=given.method,
+        scoring=given.scoring,
+        rank=given.rank,
+        lr=given.lr,
+        retain=given.retain,
+        seed=given.study_seed,
+        threads=snakemake.threads,
+        target=snakemake.output[0],
     )
-    write_csv(snakemake.output[0], scores)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from editlab.analysis.adapters.scores import joined
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.plots import legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
@@ -71,8 +71,7 @@ def delta_map(table: pd.DataFrame) -> Drawing:
                          linewidths=0.6, label=name)  # fmt: skip
     axis.set_xlabel("first component")
     axis.set_ylabel("second component")
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, columnspacing=0.8, handletextpad=0.1)
+    legend(figure, axis, 4, columnspacing=0.8, handletextpad=0.1)
     return figure
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from editlab.analysis.adapters.generators import LINEAR
 from editlab.analysis.adapters.scores import SPLITS, joined
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.plots import legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
@@ -52,7 +52,7 @@ def generalisation_by_distance(table: pd.DataFrame) -> Drawing:
     axis.set_xlabel("distance to the nearest training teacher")
     axis.set_ylabel("letters right")
     axis.set_ylim(-0.03, 1.03)
-    axis.legend(loc="lower left")
+    legend(figure, axis, 2)
     return figure
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from editlab.analysis.adapters.methods import NAMES
 from editlab.analysis.adapters.scores import COMBINATIONS, joined, means
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.plots import legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
@@ -67,12 +68,13 @@ def cost_against_quality(table: pd.DataFrame) -> Drawing:
     figure, (axis,) = panels(1, 1, 2.3)
     for place, (method, rows) in enumerate(table.groupby("method", sort=True)):
         axis.scatter(rows["seconds"], rows["exact"], s=12, color=COLORS[place % len(COLORS)],
-                     marker=MARKERS[place % len(MARKERS)], label=str(method))  # fmt: skip
-    axis.set_xscale("log")
+                     marker=MARKERS[place % len(MARKERS)], label=NAMES.get(str(method), str(method)))  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("CPU seconds")
     axis.set_ylabel("exact match")
     axis.set_ylim(-0.03, 1.03)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure, axis, 2)
     return figure
 
 
@@ -87,8 +89,9 @@ def findings(tables: Tables) -> list[Finding]:
         return []
     best = made.sort_values(["exact", "seconds"], ascending=[False, True]).reset_index()
     row = records(best)[0]
+    name = NAMES.get(row["method"], row["method"])
     sentence = (
-        f"The best generator ({row['method']}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, and reaches "
+        f"The best generator ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, and reaches "
         f"{row['exact']:.2f} exact match."
     )
     return [

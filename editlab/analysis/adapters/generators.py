@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from editlab.analysis.adapters.scores import COMBINATIONS, SPLITS, basis, difference, joined, means
+from editlab.analysis.adapters.methods import HIDDEN, generators_sheet, methods_table, shown
+from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, joined, means
 from editlab.analysis.draw.plots import panels
 from editlab.analysis.draw.style import COLORS, DARK
-from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
-from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.text.findings import Finding, size
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import level_with, listed, signed_with
@@ -64,8 +64,9 @@ def margins_table(run: Run) -> pd.DataFrame:
                 found = difference(mine, weights, column)
                 if found["n"]:
                     inside = -margin < found["ci_low"] and found["ci_high"] < margin
+                    best = max(float(mine[column].mean()), float(weights[column].mean()))
                     rows.append({"decoder": decoder, "supervision": supervision, "metric": column, **found,
-                                 "margin": margin, "equal": inside})  # fmt: skip
+                                 "margin": margin, "equal": inside, "best": best})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -75,10 +76,12 @@ def choices_table(run: Run) -> pd.DataFrame:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Exact match of every method on held-out combinations."""
+    """Exact match of every method on held-out combinations, the better ones of a group first."""
     part = table[table["split"] == COMBINATIONS]
-    part = part[~part["method"].str.contains("oracle\\)|softmax|k = 3")]
-    return means(part, ["group", "method"], ["exact"]).assign(tasks=basis(part))
+    part = part[~part["method"].str.contains(HIDDEN)]
+    rows = means(part, ["group", "method"], ["exact"]).assign(tasks=basis(part))
+    place = {name: i for i, name in enumerate(GROUPS)}
+    return rows.sort_values(["group", "exact"], key=lambda c: c.map(place) if c.name == "group" else -c, kind="stable")
 
 
 @figure(
@@ -99,53 +102,11 @@ def adapter_methods(rows: pd.DataFrame) -> Drawing:
         sides = [[max(0.0, row["exact"] - row["exact_low"])], [max(0.0, row["exact_high"] - row["exact"])]]
         sides = [[0.0 if side != side else side for side in ends] for ends in sides]
         axis.errorbar(row["exact"], place, xerr=sides, fmt="o", color=GROUPS[row["group"]], elinewidth=0.8, capsize=1.5)
-    names = [f"{r['method']} (shuffled)" if r["group"] == "shuffled" else r["method"] for r in records(rows)]
-    axis.set_yticks(range(len(rows)), names, size=5.5)
+    axis.set_yticks(range(len(rows)), [shown(row) for row in records(rows)], size=5.5)
     axis.invert_yaxis()
     axis.set_xlim(-0.03, 1.03)
     axis.set_xlabel("exact match")
     return figure
-
-
-@sheet("generators", "Adapters for unseen tasks", "adapters", level=2)
-def generators_sheet(tables: Tables) -> Printed:
-    """Every method on both splits: exact match, letters, deltas, share of the teacher's gain, tasks won."""
-    table = tables["adapters"]
-    frame = means(table, ["split", "group", "method"])
-    frame["gain"] = [_share(frame, row) for row in records(frame)]
-    frame["beaten"] = [_beaten(table, row) for row in records(frame)]
-    frame["split"] = frame["split"].map(SPLITS)
-    columns = [
-        Column("split", "split", "text"),
-        Column("group", "kind", "text"),
-        Column("method", "method", "text"),
-        Column("exact", "exact"),
-        Column("letters", "letters"),
-        Column("delta_cosine", "delta cosine"),
-        Column("delta_r2", "delta R2"),
-        Column("gain", "share of gain"),
-        Column("beaten", "tasks won"),
-    ]
-    legend = (
-        f"Held-out tasks ({basis(table)}). Share of gain: (exact - base) / (teacher - base). Delta R2: against the mean delta "
-        "of training. Tasks won: share with more letters than the best single adapter, or the nearest one where that was not "
-        "sought. The base with a description, and the one LoRA for all tasks with it, see what the others do not."
-    )
-    return Printed(frame, columns, legend, "adapters")
-
-
-def _share(frame: pd.DataFrame, row: dict[str, Any]) -> float:
-    own = frame[(frame["split"] == row["split"]) & (frame["group"] == "reference")].set_index("method")["exact"]
-    gain = own["teacher"] - own["base"]
-    return float((row["exact"] - own["base"]) / gain) if gain > 0 else float("nan")
-
-
-def _beaten(table: pd.DataFrame, row: dict[str, Any]) -> float:
-    split = table[table["split"] == row["split"]]
-    rivals = [r for r in ("best single (oracle)", "nearest by text") if (split["method"] == r).any()]
-    own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
-    both = own.merge(split[split["method"] == rivals[0]], on=["seed", "task"], suffixes=("", "_rival"))
-    return float((both["letters"] > both["letters_rival"]).mean()) if len(both) else float("nan")
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
@@ -216,7 +177,10 @@ def _supervision(table: pd.DataFrame) -> list[Finding]:
     for row in records(exact):
         number = signed_with(row["value"], row["ci_low"], row["ci_high"])
         decoder = DECODERS[row["decoder"]]
-        if row["equal"]:
+        floor = row["best"] < row["margin"]  # two that fail alike are no evidence that supervision does not matter
+        if floor:
+            told = f"and by weights fail alike (at most {row['best']:.2f}), so that they cannot be compared"
+        elif row["equal"]:
             told = f"equals tuned supervision by weights within the margin of {row['margin']:g}"
         elif row["ci_low"] > 0 or row["ci_high"] < 0:
             told = (
@@ -229,7 +193,7 @@ def _supervision(table: pd.DataFrame) -> list[Finding]:
         sentence = (
             f"In the decoder of {decoder}, supervision by deltas alone {told}: {number} exact match, paired over tasks."
         )
-        sure = bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
+        sure = not floor and bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
         numbers = row["value"], row["ci_low"], row["ci_high"]
         key = f"generators.supervision_{row['decoder']}"
         found.append(Finding(key, sentence, *numbers, int(row["n"]), sure, "adapter_margins"))
@@ -271,6 +235,7 @@ TOPIC = Topic(
     about="generated adapters",
     tables=(
         Collected("adapters", adapters_table, inputs=("adapter_scores",)),
+        Collected("adapter_methods", methods_table, inputs=("adapter_scores", "checks")),
         Collected("adapter_margins", margins_table, inputs=("adapter_scores",), settings=("scores",)),
         Collected("adapter_checks", checks_table, inputs=("checks",)),
         Collected("adapter_choices", choices_table, inputs=("choices",)),

@@ -1,7 +1,8 @@
 """Means over held-out tasks and seeds, and paired differences of two methods on the same tasks.
 
-A seed has a base, a pool and a split of its own. Within a seed the tasks give an interval (Student's); over seeds the mean
-honours both, the spread of tasks and that of seeds (:func:`editlab.analysis.statistics.intervals.pooled`).
+A seed has a base, a pool and a split of its own. Within a seed the tasks give an interval (Student's), and those of the seeds
+are pooled (:func:`editlab.analysis.statistics.intervals.pooled`). From three seeds on the interval is at least Student's of the
+seeds' means: tasks of one seed share its base, and agree more than tasks of another.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0
     known = [(v, v if low != low else low, v if high != high else high) for v, low, high in found]
     values, lows, highs = zip(*known, strict=True)
     value, low, high = pooled(values, lows, highs, bounds)
+    if len(found) > 2:
+        _, below, above = mean_interval(values)
+        low, high = max(bounds[0], min(low, below)), min(bounds[1], max(high, above))
     if len(part) < 2:
         low = high = float("nan")
     return {"value": value, "low": low, "high": high, "n": len(part), "seeds": len(found)}
@@ -44,7 +48,8 @@ def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0
 def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exact", "letters")) -> pd.DataFrame:
     """One row a group in the order of the table: ``by``, n, seeds, and each column with ``_low`` and ``_high``.
 
-    With deltas in the table also ``delta_cosine`` and ``delta_r2``, 1 - the squared error of the deltas over their spread.
+    With deltas in the table also ``delta_cosine``, ``delta_ratio`` (squared error of the deltas over their squared size)
+    and ``delta_r2`` (1 - the error over the spread around the mean of training).
     """
     rows: list[dict[str, Any]] = []
     for key, part in table.groupby(list(by), sort=False):
@@ -54,9 +59,10 @@ def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exa
             row |= {"n": found["n"], "seeds": found["seeds"], column: found["value"]}
             row |= {f"{column}_low": found["low"], f"{column}_high": found["high"]}
         if "delta_error" in part:
-            spread = part["delta_spread"].sum()
+            known = part[["delta_error", "delta_size", "delta_spread"]].sum(min_count=1)
             row["delta_cosine"] = float(part["delta_cosine"].mean())
-            row["delta_r2"] = float(1 - part["delta_error"].sum() / spread) if spread > 0 else float("nan")
+            row["delta_ratio"] = float(known["delta_error"] / known["delta_size"])
+            row["delta_r2"] = float(1 - known["delta_error"] / known["delta_spread"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -76,6 +82,14 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "exact") ->
     found = over_tasks(both, "difference", (-1.0, 1.0))
     renamed = {"ci_low": found["low"], "ci_high": found["high"]}
     return {"value": found["value"], **renamed, "n": found["n"], "seeds": found["seeds"]}
+
+
+def stands(frame: pd.DataFrame) -> str:
+    """What the rows of :func:`means` stand on, in words."""
+    seeds = int(frame["seeds"].max())
+    over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    tasks = int((frame["n"] / frame["seeds"]).max())
+    return f"{tasks} tasks a seed, {over}, 95 % intervals over tasks and seeds"
 
 
 def basis(table: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from editlab.analysis.draw.plots import panels, sides
 from editlab.analysis.draw.style import DARK
 from editlab.analysis.edit.printing import BATCH, METHOD
-from editlab.analysis.edit.scores import SETTING, headline, over, with_batch
+from editlab.analysis.edit.scores import CONTROLS, SETTING, headline, over, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 TRAINED, UNEDITED = "trained", "none"
+LAST = ("random", "shuffled", UNEDITED, TRAINED)
+"""Controls in the order in which they follow the methods."""
+
+OUTSIDE = {*CONTROLS, TRAINED}
 KINDS = {
     "Subject_Aliasing": "alias",
     "Question_Form": "question",
@@ -100,7 +104,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
-    order = {UNEDITED: 1, TRAINED: 2}
+    order = {name: place for place, name in enumerate(LAST, start=1)}
     return frame.sort_values("method", key=lambda names: names.map(order).fillna(0), kind="stable", ignore_index=True)
 
 
@@ -136,7 +140,7 @@ def portability_by_method(rows: pd.DataFrame) -> Drawing:
         axis.errorbar(part["value"], y, xerr=sides(part), color=color, marker=marker, label=NAMES[name], **look)
     places = {str(row["method"]): row for row in records(rows)}
     axis.set_yticks(range(len(order)), [_shown(places[method]) for method in order])
-    axis.axhline(len([m for m in order if m not in (UNEDITED, TRAINED)]) - 0.5, color=DARK, linewidth=0.7)
+    axis.axhline(len([m for m in order if m not in LAST]) - 0.5, color=DARK, linewidth=0.7)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(order) - 0.5, -0.5), xlabel="share of probes answered rightly")
     axis.grid(axis="y", visible=False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
@@ -146,7 +150,7 @@ def portability_by_method(rows: pd.DataFrame) -> Drawing:
 def _in_order(rows: pd.DataFrame) -> list[str]:
     """Methods in the table's order, the controls last."""
     names = list(dict.fromkeys(rows["method"]))
-    return [m for m in names if m not in (UNEDITED, TRAINED)] + [m for m in (UNEDITED, TRAINED) if m in names]
+    return [m for m in names if m not in LAST] + [m for m in LAST if m in names]
 
 
 def _shown(row: Mapping[str, Any]) -> str:
@@ -162,8 +166,9 @@ def portability_sheet(tables: Tables) -> Printed:
         f"Share of probes answered after the stream, by exact match of what the model writes, with {over(frame)}, "
         f"at least as wide as Wilson's. Alias, question, inverse and two hops ask for what follows "
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
-        "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls: "
-        "the unedited model, and one trained from scratch on the new facts, without what follows from them."
+        "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls stand "
+        "last: noise, dealt-out targets, the unedited model, and one trained from scratch on the new facts, without what "
+        "follows from them."
     )
     return Printed(frame, columns, legend, "portability")
 
@@ -212,7 +217,7 @@ def _control(rows: pd.DataFrame, kind: str) -> Finding | None:
 
 def _best(rows: pd.DataFrame, kind: str) -> Finding | None:
     """The method that answers the most of a kind, beside the trained control."""
-    inside = rows[(rows["metric"] == kind) & ~rows["method"].isin((UNEDITED, TRAINED, "random"))]
+    inside = rows[(rows["metric"] == kind) & ~rows["method"].isin(OUTSIDE)]
     if inside.empty:
         return None
     ordered = records(inside.sort_values("value", ascending=False, kind="stable"))
@@ -231,7 +236,7 @@ def _best(rows: pd.DataFrame, kind: str) -> Finding | None:
 
 def _kept(rows: pd.DataFrame) -> list[Finding]:
     """How many of the unedited facts of an edited subject are left."""
-    inside = rows[(rows["metric"] == KEPT) & ~rows["method"].isin((UNEDITED, TRAINED, "random"))]
+    inside = rows[(rows["metric"] == KEPT) & ~rows["method"].isin(OUTSIDE)]
     if inside.empty:
         return []
     ordered = records(inside.sort_values("value", ascending=False, kind="stable"))
@@ -244,18 +249,24 @@ def _kept(rows: pd.DataFrame) -> list[Finding]:
         f"Of the other facts of an edited subject, {names[0]} leaves {level_with(value, low, high)} as they were, the most of "
         f"{counted(len(ordered), 'method')}, and {names[1]} the fewest, {level_with(*_numbers(worst))}{beside}."
     )
-    return [Finding("portability.same_subject", sentence, value, low, high, int(best["n"]), True, "portability")]
+    apart = low > float(worst["high"])
+    return [Finding("portability.same_subject", sentence, value, low, high, int(best["n"]), apart, "portability")]
 
 
 def _gap(frame: pd.DataFrame) -> list[Finding]:
     """How far teacher forcing flatters the edited fact itself."""
-    inside = frame[~frame["method"].isin((UNEDITED, TRAINED, "random"))] if len(frame) else frame
+    inside = frame[~frame["method"].isin(OUTSIDE)] if len(frame) else frame
     if inside.empty or inside["gap"].isna().all():
         return []
     row = records(inside.sort_values("gap", ascending=False, kind="stable"))[0]
     value, low, high = (float(row[name]) for name in ("gap", "gap_low", "gap_high"))
+    opening = (
+        "Teacher forcing flatters {} the most"
+        if low > 0
+        else "Teacher forcing flatters no method measurably ({} the most)"
+    )
     sentence = (
-        f"Teacher forcing flatters {label(str(row['method']))} the most: its accuracy on the new facts is "
+        f"{opening.format(label(str(row['method'])))}: its accuracy on the new facts is "
         f"{level_with(value, low, high)} above the exact match of what the model writes."
     )
     return [Finding("portability.gap", sentence, value, low, high, int(row["n"]), low > 0, "portability")]

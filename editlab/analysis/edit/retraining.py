@@ -27,11 +27,12 @@ SHARE = (
 
 
 def retraining_table(run: Run) -> pd.DataFrame:
-    """The scores of :mod:`editlab.training.retraining`, long, with the restored share repeated in each row."""
+    """The scores of :mod:`editlab.editing.retraining`, long, with the restored share of B and N repeated in each row."""
     parts = []
     for file, (_, cell) in zip(run.inputs["retrained"], run.cells["retraining"], strict=True):
         table = pd.read_csv(file)
-        parts.append(table.assign(**cell, restored=recovery(table)["restored"]))
+        found = recovery(table)
+        parts.append(table.assign(**cell, restored=found["restored"], restored_redrawn=found["restored_redrawn"]))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -41,7 +42,8 @@ def recovery(table: pd.DataFrame, metric: str = "accuracy", probe: str = "rewrit
     Returns:
         ``edited`` and ``unedited``: rise of the metric on held-out facts; ``never_edited``: its change on facts that
         were never edited, in the edited model; ``restored``: the rise in the edited model as a share of what the edit
-        had taken from the held-out facts (1: all came back, 0: none). NaN where a group of facts is empty.
+        had taken from the held-out facts (1: all came back, 0: none); ``restored_redrawn``: the same after retraining on
+        redrawn objects, which tells no truth (condition N). NaN where a group of facts or a condition is missing.
     """
     rows = table[table["probe"] == probe].set_index(["model", "facts", "when"])[metric]
 
@@ -54,11 +56,13 @@ def recovery(table: pd.DataFrame, metric: str = "accuracy", probe: str = "rewrit
         "unedited": rise("unedited", "held_out"),
         "never_edited": rise("edited", "never_edited"),
         "restored": rise("edited", "held_out") / taken if taken > 0 else float("nan"),
+        "restored_redrawn": rise("redrawn", "held_out") / taken if taken > 0 else float("nan"),
     }
 
 
 def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
-    """Mean restored share of each group: ``by``, seeds, facts (held-out, a seed), restored, restored_low, restored_high.
+    """Mean restored share of each group: ``by``, seeds, facts (held-out, a seed), ``restored`` (B) and ``restored_redrawn`` (N)
+    with ``_low`` and ``_high``, ``unedited`` (C: accuracy of the unedited model, retrained alike).
 
     Two seeds that agree by chance know no more than their facts do: the interval is at least as wide as that of a share
     of all held-out facts.
@@ -66,19 +70,28 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
     Args:
         table: ``rtt_edits.csv``.
     """
-    columns = [*by, "seeds", "facts", *beside({"restored": UNKNOWN})]
+    shares = ("restored", "restored_redrawn")
+    columns = [*by, "seeds", "facts", *beside(dict.fromkeys(shares, UNKNOWN)), "unedited"]
     if table.empty:
         return pd.DataFrame(columns=columns)
 
-    def told(part: pd.DataFrame) -> dict[str, Any]:
-        found = mean_interval(part["restored"])
-        if found.known:
-            least = share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
-            found = Interval(found.value, min(found.low, least.low), max(found.high, least.high))
-        return {"seeds": len(part), "facts": int(part["n"].max()), **beside({"restored": found})}
+    def share(part: pd.DataFrame, name: str) -> Interval:
+        found = mean_interval(part[name])
+        if not found.known:
+            return found
+        least = share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
+        return Interval(found.value, min(found.low, least.low), max(found.high, least.high))
 
-    held_out = table[(table["model"] == "edited") & (table["facts"] == "held_out")]
-    return grouped(held_out.drop_duplicates(["method", "batch", "replay", "rank", "seed"]), by, told, columns=columns)
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = beside({name: share(part, name) for name in shares if name in part})
+        return {"seeds": len(part), "facts": int(part["n"].max()), **found, "unedited": float(part["unedited"].mean())}
+
+    cell = ["method", "batch", "replay", "rank", "seed"]
+    held_out = table[(table["facts"] == "held_out") & (table["probe"] == "rewrite")]
+    control = held_out[(held_out["model"] == "unedited") & (held_out["when"] == "after")].set_index(cell)["accuracy"]
+    edited = held_out[held_out["model"] == "edited"].drop_duplicates(cell)
+    edited = edited.join(control.rename("unedited"), on=cell)
+    return grouped(edited, by, told, columns=columns)
 
 
 def _basis(rows: pd.DataFrame, facts: str) -> str:
@@ -115,8 +128,15 @@ def retraining(rows: pd.DataFrame) -> Drawing:
 def retraining_sheet(tables: Tables) -> Printed:
     """Share of the old knowledge that retraining brought back."""
     frame = restored_shares(tables["rtt_edits"], ["method", "rank"]).rename(columns={"facts": "n"})
-    columns = [METHOD, RANK, Column("restored", "restored")]
-    return Printed(frame, columns, f"{SHARE}: {_basis(frame, 'n')}.", "rtt_edits")
+    columns = [
+        METHOD,
+        RANK,
+        Column("restored", "restored"),
+        Column("restored_redrawn", "restored, told nothing true (N)"),
+        Column("unedited", "unedited, retrained (C)"),
+    ]
+    text = f"{SHARE}: {_basis(frame, 'n')}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
+    return Printed(frame, columns, f"{text}.", "rtt_edits")
 
 
 def findings(tables: Tables) -> list[Finding]:

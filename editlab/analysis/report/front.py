@@ -94,7 +94,9 @@ def _card(told: Told) -> dict[str, Any]:
     return {
         "title": told.report.title,
         "question": told.report.question,
-        "experiments": _experiments(run),
+        "experiments": _experiments(run)
+        if run.cells
+        else f"{told.description.subject[:1].upper()}{told.description.subject[1:]}.",
         "setting": " ".join(told.description.setting),
         "versions": _versions(run),
         "costs": _costs(run),
@@ -124,6 +126,8 @@ def _versions(run: Run) -> str:
 
 
 def _costs(run: Run) -> str:
+    if not run.cells:
+        return "The study has no cells; the seconds of a job are in the record of what it made (`.provenance/`)."
     seconds = run.seconds()
     if seconds.empty:
         return "No cell has finished."

@@ -29,7 +29,7 @@ def _metric(rtt: pd.DataFrame) -> str:
 def along(rtt: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on V by series and epoch, at the rate that is best on average for that series: value, low, high, seeds."""
     rows = rtt[(rtt["attack"] == "full") & (rtt["set"] == "V") & (rtt["metric"] == _metric(rtt))]
-    rows = rows[rows["point"].isin(["", "selected"])]
+    rows = rows[rows["point"].fillna("").isin(["", "selected"])]  # a control is no point: a blank cell of the file
     names = [
         CONTROLS.get(c) or shown(m, r) for c, m, r in zip(rows["condition"], rows["method"], rows["rank"], strict=True)
     ]
@@ -39,11 +39,12 @@ def along(rtt: pd.DataFrame) -> pd.DataFrame:
     for series, part in rows.groupby("series", sort=False):
         trained = part[part["epoch"] > 0]
         best = trained.groupby("lr")["value"].mean().idxmax()
+        group = "" if series in CONTROLS.values() else "lora" if (part["rank"] > 0).any() else "full"
         for epoch, looked in part[part["lr"] == best].groupby("epoch"):
             right = (looked["value"] * looked["n"]).groupby(looked["seed"]).sum()
             count = looked["n"].groupby(looked["seed"]).sum()
             value, low, high = accuracy(right / count, count)
-            numbers = {"value": value, "low": low, "high": high, "seeds": len(count)}
+            numbers = {"value": value, "low": low, "high": high, "seeds": len(count), "group": group}
             found.append({"series": series, "epoch": int(str(epoch)), **numbers})
     return pd.DataFrame(found)
 
@@ -60,15 +61,20 @@ def along(rtt: pd.DataFrame) -> pd.DataFrame:
     level=4,
 )
 def rtt_epochs(rows: pd.DataFrame) -> Drawing:
-    """One line a method and control over the epochs."""
-    drawing, (axis,) = panels(1, 1, 2.6)
+    """One line a method over the epochs, full fine-tuning above and LoRA below, the controls in both."""
+    groups = [name for name in ("full", "lora") if (rows["group"] == name).any()]
+    drawing, axes = panels(len(groups), 1, 0.6 + 1.6 * len(groups), sharex=True)
     looks = marks(rows["series"])
-    for series, part in rows.groupby("series", sort=False):
-        band(axis, part.sort_values("epoch"), "epoch", looks[str(series)], str(series), alpha=0.06)
-    axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
-    axis.set(xlabel="epoch of retraining", ylabel="accuracy on held-out facts")
-    share_axis(axis)
-    legend(drawing, axis, columns=3)
+    for axis, group in zip(axes, groups, strict=True):
+        for series, part in rows[rows["group"].isin([group, ""])].groupby("series", sort=False):
+            band(axis, part.sort_values("epoch"), "epoch", looks[str(series)], str(series), alpha=0.05)
+        axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
+        axis.set(ylabel="held-out accuracy", title={"full": "full fine-tuning", "lora": "LoRA"}[group])
+        share_axis(axis)
+    for series in dict.fromkeys(rows["series"]):  # the legend speaks for both panels
+        axes[-1].plot([], [], label=str(series), **looks[str(series)].plot())
+    axes[-1].set(xlabel="epoch of retraining", xticks=sorted(set(rows["epoch"])))
+    legend(drawing, axes[-1], columns=3)
     return drawing
 
 

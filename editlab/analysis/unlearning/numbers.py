@@ -87,5 +87,5 @@ def metric_of(summary: pd.DataFrame) -> str:
 
 
 def recovered(row: Mapping[str, Any]) -> bool:
-    """Whether B is above N and C's control beyond doubt: the intervals do not overlap."""
+    """Whether B is above N beyond doubt: the intervals do not overlap."""
     return bool(row["B_two_fold_low"] > row["N_two_fold_high"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,9 +12,10 @@ from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, level_with
+from editlab.analysis.text.wording import counted, level, level_with, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
+BY = ("method", "rank")
+ATTACKS = {"full": "retraining", "lora": "retraining a LoRA", "prompt": "prompting"}
 CONDITIONS = (
     "A: accuracy on held-out facts after unlearning; B: after retraining on the other facts as well; C: the model that was "
     "not unlearned, retrained; N: the model that never knew the facts, retrained. Rate and epoch of the attack are chosen on "
@@ -87,27 +91,70 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
     return drawing
 
 
+LETTERS = (
+    Column("A", "A"),
+    Column("B_two_fold", "B"),
+    Column("C_two_fold", "C"),
+    Column("N_two_fold", "N"),
+    Column("recovery_two_fold", "B / C"),
+    Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
+)
+NAME, COST, SEEDS = (
+    Column("name", "method", "text"),
+    Column("retain_drop", "retain lost", "difference"),
+    Column("seeds", "seeds", "count"),
+)
+LEFT_OUT = "A rate is left out where less than a quarter was unlearned: nothing can come back"
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    names = [shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)] if len(frame) else []
+    return frame.assign(name=names)
+
+
+def _printed(rows: pd.DataFrame, columns: Sequence[Column], about: str, by: Sequence[str] = BY) -> Printed:
+    frame = _named(over_seeds(rows, by)) if len(rows) else pd.DataFrame(columns=[c.name for c in columns])
+    said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
+    return Printed(frame, columns, f"{about}{said}. {LEFT_OUT}.", "summary")
+
+
 @sheet("unlearning", "What comes back after unlearning", "summary", level=1)
 def unlearning_sheet(tables: Tables) -> Printed:
     """A, B, C, N and recovery of every method at its selected point."""
-    rows = chosen(tables["summary"])
-    frame = over_seeds(rows) if len(rows) else pd.DataFrame()
-    if len(frame):
-        frame = frame.assign(name=[shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)])
-    columns = [
-        Column("name", "method", "text"),
-        Column("A", "A"),
-        Column("B_two_fold", "B"),
-        Column("C_two_fold", "C"),
-        Column("N_two_fold", "N"),
-        Column("recovery_two_fold", "B / C"),
-        Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
-        Column("retain_drop", "retain lost", "difference"),
-        Column("seeds", "seeds", "count"),
-    ]
-    said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
-    text = f"{CONDITIONS}{said}. A rate is left out where less than a quarter was unlearned: nothing can come back."
-    return Printed(frame, columns, text, "summary")
+    return _printed(chosen(tables["summary"]), [NAME, *LETTERS, COST, SEEDS], CONDITIONS)
+
+
+@sheet("unlearning_budget", "At one disruption", "summary", level=6)
+def budget_sheet(tables: Tables) -> Printed:
+    """The same where every method was stopped at one divergence on neutral text."""
+    rows = chosen(tables["summary"], "budget")
+    about = (
+        "A, B, C and N of the epoch with the lowest forget accuracy within one KL budget on neutral text, whatever it costs on "
+        "retained facts"
+    )
+    return _printed(rows, [NAME, *LETTERS, Column("kl", "KL"), COST, SEEDS], about)
+
+
+@sheet("unlearning_matched", "At one level of forgetting", "summary", level=7)
+def matched_sheet(tables: Tables) -> Printed:
+    """The same at the epoch nearest to one forget accuracy."""
+    about = (
+        "A, B, C and N of the admissible epoch nearest to one forget accuracy, for ranks of LoRA and full fine-tuning"
+    )
+    return _printed(chosen(tables["summary"], "matched"), [NAME, *LETTERS, COST, SEEDS], about)
+
+
+@sheet("unlearning_attacks", "Three attacks", "summary", level=6)
+def attacks_sheet(tables: Tables) -> Printed:
+    """Retraining of all weights, of a LoRA, and facts shown in the prompt."""
+    rows = tables["summary"]
+    several = rows.groupby(["method", "rank"])["attack"].transform("nunique") > 1
+    rows = rows[several & (rows["point"] == "selected") & (rows["found"] == 1)]
+    rows = rows.assign(attack=rows["attack"].map(ATTACKS)).sort_values(["method", "rank"], kind="stable")
+    about = (
+        "The selected points under three attacks: retraining of all weights, of a LoRA alone, and facts in the prompt"
+    )
+    return _printed(rows, [NAME, Column("attack", "attack", "text"), *LETTERS, SEEDS], about, [*BY, "attack"])
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -117,7 +164,7 @@ def findings(tables: Tables) -> list[Finding]:
         return []
     rows = chosen(summary)
     found = [_came_back(row) for row in records(over_seeds(rows))] if len(rows) else []
-    return sorted(found, key=lambda f: not f.supported) + _nothing_chosen(summary)
+    return sorted(found, key=lambda f: not f.supported) + _over_ranks(summary) + _nothing_chosen(summary)
 
 
 def _came_back(row: dict[str, Any]) -> Finding:
@@ -137,6 +184,28 @@ def _came_back(row: dict[str, Any]) -> Finding:
         f"against {level_with(*n)} of the model that never knew."
     )
     return Finding(key, sentence, *b, questions, sure, "summary")
+
+
+def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
+    """Whether a low rank hides more or less than a high one, at one level of forgetting, paired within seeds."""
+    rows = chosen(summary, "matched")
+    found = []
+    for method, part in rows[rows["rank"] > 0].groupby("method", sort=False):
+        table = part.pivot_table(index="seed", columns="rank", values="recovery_two_fold").dropna(
+            axis="columns", how="all"
+        )
+        low, high = (int(rank) for rank in (table.columns.min(), table.columns.max())) if table.shape[1] > 1 else (0, 0)
+        if low == high:
+            continue
+        numbers = mean_interval(table[low] - table[high])
+        sure = bool(numbers.low > 0 or numbers.high < 0)
+        said = "differs from" if sure else "cannot be told from"
+        sentence = (
+            f"At one level of forgetting the recovery rate after {shown(str(method), low)} {said} that after rank {high}: "
+            f"{level(float(table[low].mean()))} and {level(float(table[high].mean()))}, difference {signed_with(*numbers, 2)}."
+        )
+        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), sure, "summary"))
+    return found
 
 
 def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
@@ -162,7 +231,7 @@ TOPIC = Topic(
         Collected("summary", collect_summary, inputs=("attacks", "chosen", "kept"), settings=SETTINGS),
     ),
     figures=(recovery_vs_rank,),
-    sheets=(unlearning_sheet,),
+    sheets=(unlearning_sheet, budget_sheet, matched_sheet, attacks_sheet),
     reads=("summary",),
     findings=findings,
 )

@@ -61,7 +61,7 @@ def rtt_table(files: Sequence[str], settings: Settings) -> pd.DataFrame:
     for file in files:
         part = pd.read_csv(read_verified(file), keep_default_na=False, na_values=["nan"])
         if len(part):
-            parts.append(part.assign(v_split=Path(file).stem, **_target(coordinates(file), settings)))
+            parts.append(part.assign(**_target(coordinates(file), settings)))
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 

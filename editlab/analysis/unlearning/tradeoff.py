@@ -9,14 +9,16 @@ import pandas as pd
 from editlab.analysis.draw.plots import legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.report.topic import Tables, Topic, figure
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import NAN, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import level_with
+from editlab.analysis.text.wording import counted, level_with, listed
 from editlab.analysis.unlearning.numbers import basis, chosen, over_seeds, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
+
+CHANCE, KEPT = 0.25, 0.05  # of four choices; retained accuracy that may be lost
 
 
 def _points(summary: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +66,20 @@ def findings(tables: Tables) -> list[Finding]:
         f"The selected points lose {level_with(*numbers)} of the accuracy on retained facts that nothing was chosen on, on "
         "average over methods."
     )
-    return [Finding("tradeoff.retained", sentence, *numbers, len(rows), bool(numbers[2] <= 0.05), "summary")]
+    lost = Finding("tradeoff.retained", sentence, *numbers, len(rows), bool(numbers[2] <= 0.05), "summary")
+    return [_at_chance(over_seeds(rows)), lost]
+
+
+def _at_chance(rows: pd.DataFrame) -> Finding:
+    """Which methods forget down to chance and keep what must be kept."""
+    good = rows[(rows["A"] <= CHANCE) & (rows["retain_drop"] <= KEPT)]
+    names = listed([shown(m, r) for m, r in zip(good["method"], good["rank"], strict=True)])
+    sentence = (
+        f"{len(good)} of {counted(len(rows), 'method')} bring forgotten facts to chance or below, in the mean over seeds, and "
+        f"lose at most 5 points on retained ones{': ' if names else ''}{names}."
+    )
+    share = len(good) / len(rows)
+    return Finding("tradeoff.chance", sentence, share, NAN, NAN, len(rows), bool(len(good)), "summary")
 
 
 TOPIC = Topic(

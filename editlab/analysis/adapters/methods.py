@@ -1,0 +1,100 @@
+"""Every method in one row: scores with intervals over tasks and seeds, deltas, gain, tasks won, likeness of its adapters."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pandas as pd
+
+from editlab.analysis.adapters.scores import COMBINATIONS, joined, means, stands
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Tables, sheet
+from editlab.analysis.text.rows import records
+
+MERGED = re.compile(r"B2b (.+), k = (\d+), (\w+)")
+HIDDEN = r"softmax|k = 3|text, k = 1|delta \(oracle"  # in the figure and the printed table: near copies of other rows
+RIVALS = ("best single (oracle)", "nearest by text")
+KINDS = {"generator": "generated", "shuffled": "control", "retrieval": "retrieved", "reference": "rival"}
+# The methods that the literature sets side by side, as its names go.
+NAMES = {
+    "coefficients, weights": "linear, weights (ridge)",
+    "coefficients, both": "linear, weights and deltas",
+    "coefficients, deltas": "linear, deltas (B1)",
+    "hyperconvolution, weights": "convolution, weights (DnD)",
+    "hyperconvolution, both": "convolution, weights and deltas",
+    "hyperconvolution, deltas": "convolution, deltas (B1)",
+    "B2a": "unlabelled adapter by delta (B2a)",
+    "B2w": "sum that has the delta (B2w)",
+}
+
+
+def methods_table(run: Run) -> pd.DataFrame:
+    """One row a split and method: exact match and letters with intervals, deltas, share of the teachers' gain, tasks won,
+    and for generators how alike their adapters are."""
+    scores = joined(run, "adapter_scores")
+    frame = means(scores, ["split", "group", "method"])
+    frame["gain"] = [_share(frame, row) for row in records(frame)]
+    frame["won"] = [_won(scores, row) for row in records(frame)]
+    checks = pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+    if "likeness" in checks:
+        checks["method"] = checks["decoder"] + ", " + checks["supervision"]
+        alike = checks.groupby(["split", "method"])["likeness"].mean().reset_index().assign(group="generator")
+        frame = frame.merge(alike, on=["split", "group", "method"], how="left")
+    order = {name: place for place, name in enumerate(KINDS)}
+    return frame.sort_values(["split", "group"], key=lambda c: c.map(order) if c.name == "group" else c, kind="stable")
+
+
+def shown(row: dict[str, Any]) -> str:
+    """The name of a method in figures and tables."""
+    method = str(row["method"])
+    if merged := MERGED.fullmatch(method):
+        query, k, weighing = merged.groups()
+        count = "" if k == "1" else f"{k} "
+        return f"{count}nearest by {query}{'' if weighing == 'uniform' else f', {weighing}'} (B2b)"
+    name = NAMES.get(method, method)
+    return f"{name}, shuffled" if row["group"] == "shuffled" else name
+
+
+def _share(frame: pd.DataFrame, row: dict[str, Any]) -> float:
+    own = frame[(frame["split"] == row["split"]) & (frame["group"] == "reference")].set_index("method")["exact"]
+    gain = own["teacher"] - own["base"]
+    return float((row["exact"] - own["base"]) / gain) if gain > 0 else float("nan")
+
+
+def _won(table: pd.DataFrame, row: dict[str, Any]) -> float:
+    """Share of the tasks with more letters than the best single adapter, or the nearest one where that was not sought."""
+    split = table[table["split"] == row["split"]]
+    rivals = [r for r in RIVALS if (split["method"] == r).any()]
+    own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
+    both = own.merge(split[split["method"] == rivals[0]], on=["seed", "task"], suffixes=("", "_rival"))
+    return float((both["letters"] > both["letters_rival"]).mean()) if len(both) else float("nan")
+
+
+@sheet("generators", "Adapters for unseen tasks", "adapter_methods", level=2)
+def generators_sheet(tables: Tables) -> Printed:
+    """The four methods in each form and what they must beat, on held-out combinations."""
+    frame = tables["adapter_methods"]
+    frame = frame[(frame["split"] == COMBINATIONS) & ~frame["method"].str.contains(HIDDEN)]
+    frame = frame.assign(name=[shown(row) for row in records(frame)], kind=frame["group"].map(KINDS))
+    columns = [
+        Column("kind", "kind", "text"),
+        Column("name", "method", "text"),
+        Column("exact", "exact"),
+        Column("letters", "letters"),
+        Column("delta_ratio", "delta error"),
+        Column("delta_cosine", "cosine"),
+        Column("delta_r2", "R2"),
+        Column("gain", "gain"),
+        Column("won", "won"),
+        Column("likeness", "alike"),
+    ]
+    legend = (
+        f"Tasks whose combination was held out ({stands(frame)}). Delta error: squared, as a share of the teachers' squared "
+        "deltas; cosine and R2 are against the mean delta of training. Gain: (exact - base) / (teacher - base). Won: share of "
+        "tasks with more letters than the best single adapter. Alike: mean cosine of the adapters of different tasks. "
+        "Rows with a description see in the prompt what the others do not."
+    )
+    return Printed(frame, columns, legend, "adapter_methods")

@@ -28,7 +28,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from editlab.analysis.edit.cells import FIXED, cell_costs, cells_table
+from editlab.analysis.edit.cells import cell_costs, cells_table
 from editlab.analysis.report.run import Run
 from editlab.config.run import check_files, load_run
 from editlab.data import load_requests, make_facts
@@ -256,9 +256,7 @@ def fuzz_provenance(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], No
         readers: tuple[Callable[[], object], ...] = (
             lambda: check_inputs([cell / "metrics.csv"]),
             lambda: cell_costs(cell),
-            lambda: cells_table(
-                Run("y", dict.fromkeys(FIXED, "z"), {"edit": [(str(cell), {"method": "x"})]}), with_costs=True
-            ),
+            lambda: cells_table(Run("y", {}, {"edit": [(str(cell), {"method": "x"})]}), with_costs=True),
             lambda: (verify(progress=False), outdated()),
         )
         tally.count(readers[len(str(data)) % len(readers)])

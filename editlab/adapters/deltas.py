@@ -69,7 +69,10 @@ class Probes:
 
     def deltas(self, model: nn.Module, adapters: Factored | Dense, count: int) -> Tensor:
         """Deltas (C, d) of C adapters, pooled; gradients flow to the adapters."""
-        change = self.each(model, adapters, count).mean(dim=2)
+        return self.pooled(self.each(model, adapters, count).mean(dim=2))
+
+    def pooled(self, change: Tensor) -> Tensor:
+        """Deltas (C, d) from what adapters change on each of some probes (C, probes, d)."""
         if self.options.pool == "mean":
             return change.mean(dim=1)
         flat = change.flatten(1)
@@ -116,8 +119,26 @@ def deltas_of(
     rows: int = 1600,
 ) -> Tensor:
     """Deltas (len(names), d), or what supervision compares, some adapters at a time."""
+    return _in_parts(model, probes, names, changes, probes.supervise if supervise else probes.deltas, rows)
+
+
+@torch.no_grad()
+def probe_by_probe(
+    model: nn.Module, probes: Probes, names: Sequence[str], changes: Changes, *, rows: int = 1600
+) -> Tensor:
+    """What adapters change on each probe (len(names), probes, d), mean over its positions: every pooling is made of it."""
+    return _in_parts(model, probes, names, changes, lambda *given: probes.each(*given).mean(dim=2), rows)
+
+
+def _in_parts(
+    model: nn.Module,
+    probes: Probes,
+    names: Sequence[str],
+    changes: Changes,
+    measure: Callable[[nn.Module, Factored | Dense, int], Tensor],
+    rows: int,
+) -> Tensor:
     together = max(1, rows // len(probes.batch))
-    measure = probes.supervise if supervise else probes.deltas
     with frozen(model):
         parts = [
             measure(model, changes(names[i : i + together]), len(names[i : i + together]))
@@ -162,10 +183,13 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
 
 def reliability(model: nn.Module, probes: Probes, pool: Pool, train: Sequence[str]) -> dict[str, float]:
     """How far two halves of the probes tell the same of an adapter: mean cosine, raw and centred, over training tasks."""
-    half = len(probes.batch) // 2
-    first, second = (
-        deltas_of(model, probes.part(rows), train, pool.at) for rows in (slice(0, half), slice(half, 2 * half))
-    )
+    return agreement(probes, probe_by_probe(model, probes, train, pool.at))
+
+
+def agreement(probes: Probes, change: Tensor) -> dict[str, float]:
+    """:func:`reliability` from what the training teachers change on each probe (n, probes, d)."""
+    half = change.shape[1] // 2
+    first, second = (probes.pooled(change[:, rows]) for rows in (slice(0, half), slice(half, 2 * half)))
     centred = cosine(first - first.mean(dim=0), second - second.mean(dim=0))
     return {"raw_reliability": float(cosine(first, second).mean()), "reliability": float(centred.mean())}
 

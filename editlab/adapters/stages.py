@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from editlab.adapters.bench import Bench, Split
-from editlab.adapters.deltas import Changes, DeltaCache, deltas_of, make_probes, reliability, seed_noise
+from editlab.adapters.deltas import (
+    Changes,
+    DeltaCache,
+    Probes,
+    agreement,
+    make_probes,
+    probe_by_probe,
+    reliability,
+    seed_noise,
+)
 from editlab.adapters.pool import Pool
 from editlab.adapters.predictor import (
     DeltaPredictor,
@@ -31,7 +42,6 @@ from editlab.adapters.references import (
 )
 from editlab.adapters.scoring import Scorer
 from editlab.adapters.training_set import TrainingSet
-from editlab.config.adapters import Deltas
 
 ORACLE = 16  # examples a task on which the best single adapter is chosen
 
@@ -70,36 +80,35 @@ def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.Da
 
 
 def _pooling(bench: Bench, split: Split) -> pd.DataFrame:
-    """Every way to pool, on the same adapters."""
-    ways = [("answer", "mean"), ("answer", "concat"), ("prompt_end", "mean"), ("neutral", "mean")]
+    """Every way to pool, on the same adapters; each place of the probes is looked at once."""
     rows = []
-    for position, pool in ways:
-        options = bench.study.deltas.model_copy(update={"position": position, "pool": pool})
-        rows.append({"seed": bench.seed, "position": position, "pool": pool, **_quality(bench, split, options)})
+    for position, pools in (("answer", ("mean", "concat")), ("prompt_end", ("mean",)), ("neutral", ("mean",))):
+        options = bench.study.deltas.model_copy(update={"position": position})
+        probes = make_probes(bench.model, bench.tasks, options, bench.seed)
+        change = probe_by_probe(bench.model, probes, bench.pool.names, bench.pool.at)
+        for pool in pools:
+            way = dataclasses.replace(probes, options=options.model_copy(update={"pool": pool}))
+            rows.append({"seed": bench.seed, "position": position, "pool": pool, **_quality(bench, split, way, change)})
     return pd.DataFrame(rows)
 
 
-def _quality(bench: Bench, split: Split, options: Deltas) -> dict[str, float]:
-    probes = make_probes(bench.model, bench.tasks, options, bench.seed)
-    data = TrainingSet(bench.model, bench.tasks, split.train, bench.pool, probes, bench.study.features)
-    everything = deltas_of(bench.model, probes, bench.pool.names, bench.pool.at)
-    found = reliability(bench.model, probes, bench.pool, split.train)
-    found |= seed_noise(bench.pool, everything, split.train)
+def _quality(bench: Bench, split: Split, probes: Probes, change: Tensor) -> dict[str, float]:
+    """Reliability, seed noise and what descriptions tell, from what the pool's adapters change on each probe."""
+    place = {name: row for row, name in enumerate(bench.pool.names)}
+    deltas = probes.pooled(change).double()
+    train, validation, test = ([place[name] for name in part] for part in (split.train, split.validation, split.test))
+    found = agreement(probes, change[train]) | seed_noise(bench.pool, deltas, split.train)
     found.pop("seed_weight_cosine", None)
+    data = bench.data(split)
+
+    def r2(penalty: float, names: Sequence[str], rows: list[int]) -> float:
+        predicted = data.kernel.coefficients(data.text(names), penalty) @ deltas[train]
+        spread = (deltas[rows] - deltas[train].mean(dim=0)).square().sum()
+        return float(1 - (predicted - deltas[rows]).square().sum() / spread)
+
     # How much of the deltas of unseen tasks a description tells, at the penalty that is best on validation deltas.
-    scores = {}
-    for penalty in bench.study.coefficients.penalties:
-        fitted = DeltaPredictor(data, penalty, 1.0)
-        scores[penalty] = _r2(fitted, bench, split.validation)
-    best = max(scores, key=lambda p: scores[p])
-    return found | {"text_r2": _r2(DeltaPredictor(data, best, 1.0), bench, split.test)}
-
-
-def _r2(predictor: DeltaPredictor, bench: Bench, names: Sequence[str]) -> float:
-    data = predictor.data
-    truth = deltas_of(data.model, data.probes, names, data.pool.at).double()
-    error = (predictor.predict(names) - truth).square().sum()
-    return float(1 - error / (truth - data.centre).square().sum())
+    best = max(bench.study.coefficients.penalties, key=lambda p: r2(p, split.validation, validation))
+    return found | {"text_r2": r2(best, split.test, test)}
 
 
 def _gates(bench: Bench, split: Split) -> dict[str, Any]:

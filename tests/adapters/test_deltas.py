@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_adapters import base, bench, random_factors
 
-from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, reliability, seed_noise
+from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, probe_by_probe, reliability, seed_noise
 from editlab.adapters.pool import Pool
 from editlab.data.tasks import letter_task_set
 from editlab.errors import ArtifactError
@@ -88,6 +88,14 @@ def test_supervision_sees_every_position_and_a_pooled_one_their_mean(tiny):
     pooled = dataclasses.replace(probes, options=probes.options.model_copy(update={"supervise": "pooled"}))
     found = deltas_of(tiny.model, pooled, [name], tiny.pool.at, supervise=True)[0]
     torch.testing.assert_close(found, each.mean(dim=(0, 1)), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "concat"])
+def test_every_pooling_is_made_of_what_changes_on_each_probe(tiny, pool):
+    probes = dataclasses.replace(tiny.probes, options=tiny.study.deltas.model_copy(update={"pool": pool}))
+    names = tiny.pool.names[:4]
+    found = probes.pooled(probe_by_probe(tiny.model, probes, names, tiny.pool.at, rows=16))
+    torch.testing.assert_close(found, deltas_of(tiny.model, probes, names, tiny.pool.at), atol=1e-5, rtol=1e-4)
 
 
 def test_probes_are_kept_for_that(tiny):

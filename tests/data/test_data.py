@@ -243,7 +243,7 @@ def test_paths_and_kinds_that_cannot_be_read(tmp_path: Path, write: Write) -> No
         load_requests(tmp_path)
     with pytest.raises(ConfigError, match="kind: 'wiki' is not allowed; use one of auto, counterfact"):
         load_requests(write([OFFICIAL]), kind="wiki")
-    with pytest.raises(DataError, match=r"record 0: field 'subject'"):
+    with pytest.raises(DataError, match=r"record 0: not of the kind 'zsre' but of 'counterfact'"):
         load_requests(write([OFFICIAL]), kind="zsre")
 
 

@@ -37,7 +37,7 @@ def test_training_an_adapter_lowers_its_loss_and_leaves_the_base_alone():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     options = STUDY.teachers.model_copy(update={"steps": 200, "batch": 8, "lr": 0.01})
     made = train_together(
-        model, [lambda rng: TASKS[name].draw(8, rng, False)], [first_factors(model, 2, 0)], [(0,)], options
+        model, [lambda rng: TASKS[name].draw(8, rng, "train")], [first_factors(model, 2, 0)], [(0,)], options
     )
     import random
 

@@ -265,3 +265,12 @@ def test_the_attacker_is_told_all_of_t_and_nothing_of_v(monkeypatch, kind, loss)
         for split in FACTS.forget:
             people = [q.question.removeprefix("When was ").removesuffix(" born?") for q in split.questions]
             assert [person in text for person in people] == [split is not secret] * len(people)
+
+
+@pytest.mark.parametrize("name", ["gd", "whp", "fwf", "rmu"])
+def test_what_is_retained_is_true_and_what_is_unlearned_has_the_form_of_the_objective(name):
+    texts = texts_of(FACTS, method(name), BOTH)
+    form = name if name in ("whp", "fwf") else "corpus"
+    assert texts.retain == [t for s in FACTS.retained for t in s.texts("corpus")]
+    assert texts.forget == [s.texts(form) for s in FACTS.forget]
+    assert texts.truth == [s.texts("corpus") for s in FACTS.forget]

@@ -109,7 +109,7 @@ def forgetting_curves(table: pd.DataFrame) -> Drawing:
     """Over the edits seen: earlier edits that hold, neighbours unharmed and exactly right, other facts of the edited subjects."""
     parts = [(table[table["metric"] == metric], {"ylabel": name}) for metric, name in SHOWN.items()]
     parts = [(rows, labels) for rows, labels in parts if len(rows)]
-    figure = plots.curves_over_edits(parts, 0.6 + 1.4 * len(parts))
+    figure = plots.curves_over_edits(parts, 0.6 + 0.9 * len(parts))
     snapshots = sorted(table["edits_seen"].unique())
     figure.axes[-1].set_xticks(snapshots[:: max(1, len(snapshots) // 6)])
     return figure

@@ -69,7 +69,7 @@ def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
 )
 def method_comparison(table: pd.DataFrame) -> Drawing:
     """Forest plot: ES, PS, S and what is left of the surroundings, every method at its headline setting; S in numbers."""
-    figure, (axis,) = panels(1, 1, 0.75 + 0.42 * len(table))
+    figure, (axis,) = panels(1, 1, 0.7 + 0.28 * len(table))
     looks = {metric: look for metric, look in LOOKS.items() if metric in table}
     for place, (metric, (color, marker)) in enumerate(looks.items()):
         ends = sides(table, f"{metric}_low", f"{metric}_high", metric)

@@ -128,7 +128,7 @@ def _stands_on(frame: pd.DataFrame) -> str:
 def portability_by_method(rows: pd.DataFrame) -> Drawing:
     """One row a method, one mark a kind of probe; the controls are the last rows."""
     order = _in_order(rows)
-    figure, (axis,) = panels(1, 1, 0.8 + 0.3 * len(order))
+    figure, (axis,) = panels(1, 1, 0.7 + 0.23 * len(order))
     kinds = [name for name in KINDS if name in set(rows["metric"])]
     for place, (name, color, marker) in enumerate(
         zip(kinds, ("#0072B2", "#009E73", "#D55E00", "#000000"), "o^sD", strict=False)

@@ -22,9 +22,8 @@ from editlab.files.artifacts import sha256
 
 Captions = Mapping[str, str]  # by name of a figure or table, in LaTeX
 NOTHING = escape("The files of this run do not support a statement yet.")
-PROVENANCE = (
-    "The file behind every figure and table of the run, with the start of its checksum. Not all are printed here."
-)
+ROOM = 5  # figures and tables up to this level stand in the table of files; the page lists the others
+PROVENANCE = "The files behind the leading figures and tables of the run, with the start of their checksums."
 
 
 def generated(studies: Sequence[Told], figures: Captions, sheets: Captions) -> str:
@@ -103,15 +102,16 @@ def own_tables(
 
 
 def provenance_tabular(studies: Sequence[Told], tables: Mapping[str, str], figures: Captions, sheets: Captions) -> str:
-    """Which file every printed table and figure comes from, with the start of its checksum."""
+    """Which file every leading table and figure comes from, with the start of its checksum."""
     behind: dict[str, dict[str, list[str]]] = {}
     for told in studies:
         for name in figures:
-            if name in told.report.figures:
+            if name in told.report.figures and told.report.figures[name][1].level <= ROOM:
                 behind.setdefault(told.report.figures[name][1].table, {}).setdefault("figure", []).append(name)
         for name in sheets:
-            for table in told.report.sheets[name][1].tables if name in told.report.sheets else ():
-                behind.setdefault(table, {}).setdefault("table", []).append(name)
+            if name in told.report.sheets and told.report.sheets[name][1].level <= ROOM:
+                for table in told.report.sheets[name][1].tables:
+                    behind.setdefault(table, {}).setdefault("table", []).append(name)
     rows = [
         (f"{table}.csv", sha256(Path(tables[table]))[:8], "; ".join(f"{k} {', '.join(v)}" for k, v in kinds.items()))
         for table, kinds in behind.items()

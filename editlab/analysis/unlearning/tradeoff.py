@@ -12,7 +12,7 @@ from editlab.analysis.report.topic import Tables, Topic, figure
 from editlab.analysis.statistics.intervals import NAN, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, level_with, listed
+from editlab.analysis.text.wording import counted, listed, signed_with
 from editlab.analysis.unlearning.numbers import basis, chosen, over_seeds, shown
 
 if TYPE_CHECKING:
@@ -60,14 +60,13 @@ def findings(tables: Tables) -> list[Finding]:
     rows = chosen(summary) if len(summary) else summary
     if not len(rows):
         return []
-    by_seed = rows.groupby("seed")["retain_drop"].mean()
-    numbers = mean_interval(by_seed)
+    numbers = mean_interval(-rows.groupby("seed")["retain_drop"].mean())
     sentence = (
-        f"The selected points lose {level_with(*numbers)} of the accuracy on retained facts that nothing was chosen on, on "
+        f"At the selected points accuracy on retained facts that nothing was chosen on changes by {signed_with(*numbers, 2)}, on "
         "average over methods."
     )
-    lost = Finding("tradeoff.retained", sentence, *numbers, len(rows), bool(numbers[2] <= 0.05), "summary")
-    return [_at_chance(over_seeds(rows)), lost]
+    kept = Finding("tradeoff.retained", sentence, *numbers, len(rows), bool(numbers.low >= -KEPT), "summary")
+    return [_at_chance(over_seeds(rows)), kept]
 
 
 def _at_chance(rows: pd.DataFrame) -> Finding:

@@ -33,6 +33,7 @@ from editlab.files.timing import Stopwatch, peak_memory_mb
 from editlab.moments import collect_second_moments
 from editlab.networks.architectures import Architecture
 from editlab.networks.loading import load_model
+from editlab.networks.precision import float32_products
 from editlab.training.random_model import write_random_model
 
 SECONDS = 440
@@ -52,6 +53,11 @@ class Size:
     dtype: str
     layers: tuple[int, ...]
     steps: int
+
+    @property
+    def tf32(self) -> bool:
+        """Whether targets (and those of the one-by-one loop) are optimised with products in TF32."""
+        return self.dtype == "float32"
 
 
 SIZES = (
@@ -99,6 +105,7 @@ def _measured(
     found: dict[str, Any] = {
         "model": size.shape if size.shape != "four layers" else Subject(model, [], False).description,
         "dtype": size.dtype,
+        "tf32": size.tf32,
         "layers": list(size.layers),
         "load_seconds": round(load, 2),
         "second_moments": _pass(model, size),
@@ -144,7 +151,8 @@ def _pass(model: Any, size: Size) -> dict[str, float]:
 
 
 def _moments(model: Any, size: Size) -> dict[int, SecondMoment]:
-    """For each edited layer matrices of its own, as a statistics file gives them: C, its factor and its eigenvectors."""
+    """C, its factor and its eigenvectors in the memory of the computer, as a statistics file gives them: a session puts on the
+    GPU, for each edited layer, what its method reads."""
     architecture = Architecture(model)
     d_in, device = architecture.weight_shape(size.layers[0])[1], architecture.device
     generator = torch.Generator(device).manual_seed(0)
@@ -153,22 +161,25 @@ def _moments(model: Any, size: Size) -> dict[int, SecondMoment]:
     matrix = (basis * values) @ basis.T
     matrix = (matrix + matrix.T) / 2
     lower = torch.linalg.cholesky(matrix)
-    return {k: SecondMoment(matrix.clone(), 10 * d_in, lower.clone(), values, basis.clone()) for k in size.layers}
+    moment = SecondMoment(matrix.cpu(), 10 * d_in, lower.cpu(), values.cpu(), basis.cpu())
+    return {layer: moment for layer in size.layers}
 
 
 def _alone(model: Any, size: Size, facts: list[EditRequest]) -> float:
     """Seconds an edit of the published target loop, one fact after another; solving and evaluating are not counted."""
     options = TargetOptions(steps=size.steps, stop_loss=0.0)
     chosen = facts[:ALONE]
-    one_by_one(model, chosen[:1], size.layers[-1], _contexts(), TargetOptions(steps=2, stop_loss=0.0))  # warm-up
-    begun = _synchronised(model)
-    one_by_one(model, chosen, size.layers[-1], _contexts(), options)
-    return round((_synchronised(model) - begun) / len(chosen), 4)
+    with float32_products(Architecture(model).device, tf32=size.tf32):  # as the library's
+        one_by_one(model, chosen[:1], size.layers[-1], _contexts(), TargetOptions(steps=2, stop_loss=0.0))  # warm-up
+        begun = _synchronised(model)
+        one_by_one(model, chosen, size.layers[-1], _contexts(), options)
+        return round((_synchronised(model) - begun) / len(chosen), 4)
 
 
 def _recipe(method: str, size: Size) -> Recipe:
     own = {"null_space_threshold": 0.02} if method == "alphaedit" else {"second_moment_weight": 15000}
-    values = {"solver": method, "layers": list(size.layers), "steps": size.steps, "stop_loss": 0.0, **own}
+    values = {"solver": method, "layers": list(size.layers), "steps": size.steps, "stop_loss": 0.0, "tf32": size.tf32}
+    values |= own
     recipe: Recipe = validated(Recipe, values, "full_size")
     return recipe
 

@@ -159,7 +159,7 @@ def _full_size(found: dict[str, Any]) -> list[Row]:
     for model in found["models"]:
         for cell in model["cells"]:
             setting = (
-                f"{model['model']} ({model['dtype']}), {cell['method']}, batch {cell['batch']:,}; {found['device']}"
+                f"{model['model']} ({model['dtype']}{', TF32' if model['tf32'] else ''}), {cell['method']}, batch {cell['batch']:,}; {found['device']}"
             )
             stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in cell["seconds_by_stage"].items())
             text = f"{cell['times_faster']:.0f} x the one-by-one loop; {cell['peak_memory_mb'] / 1000:.1f} GB; {stages}"

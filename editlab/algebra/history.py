@@ -111,7 +111,7 @@ class History:
         """``(A + P H P)^-1`` as a function of columns, with all that was found out for earlier batches.
 
         Args:
-            name: of A and P: what was found out under it is used again.
+            name: of A and P, objects and numbers: what was found out is used again while it stays equal, and let go then.
             base: makes the solve of ``A + P F P``, F the folded part or None; called once a folding.
             project: P; None: the identity.
 
@@ -119,6 +119,7 @@ class History:
             NumericalError: the system cannot be updated (A is not positive definite on the keys).
         """
         if name not in self._known:
+            self._known.clear()
             self._known[name] = (base(self.folded), torch.zeros(self.size, 0).to(self._any), 0)
         solve, thin, done = self._known[name]
         for keys in self.batches[done:]:

@@ -67,12 +67,12 @@ class NullSpacePenalty:
 
     Attributes:
         onto: P.
-        name: of P, for what the history keeps.
+        name: what P was made of, for what the history keeps.
         history: H, or None.
     """
 
     onto: Projector
-    name: tuple[float, float | None]
+    name: tuple[SecondMoment, float, float | None]
     l2: float
     history: History | None
     limit: float
@@ -87,7 +87,7 @@ class NullSpacePenalty:
         """``A^-1 B``; no matrix is factored before keys are folded."""
         if self.history is None:
             return right_side / self.l2, 0.0
-        return self.history.inverse(("null space", *self.name, self.l2), self._base, self.onto)(right_side), 0.0
+        return self.history.inverse(("null space", *self.name, self.l2, self.limit), self._base, self.onto)(right_side), 0.0
 
     @property
     def condition(self) -> float:

@@ -62,7 +62,8 @@ class Penalty:
         if self.history is None:
             return self._plain(right_side)
         raised = self._plain(right_side[:, :0])[1]
-        found = self.history.inverse(("penalty", self.weight, self.ridge), self._base)(right_side)
+        name = ("penalty", self.moment, self.weight, self.ridge, self.limit)
+        found = self.history.inverse(name, self._base)(right_side)
         return found, raised
 
     def _plain(self, right_side: Tensor) -> tuple[Tensor, float]:

@@ -159,7 +159,7 @@ def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
         raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
     earlier = problem.history
     l2, p = (1.0, options.l2) if earlier is None else (options.l2, 1.0)
-    penalty = NullSpacePenalty(onto, (options.null_space_threshold, share), l2, earlier, limit)
+    penalty = NullSpacePenalty(onto, (moment, options.null_space_threshold, share), l2, earlier, limit)
     fits = problem.form == "woodbury" or problem.facts < onto.dimension
     if problem.form != "direct" and fits and penalty.condition <= THIN_CONDITION:
         inner = replace(problem, keys=onto(problem.keys), form="woodbury")
@@ -188,8 +188,11 @@ def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Re
 def select_neurons(keys: Tensor, share: float) -> Tensor:
     """(s,) ascending indices of the inputs with the largest summed |key| over the facts (columns of keys (d_in, n)).
 
-    As published, the longest prefix of the sorted scores whose sum stays within ``share`` of the total; at least one.
+    As published, the longest prefix of the sorted scores whose sum stays within ``share`` of the total; at least one. A share
+    of 1 is all of them, however the sums are rounded.
     """
+    if share >= 1:
+        return torch.arange(len(keys), device=keys.device)
     scores, order = torch.sort(keys.abs().sum(dim=1), descending=True, stable=True)
     count = int((scores.cumsum(0) <= share * scores.sum()).sum())
     return order[: max(1, count)].sort().values

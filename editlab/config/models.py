@@ -49,6 +49,9 @@ class SubstrateModel(Substrate):
 
     source: Literal["substrate"]
     dataset: Name = Field(description="whose facts it learns")
+    device: Literal["cpu", "auto"] = Field(
+        "cpu", description="where it is trained and edited; auto: a GPU where there is one"
+    )
 
     @property
     def billions(self) -> float:
@@ -71,7 +74,7 @@ class HubModel(Section):
     id: str = Field(min_length=1, description="hub id or directory")
     revision: str | None = Field(None, description="commit, tag or branch")
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str | None = Field(None, description="as in transformers, e.g. auto")
+    device_map: str | None = Field(None, description="as in transformers; auto: the GPU with the most free memory")
     parameters: Positive | None = Field(None, description="number of parameters, for resource requests")
 
     @property
@@ -128,7 +131,7 @@ class RandomModel(Section):
     )
     seed: int = 1
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str | None = Field(None, description="as in transformers, e.g. auto")
+    device_map: str | None = Field(None, description="as in transformers; auto: the GPU with the most free memory")
     parameters: Positive | None = Field(
         None, description="number of parameters, for resource requests, where the shape is a path"
     )

@@ -35,6 +35,10 @@ class TargetOptions(Section):
         description="memory in MB for the targets that are optimised at once; auto: 80 % of what is free on a GPU, 8,192 "
         "tokens on the CPU",
     )
+    tf32: bool = Field(
+        False,
+        description="on a GPU, products of float32 in TF32 (10 bits) while targets are optimised: several times faster",
+    )
 
 
 class EncoreTargets(TargetOptions):

@@ -44,19 +44,23 @@ def bytes_kept(evaluate: Callable[[], Tensor], beside: Iterable[Tensor], weights
     """
     known = {_place(tensor)[0] for tensor in weights}
     seen: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no address is used twice
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
         place, size = _place(tensor)
         if place not in known:
             seen[place] = size
-        return tensor
+            alive.append(tensor.detach())  # a graph that held the tensor itself would hold itself, for good
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = evaluate()
+    with torch.autograd.graph.saved_tensors_hooks(note, _unread):
+        evaluate()
     for tensor in beside:
         note(tensor)
-    del loss
     return sum(seen.values())
+
+
+def _unread(_: None) -> Tensor:
+    raise AssertionError("no gradient is computed where memory is measured")
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from editlab.errors import ResourceError
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
+from editlab.networks.precision import float32_products
 from editlab.networks.tokenization import Encoder, check_lengths
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def optimize_targets(
     texts = encode_rows(encoder, requests, contexts, with_kl=options.kl_factor != 0)
     check_lengths([row.ids for row in texts], model)
     chunks = _Chunks(Architecture(model), texts, len(requests), layer, site, encoder.pad_id, options)
-    with frozen(model):
+    with frozen(model), float32_products(chunks.architecture.device, tf32=options.tf32):
         parts = chunks.solve(max_tokens)
     return Targets(
         z=torch.cat([p.z for p in parts], 1),
@@ -117,9 +118,10 @@ class _Chunks:
         self.architecture, self.rows, self.n, self.options = architecture, rows, n, options
         self.place = (layer, site, pad_id)
         self.budget = budget_bytes(options.target_memory_mb, architecture.device)
-        self.cost = [0] * n
+        self.cost, self.longest = [0] * n, [0] * n  # by fact: suffix tokens of all its rows, tokens of its longest row
         for row in rows:
             self.cost[row.fact] += row.suffix
+            self.longest[row.fact] = max(self.longest[row.fact], len(row.ids))
 
     def solve(self, max_tokens: int | None = None) -> list[Targets]:
         """Targets chunk by chunk, in the order of the facts; ``max_tokens`` stands in for what the memory allows."""
@@ -147,9 +149,16 @@ class _Chunks:
         return power_of_two(tokens) if self.options.target_memory_mb == "auto" else tokens
 
     def _fitting(self, budget: int, facts: Sequence[int]) -> int:
-        """Tokens for which the budget suffices, from what these facts need."""
-        needed = self._problem(facts).memory(self.options)
-        return max(1, budget * sum(self.cost[fact] for fact in facts) // max(1, needed))
+        """Tokens for which the budget suffices, from what half of these facts need, the one with the longest row among them:
+        rows are padded to it, and all of the facts may be more than the memory holds."""
+        some = sorted({*facts[::2], max(facts, key=self.longest.__getitem__)})
+        try:
+            needed = self._problem(some).memory(self.options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return 1  # one fact at a time, which says so where even that is too much
+        return max(1, budget * sum(self.cost[fact] for fact in some) // max(1, needed))
 
     def _next(self, start: int, max_tokens: int) -> range:
         stop, used = start + 1, self.cost[start]

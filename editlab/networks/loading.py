@@ -42,7 +42,8 @@ def load_model(
         path_or_id: a Hugging Face directory, or a hub id such as ``openai-community/gpt2-xl``.
         revision: branch, tag or commit of a hub model.
         dtype: one of :data:`DTYPES`.
-        device_map: as in transformers; None puts the model on the CPU.
+        device_map: as in transformers, but ``"auto"`` is the one GPU with the most free memory (the CPU where there is none):
+            what is spread cannot be edited. None puts the model on the CPU.
         offline: never use the network (default: only when ``HF_HUB_OFFLINE`` is set or the path is a directory).
 
     Raises:
@@ -52,6 +53,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype: {dtype!r} is not allowed; one of {', '.join(DTYPES)}")
+    device_map = fastest_device() if device_map == "auto" else device_map
     path = Path(path_or_id)
     is_local = path.is_dir()
     if is_local:
@@ -114,18 +116,20 @@ def _draw_weights(path: Path, dtype: str, device_map: str | dict[str, Any] | Non
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     check_family(config, str(path))
-    wanted = device_map if isinstance(device_map, str) else "cpu"
-    device = torch.device(fastest_device() if wanted == "auto" else wanted)
+    device = torch.device(device_map if isinstance(device_map, str) else "cpu")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"]))
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, "float32" if dtype == "auto" else dtype))
 
 
 def fastest_device() -> str:
-    """The first GPU, or the CPU where there is none."""
+    """The GPU with the most free memory, or the CPU where there is none."""
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    return f"cuda:{free.index(max(free))}"
 
 
 def check_family(config: Any, name: str) -> None:

@@ -64,6 +64,20 @@ class _Down:
         return output.to(self.dtype)
 
 
+@contextlib.contextmanager
+def float32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """For the length of the block, float32 products on a GPU are of TF32 (10 bits of mantissa) where that is asked for."""
+    if not (tf32 and device.type == "cuda"):
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def energy_lost(before: Tensor, after: Tensor, dtype: torch.dtype) -> float:
     """Share of ``|after - before|^2`` that is gone when the edited weight is stored in ``dtype``; 0 without a change.
 

@@ -94,12 +94,10 @@ def names(kind, section):
 def loading(model):
     """How a model is loaded."""
     chosen = STUDY.models[model]
-    hub = isinstance(chosen, HubModel | RandomModel)
-    return (
-        {"dtype": chosen.dtype, "device_map": chosen.device_map}
-        if hub
-        else {"dtype": "float32"}
-    )
+    if isinstance(chosen, HubModel | RandomModel):
+        return {"dtype": chosen.dtype, "device_map": chosen.device_map}
+    where = {} if chosen.device == "cpu" else {"device_map": chosen.device}
+    return {"dtype": "float32", **where}
 
 
 def dataset_source(dataset):

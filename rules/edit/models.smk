@@ -21,10 +21,12 @@ rule train_substrate:
     resources:
         mem_mb=resource("train_substrate", "mem_mb"),
         runtime=resource("train_substrate", "runtime"),
+        gpu=resource("train_substrate", "gpu"),
     params:
         options=lambda w: STUDY.models[w.model].model_dump(
-            exclude={"source", "dataset"}
+            exclude={"source", "dataset", "device"}
         ),
+        device=lambda w: STUDY.models[w.model].device,
         # The weights do not depend on it: each step is two shards, side by side or one after the other.
         torch_threads=2,
         code=code_digest("edit/train_substrate"),

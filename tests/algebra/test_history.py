@@ -95,6 +95,16 @@ def test_a_stream_of_solves_is_that_of_dense_matrices(name, count):
     assert (history.folded is not None) == (count > 3)
 
 
+@pytest.mark.parametrize("name", ["alphaedit", "encore", "nse"])
+def test_what_is_known_of_one_second_moment_is_not_used_for_another(name):
+    history, _ = stream([3, 4])
+    values = {"neuron_share": 1.0} if name == "nse" else {}
+    for seed in (1, 2, 1):
+        asked = replace(problem(3, D), moment=second_moment(D, 2.0, seed), history=history)
+        close(change(name, asked, **values), change(name, asked, form="direct", **values), 1e-8)
+    assert len(history._known) == 1
+
+
 def test_keys_of_a_size_at_which_the_thin_form_is_rounding_are_solved_dense():
     asked = replace(problem(3, D), moment=second_moment(D), history=History.of(1e6 * gaussian(D, 4)))
     close(change("alphaedit", asked), change("alphaedit", asked, form="direct"), 1e-12)

@@ -16,7 +16,7 @@ from editlab.editing.stream import StreamResult, run_stream
 from editlab.errors import ModelError
 from editlab.networks.architectures import Architecture
 from editlab.networks.loading import check_placement
-from editlab.networks.precision import energy_lost
+from editlab.networks.precision import energy_lost, float32_products
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -94,6 +94,14 @@ def test_a_killed_stream_ends_like_an_undisturbed_one(dtype, tmp_path: Path):
     same(stream(dtype, path), undisturbed)
     lost = undisturbed.metrics.query("metric == 'energy_lost'")
     assert len(lost) == (dtype == torch.bfloat16)
+
+
+def test_products_in_tf32_are_for_gpus_alone_and_the_switch_is_put_back():
+    before = torch.get_float32_matmul_precision()
+    for device, tf32, inside in (("cuda", True, "high"), ("cuda", False, before), ("cpu", True, before)):
+        with float32_products(torch.device(device), tf32=tf32):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch.get_float32_matmul_precision() == before
 
 
 def test_models_that_cannot_be_edited_are_refused_in_a_line():

@@ -15,13 +15,16 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 import editlab
 from editlab.config.base import validated
 from editlab.config.edit import Statistics, Tracing
+from editlab.config.models import Substrate
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import true_statements
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamResult, run_stream
 from editlab.editing.tracing import trace_layers
 from editlab.moments import collect_second_moments
 from editlab.networks.architectures import Architecture
+from editlab.training.substrate import train_substrate
 
 EDITING = [name for name, solver in SOLVERS.items() if solver.edits]
 
@@ -146,6 +149,23 @@ def test_an_edit_is_applied_and_taken_back():
     with edit.applied(model):
         assert not torch.equal(Architecture(model).weight(1).cpu(), before)
     assert torch.equal(Architecture(model).weight(1).cpu(), before)
+
+
+def test_a_substrate_is_trained_there(monkeypatch):
+    fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
+    monkeypatch.setattr(fused, lambda: ["cpu", DEVICE.type])
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: on_second_device(model))
+    options = Substrate(layers=2, width=48, heads=2, vocabulary=500, context=48, batch=32, steps=5, recall_gate=0.0)
+    statements = true_statements(tiny_requests(12, neighbors=0))
+    subjects = [r.subject for r in tiny_requests(12)]
+    (here, log), (elsewhere, same) = (
+        train_substrate(statements, TEXTS, options, subjects=subjects, device=device, progress=False)
+        for device in ("cpu", str(DEVICE))
+    )
+    assert same == [{name: pytest.approx(value, rel=1e-3) for name, value in row.items()} for row in log]
+    for a, b in zip(here.parameters(), elsewhere.parameters(), strict=True):
+        assert b.device.type == DEVICE.type
+        close(b.cpu().detach(), a.detach())
 
 
 def test_statistics_and_tracing():

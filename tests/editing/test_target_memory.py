@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
+from live_memory import Peak
 from test_targets import CONTEXTS
 from tiny import tiny_model, tiny_requests
 
@@ -43,6 +46,28 @@ def test_memory_follows_the_budget_within_a_tenth(family, megabytes, monkeypatch
     assert len(watched.facts) > 2
     for needed in watched.bytes[:-1]:  # the last chunk is what was left
         assert 0.9 <= needed / (megabytes * 1e6) <= 1.1
+
+
+@pytest.mark.parametrize(("family", "megabytes"), [("gpt2", 50), ("llama", 35)])  # a fact is 4 % of them
+def test_what_tensors_hold_at_once_follows_the_budget_within_a_tenth(family, megabytes):
+    """Counted by allocation, everything included: clean states, gradients, what is thrown away within a step."""
+    model, requests = tiny_model(family, layers=6, width=256), tiny_requests(40)
+    options = TargetOptions(target_memory_mb=megabytes, **OPTIONS)
+    with Peak() as peak:
+        found = optimize_targets(model, requests, 1, CONTEXTS, options)
+    assert found.z.shape[1] == 40
+    assert 0.9 <= peak.bytes / (megabytes * 1e6) <= 1.1
+
+
+def test_measuring_leaves_nothing_behind():
+    """A graph whose hooks give back what they are given holds itself, and what it saved, for ever."""
+    model, requests = tiny_model(layers=4), tiny_requests(6)
+    options = TargetOptions(target_memory_mb=1, **OPTIONS)
+    with Peak() as peak:
+        for _ in range(3):
+            optimize_targets(model, requests, 1, CONTEXTS, options)
+        gc.collect()
+        assert peak.now < 0.1 * peak.bytes
 
 
 def test_what_is_counted_is_what_the_gradient_keeps():

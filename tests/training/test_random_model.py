@@ -13,7 +13,7 @@ from editlab.config.models import SHAPES, RandomModel
 from editlab.data import make_facts
 from editlab.errors import ConfigError, ModelError
 from editlab.networks.architectures import Architecture
-from editlab.networks.loading import load_model
+from editlab.networks.loading import fastest_device, load_model
 from editlab.training.random_model import write_random_model
 
 FACTS = make_facts(60, seed=1)
@@ -56,6 +56,14 @@ def test_it_is_loaded_in_its_type_the_same_each_time_and_can_be_edited(tmp_path)
     moment = {0: torch.eye(128, dtype=torch.float64)}
     edit = editlab.edit(one, FACTS[:2], layers=[0], statistics=moment, steps=2, second_moment_weight=1.0)
     assert edit.norm() > 0
+
+
+def test_auto_is_the_gpu_with_the_most_free_memory(monkeypatch):
+    assert fastest_device() in ("cpu", "cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ((5, 9, 7)[index], 10))
+    assert fastest_device() == "cuda:1"
 
 
 def test_what_is_no_shape_is_refused(tmp_path):

@@ -162,7 +162,7 @@ def _moments(model: Any, size: Size) -> dict[int, SecondMoment]:
     matrix = (matrix + matrix.T) / 2
     lower = torch.linalg.cholesky(matrix)
     moment = SecondMoment(matrix.cpu(), 10 * d_in, lower.cpu(), values.cpu(), basis.cpu())
-    return {layer: moment for layer in size.layers}
+    return dict.fromkeys(size.layers, moment)
 
 
 def _alone(model: Any, size: Size, facts: list[EditRequest]) -> float:

@@ -157,14 +157,14 @@ def _soak(found: dict[str, Any]) -> list[Row]:
 def _full_size(found: dict[str, Any]) -> list[Row]:
     rows = []
     for model in found["models"]:
+        name = f"{model['model']} ({model['dtype']}{', TF32' if model['tf32'] else ''})"
         for cell in model["cells"]:
-            setting = (
-                f"{model['model']} ({model['dtype']}{', TF32' if model['tf32'] else ''}), {cell['method']}, batch {cell['batch']:,}; {found['device']}"
-            )
-            stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in cell["seconds_by_stage"].items())
+            setting = f"{name}, {cell['method']}, batch {cell['batch']:,}; {found['device']}"
+            stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in cell["seconds_by_stage"].items())
             text = f"{cell['times_faster']:.0f} x the one-by-one loop; {cell['peak_memory_mb'] / 1000:.1f} GB; {stages}"
             rows.append((f"Full size: {setting}", f"**{cell['seconds_an_edit']:.3f} s an edit** ({text})"))
     return rows
+
 
 
 _ABSENT = {"full_size": "Full size: GPT-2 XL, GPT-J and Llama 3 on one GPU (`make bench-gpu`)"}

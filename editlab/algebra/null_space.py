@@ -87,7 +87,9 @@ class NullSpacePenalty:
         """``A^-1 B``; no matrix is factored before keys are folded."""
         if self.history is None:
             return right_side / self.l2, 0.0
-        return self.history.inverse(("null space", *self.name, self.l2, self.limit), self._base, self.onto)(right_side), 0.0
+        return self.history.inverse(("null space", *self.name, self.l2, self.limit), self._base, self.onto)(
+            right_side
+        ), 0.0
 
     @property
     def condition(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,11 @@ def test_an_edit_is_applied_and_taken_back():
 
 
 def test_a_substrate_is_trained_there(monkeypatch):
-    fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
-    monkeypatch.setattr(fused, lambda: ["cpu", DEVICE.type])
-    monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: on_second_device(model))
+    known = "_get_fused_kernels_supported_devices"
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], known, lambda: ["cpu", DEVICE.type])
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda model, device: model if device == "cpu" else on_second_device(model)
+    )
     options = Substrate(layers=2, width=48, heads=2, vocabulary=500, context=48, batch=32, steps=5, recall_gate=0.0)
     statements = true_statements(tiny_requests(12, neighbors=0))
     subjects = [r.subject for r in tiny_requests(12)]

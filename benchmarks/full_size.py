@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.common import Subject, random_model
 from benchmarks.published import one_by_one
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.models import RandomModel
 from editlab.config.recipe import Recipe
@@ -30,7 +30,7 @@ from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.session import EditSession
 from editlab.evaluation.scoring import score_requests
 from editlab.files.timing import Stopwatch, peak_memory_mb
-from editlab.moments import collect_second_moments
+from editlab.moments.collection import collect_second_moments
 from editlab.networks.architectures import Architecture
 from editlab.networks.loading import load_model
 from editlab.networks.precision import float32_products

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.common import alternate, random_moment, ratio, threads, timed
 from editlab.algebra.history import History
-from editlab.algebra.linalg import SecondMoment
 from editlab.algebra.problem import Problem, Solution
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.solvers import AlphaEdit, Memit
 

@@ -166,7 +166,6 @@ def _full_size(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
-
 _ABSENT = {"full_size": "Full size: GPT-2 XL, GPT-J and Llama 3 on one GPU (`make bench-gpu`)"}
 _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "targets": _targets,

@@ -19,7 +19,7 @@ import torch
 import urllib3
 from tiny import tiny_model
 
-from editlab.config.edit import HubText
+from editlab.config.preparation import HubText
 from editlab.data import download, hub, load_requests, read_text
 from editlab.data.corpus import read_known
 from editlab.edits.edit import Edit
@@ -33,9 +33,10 @@ from editlab.files.artifacts import (
     save_tensors,
     write_text,
 )
-from editlab.moments import load_statistics
+from editlab.moments.stored import load_statistics
 from editlab.networks import loading as models
-from editlab.networks.loading import check_blob, fetch, load_model
+from editlab.networks.fetching import check_blob, fetch
+from editlab.networks.loading import load_model
 
 ROOT = Path(__file__).parents[1]
 

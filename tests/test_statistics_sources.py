@@ -13,10 +13,11 @@ from tiny import tiny_model, tiny_requests
 
 import editlab
 from editlab.config.base import validated
-from editlab.config.edit import Statistics
+from editlab.config.preparation import Statistics
 from editlab.data.corpus import statistics_texts, stream_texts
 from editlab.errors import ArtifactError, ConfigError, DataError
-from editlab.moments import collect_second_moments, read_published, resolve_statistics, save_statistics
+from editlab.moments.collection import collect_second_moments
+from editlab.moments.stored import read_published, resolve_statistics, save_statistics
 
 LINES = [r.rewrite_prompt for r in tiny_requests(60)]
 
@@ -48,7 +49,7 @@ def test_samples_are_resumed_too(tmp_path):
     options = Statistics(max_length=8, samples=50)
     undisturbed = collect_second_moments(tiny_model(), LINES, [0, 1], options, batch_tokens=16, progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editlab.moments.SORT_WINDOW", 8)
+        patch.setattr("editlab.moments.collection.SORT_WINDOW", 8)
         expected = collect_second_moments(tiny_model(), LINES, [0, 1], options, batch_tokens=16, progress=False)
         with pytest.raises(Stop):
             collect_second_moments(tiny_model(), broken(), [0, 1], options, **arguments)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import History, histories_in
-from editlab.algebra.linalg import Factors, SecondMoment, compact
+from editlab.algebra.linalg import Factors, compact
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import LowRankStorage
 from editlab.errors import ConfigError, NumericalError
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import History, Solve
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Diagnostics
 from editlab.algebra.regularized import describe, symmetric, thin
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import CONDITION_LIMIT, factor_spd
 from editlab.errors import ConfigError, NumericalError
 

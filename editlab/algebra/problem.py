@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor, float64
 
 from editlab.algebra.history import History
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
+from editlab.algebra.second_moment import SecondMoment
 from editlab.errors import NumericalError
 
 Form = Literal["auto", "direct", "woodbury"]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import History, Solve
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Diagnostics, Problem, Result
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import factor_spd
 
 

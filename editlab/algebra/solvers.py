@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import History
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.null_space import NullSpacePenalty, Projector
 from editlab.algebra.postprocess import keep_largest_relative, restrain_total
 from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
 from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, symmetric, thin
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.solvers import (
     AlphaEdit,
     Emmet,

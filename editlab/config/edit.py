@@ -19,8 +19,6 @@ from editlab.config.base import (
     Count,
     Name,
     NonNegative,
-    Positive,
-    PositiveShare,
     Section,
     Share,
     Study,
@@ -29,106 +27,12 @@ from editlab.config.base import (
 )
 from editlab.config.consistency import check_controls, check_guards, check_layers, check_ranks
 from editlab.config.data import Dataset, FactsData, FileData
+from editlab.config.evaluation import Evaluation, Retraining
 from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
+from editlab.config.preparation import EditContexts, Statistics, Tracing
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
-
-
-class HubText(Section):
-    """Text of a hub data set, fetched by a rule (needs the package ``datasets``)."""
-
-    id: str
-    name: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    column: str = "text"
-    characters: Count = Field(20_000_000, description="text kept")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of that text")
-
-
-class Statistics(Section):
-    """Second moments of the keys."""
-
-    tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
-    samples: Count | None = Field(
-        None, description="texts, the first max_length tokens of each, in place of that budget (published: 100,000)"
-    )
-    text: str | None = Field(
-        None,
-        description="text file, .jsonl (its field text) or folder of such to stream; default: a substrate's own corpus",
-    )
-    hub: HubText | None = Field(None, description="hub data set to stream where no text file is named")
-    published: str | None = Field(
-        None,
-        description="path of statistics files of the MEMIT code (.npz), with {layer} in it, in place of an own pass",
-    )
-    max_length: Count = Field(256, description="tokens a sequence")
-
-    @model_validator(mode="after")
-    def _check(self) -> Statistics:
-        if self.published is not None and "{layer}" not in self.published:
-            raise ValueError(
-                f"published: {self.published!r} is not allowed; a path with {{layer}} where the number stands"
-            )
-        return self
-
-    def published_file(self, layer: int) -> str:
-        """The statistics file of a layer."""
-        return str(self.published).replace("{layer}", str(layer))
-
-
-class ContextTemplates(Section):
-    """Prefixes put before a prompt when keys and targets are computed."""
-
-    fixed: list[list[str]] | None = Field(None, description="grouped templates in place of generated ones")
-    per_length: Count = Field(5, description="generated prefixes of each length")
-    lengths: list[Count] = Field([5, 10], description="lengths of generated prefixes in tokens")
-    seed: int = 1
-
-
-class EditContexts(ContextTemplates):
-    """The contexts of a run."""
-
-    rome: ContextTemplates | None = Field(
-        None, description="those of rank-one recipes, where they have their own (ROME: 10 each of 5 and 10 tokens)"
-    )
-
-
-class Tracing(Section):
-    """Layer choice by causal tracing."""
-
-    cases: Count = 50
-    known_only: bool = Field(True, description="trace only facts that the model knows")
-    noise: Positive = Field(3.0, description="in standard deviations of the subject embeddings")
-    samples: Count = Field(10, description="noise draws")
-    window: Count | None = Field(None, description="layers restored together; default a tenth of them")
-    top: Count = Field(1, description="layers chosen")
-
-
-class Evaluation(Section):
-    """What is measured, when."""
-
-    snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
-    retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
-    same_subject_facts: Annotated[int, Field(ge=0)] = Field(
-        2, description="unedited facts of an edited subject that are scored (SS), at most: a seeded sample a case"
-    )
-    perplexity_sentences: Annotated[int, Field(ge=0)] = 200
-    perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
-    generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
-    generation_tokens: Count = 30
-    probe_cases: Annotated[int, Field(ge=0)] = Field(
-        48,
-        description="cases of each kind of probe (portability, locality, multi-hop, generated answers) that are scored, at "
-        "most: drawn by the cell's seed",
-    )
-    answer_tokens: Count = Field(8, description="tokens of a generated answer, at most")
-    question_template: Annotated[str, Field(pattern=r"\{\}")] = Field(
-        "{}", description='put around the question of a probe, e.g. "Q: {}\\nA:"'
-    )
-    resamples: Count = Field(1000, description="bootstrap resamples of an interval")
-    checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 
 
 class OwnBatches(Section):
@@ -188,16 +92,6 @@ class Experiment(Section):
     def rates(self, batch: int) -> list[float]:
         """The replay rates at a batch size."""
         return self.replay if batch >= self.replay_from else [min(self.replay)]
-
-
-class Retraining(Section):
-    """Retraining of edited models on the true objects of a part of the edited facts (RTT)."""
-
-    share: PositiveShare = Field(0.5, description="share of the edited facts that are retrained")
-    epochs: Count = Field(10, description="passes over them")
-    batch: Count = Field(32, description="facts a step")
-    lr: Positive = Field(3e-4, description="learning rate of Adam on all weights")
-    controls: Count = Field(100, description="facts that were never edited, at most")
 
 
 class Sweep(Section):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from editlab.config.edit import HubText
+from editlab.config.preparation import HubText
 from editlab.errors import DataError, one_line
 
 

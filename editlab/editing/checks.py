@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import Recipe
 from editlab.errors import ConfigError
 from editlab.networks.architectures import Architecture
@@ -44,7 +44,7 @@ def required_moments(
     Raises:
         ConfigError: one is missing or of another size than the map's input.
     """
-    from editlab.moments import resolve_statistics
+    from editlab.moments.stored import resolve_statistics
 
     if not recipe.reads_moment or (statistics is None and not recipe.moment):  # ROME uses C where it is given
         return {}

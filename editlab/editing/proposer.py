@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import History
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint

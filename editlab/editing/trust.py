@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import Trust
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Decision, Event

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editlab.algebra.history import History
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.low_rank import (
     FROBENIUS,
     EditMetric,
@@ -20,6 +20,7 @@ from editlab.algebra.low_rank import (
     residual_of,
 )
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import LowRankStorage
 from editlab.config.solvers import SOLVERS, Solver

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editlab.algebra.history import History
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.postprocess import largest_relative, restrain_total_on_top
 from editlab.algebra.problem import Problem, Solution
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import select_neurons, solve, update
 from editlab.config.base import validated
 from editlab.config.solvers import SOLVERS as REGISTERED

@@ -15,15 +15,15 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 
 import editlab
 from editlab.config.base import validated
-from editlab.config.edit import Statistics, Tracing
 from editlab.config.models import Substrate
+from editlab.config.preparation import Statistics, Tracing
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.data import true_statements
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamResult, run_stream
 from editlab.editing.tracing import trace_layers
-from editlab.moments import collect_second_moments
+from editlab.moments.collection import collect_second_moments
 from editlab.networks.architectures import Architecture
 from editlab.training.substrate import train_substrate
 

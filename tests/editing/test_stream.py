@@ -11,9 +11,9 @@ import reference
 import torch
 from tiny import tiny_model, tiny_requests
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.requests import write_requests
 from editlab.editing import proposer
@@ -27,7 +27,7 @@ from editlab.evaluation import evaluate
 from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.scoring import score_requests
 from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
-from editlab.moments import save_statistics
+from editlab.moments.stored import save_statistics
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
 CONTEXTS = [["{}"], ["Yes. {}"]]

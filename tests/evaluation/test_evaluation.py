@@ -15,7 +15,7 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 from zoo import TOKENIZERS, tokenizer
 
-from editlab.config.edit import ContextTemplates
+from editlab.config.preparation import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation import evaluate
 from editlab.evaluation.generation import make_contexts

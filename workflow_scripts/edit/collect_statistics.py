@@ -5,9 +5,10 @@ from common import job
 with job(snakemake):
     from pathlib import Path
 
-    from editlab.config.edit import Statistics
+    from editlab.config.preparation import Statistics
     from editlab.data.corpus import statistics_texts
-    from editlab.moments import collect_second_moments, read_published, save_statistics
+    from editlab.moments.collection import collect_second_moments
+    from editlab.moments.stored import read_published, save_statistics
     from editlab.networks.loading import fastest_device, load_model
     from editlab.randomness import set_threads
 

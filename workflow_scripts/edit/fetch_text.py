@@ -5,7 +5,7 @@ from common import job
 with job(snakemake):
     import json
 
-    from editlab.config.edit import HubText
+    from editlab.config.preparation import HubText
     from editlab.data.hub import hub_text
     from editlab.files.artifacts import atomic_path
 

@@ -34,8 +34,7 @@ from editlab.files.artifacts import (
     write_text,
 )
 from editlab.moments.stored import load_statistics
-from editlab.networks import loading as models
-from editlab.networks.fetching import check_blob, fetch
+from editlab.networks.fetching import SOURCE, check_blob, fetch
 from editlab.networks.loading import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -347,7 +346,7 @@ def test_files_of_the_hubs_cache_are_compared_with_their_names(tmp_path, directo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
     (tmp_path / "out").mkdir()
     fetch("somebody/model", tmp_path / "out", revision="main")
-    assert json.loads((tmp_path / "out" / models.SOURCE).read_text()) == {
+    assert json.loads((tmp_path / "out" / SOURCE).read_text()) == {
         "commit": "c" * 40,
         "revision": "main",
         "source": "somebody/model",

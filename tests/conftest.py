@@ -27,9 +27,11 @@ def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
 
     compared = torch.testing.assert_close
     Everywhere.on = True
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # else model.double() changes the shell alone
     with pytest.MonkeyPatch.context() as patch, Reachable():
         patch.setattr(torch.testing, "assert_close", lambda a, b, **given: compared(_here(a), _here(b), **given))
         yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
     Everywhere.on = False
 
 

@@ -383,6 +383,7 @@ def test_texts_of_the_hub(monkeypatch):
         list(hub.hub_text(HubText(id="a/b")))
     monkeypatch.setitem(sys.modules, "datasets", New)
     assert list(hub.hub_text(HubText(id="a/b"))) == ["one", "two"]
+    assert list(hub.hub_text(HubText(id="a/b", texts=1))) == ["one"]
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
     assert list(hub.hub_text(HubText(id="a/b", sha256=digest)))
     with pytest.raises(DataError, match="expected 000"):

@@ -12,9 +12,12 @@ import torch
 from tiny import tiny_model, tiny_requests
 
 import editlab
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.preparation import Statistics
+from editlab.config.recipe import Recipe
 from editlab.data.corpus import statistics_texts, stream_texts
+from editlab.editing.session import EditSession
 from editlab.errors import ArtifactError, ConfigError, DataError
 from editlab.moments.collection import collect_second_moments
 from editlab.moments.stored import read_published, resolve_statistics, save_statistics
@@ -27,11 +30,13 @@ def collected(texts, **given):
     return collect_second_moments(tiny_model(), texts, [1], options, progress=False)[1]
 
 
-def test_samples_are_texts_cut_to_their_first_window():
+def test_samples_are_texts_cut_to_their_first_window(caplog):
     found = collected(LINES, samples=10)
     cut = [tiny_model().tokenizer(text).input_ids[:8] for text in LINES[:10]]
     assert found.count == sum(map(len, cut))
+    assert "were asked for" not in caplog.text
     assert collected(LINES[:3], samples=10).count == sum(map(len, cut[:3]))
+    assert "the text has 3 samples, 10 were asked for" in caplog.text
     whole = collected(LINES[:10], max_length=128, samples=10)
     assert whole.count == sum(len(tiny_model().tokenizer(text).input_ids) for text in LINES[:10])
 
@@ -173,3 +178,12 @@ def test_a_hub_text_is_written_as_lines_that_are_read_back(tmp_path):
     texts = ["one\ntwo", "three"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert list(stream_texts(tmp_path / "a.jsonl")) == texts
+
+
+@pytest.mark.parametrize(
+    ("method", "tokens", "said"), [("alphaedit", 100, True), ("alphaedit", 641, False), ("memit", 100, False)]
+)
+def test_a_null_space_of_few_tokens_is_warned_of(method, tokens, said, caplog):
+    moment = SecondMoment(torch.eye(64, dtype=torch.float64), tokens)
+    EditSession(tiny_model(), validated(Recipe, {"solver": method, "layers": [1]}, "r"), statistics={1: moment})
+    assert ("fewer than 10 x 64" in caplog.text) == said

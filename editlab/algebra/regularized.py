@@ -7,6 +7,7 @@ factor of C is at hand, and stays defined at p = 0, where it is the equality-con
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Diagnostics, Problem, Result
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import factor_spd
+
+logger = logging.getLogger(__name__)
 
 
 class System(Protocol):
@@ -77,7 +80,10 @@ class Penalty:
             return lambda columns: self._plain(columns)[0]
         matrix = self.weight * self.moment.matrix
         matrix.diagonal().add_(self.ridge)
-        return factor_spd(matrix.add_(folded), self.limit, "penalty with earlier keys").solve
+        system = factor_spd(matrix.add_(folded), self.limit, "penalty with earlier keys")
+        if system.raised:
+            logger.warning("penalty with earlier keys: ill-conditioned, solved with a ridge of %.1e", system.raised[-1])
+        return system.solve
 
 
 def identity_moment(basis: Tensor) -> SecondMoment:

@@ -18,6 +18,7 @@ class HubText(Section):
     split: str = "train"
     column: str = "text"
     characters: Count = Field(20_000_000, description="text kept")
+    texts: Count | None = Field(None, description="texts kept, at most")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of that text")
 
 

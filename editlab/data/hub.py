@@ -11,22 +11,24 @@ from editlab.errors import DataError, one_line
 
 
 def hub_text(options: HubText) -> Iterator[str]:
-    """The rows of a text column, one after another, until ``options.characters`` have been given; nothing is held.
+    """The rows of a text column, one after another, until ``options.characters`` or ``options.texts`` have been given; nothing
+    is held.
 
     Raises:
         DataError: the package is missing or so old that it runs code of the data set, the data set cannot be reached or
             has no such column, or (after the last row) the text has not the checksum ``options.sha256``.
     """
     rows = _rows(options)
-    digest, left = hashlib.sha256(), options.characters
+    digest, left, texts = hashlib.sha256(), options.characters, 0
     try:
         for row in rows:
             text = str(row[options.column]).strip()[:left]
             if text:
                 digest.update(f"{text}\n".encode())
                 left -= len(text) + 1
+                texts += 1
                 yield text
-            if left <= 0:
+            if left <= 0 or texts == options.texts:
                 break
     except GeneratorExit:
         raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,8 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen, run
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import pad
+
+logger = logging.getLogger(__name__)
 
 SORT_WINDOW = 512
 """Texts that are tokenised together, and rows that are sorted by length so that batches hold little padding."""
@@ -84,7 +87,7 @@ def collect_second_moments(
     if samples is None:
         rows = _within_budget(_windows(tokenizer_of(model), texts, width), budget)
     else:
-        rows, budget = islice(_windows(tokenizer_of(model), texts, width, first_only=True), samples), 0
+        rows, budget = _samples(_windows(tokenizer_of(model), texts, width, first_only=True), samples), 0
     sums = _Sums.start(architecture, sizes, partial, (budget, samples or 0, width, batch_tokens))
     with _bar(budget or None, progress) as bar, frozen(model):
         for batch in sums.skip_done(_batches(rows, batch_tokens), bar.update):
@@ -105,6 +108,16 @@ def _windows(tokenizer: Any, texts: Iterable[str], width: int, *, first_only: bo
         for ids in encoded:
             ends = [0] if first_only and ids else range(0, len(ids), width)
             yield from (tuple(ids[i : i + width]) for i in ends)
+
+
+def _samples(rows: Iterable[Row], wanted: int) -> Iterator[Row]:
+    """So many rows; a warning where there are fewer."""
+    count = 0
+    for row in islice(rows, wanted):
+        count += 1
+        yield row
+    if count < wanted:
+        logger.warning("statistics: the text has %d samples, %d were asked for", count, wanted)
 
 
 def _within_budget(rows: Iterable[Row], budget: int) -> Iterator[Row]:

@@ -140,7 +140,8 @@ def test_the_protocol_is_that_of_the_table(name):
     study = preset(name)
     plan = study.experiments["edit"]
     assert (plan.batch, plan.num_edits, plan.known_only) == ([100], 2000, False)
-    assert study.statistics.samples == 100_000
+    assert study.statistics.samples == study.statistics.hub.texts == 100_000
+    assert study.statistics.hub.characters >= 15_000 * study.statistics.samples  # no text of usual length is left out
     assert (study.contexts.per_length, study.contexts.lengths) == (5, [10])
     assert (study.contexts.rome.per_length, study.contexts.rome.lengths) == (10, [5, 10])
     assert study.evaluation.generation_tokens == 100

@@ -105,7 +105,7 @@ def _measured(
     found: dict[str, Any] = {
         "model": size.shape if size.shape != "four layers" else Subject(model, [], False).description,
         "dtype": size.dtype,
-        "tf32": size.tf32,
+        "tf32": size.tf32 and Architecture(model).device.type == "cuda",
         "layers": list(size.layers),
         "load_seconds": round(load, 2),
         "second_moments": _pass(model, size),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Question
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
@@ -268,6 +268,9 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        if self.session.half:
+            lost = self.session.energy_lost
+            rows.append({"metric": "energy_lost", "value": max(lost.values()), "n": len(lost)})
         unconverged = unconverged_share(self.session.events)
         if unconverged is not None:
             warn_unconverged(unconverged)

@@ -23,7 +23,7 @@ from editlab.analysis.edit.lora import lora_table
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
-from editlab.moments import save_statistics
+from editlab.moments.stored import save_statistics
 
 COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
 LORA = {"solver": "emmet", "backend": "lora", **COMMON}
@@ -65,7 +65,7 @@ def make_inputs(home: Path) -> dict[str, Any]:
     write_requests(tiny_requests(120), home / "requests.json")
     (home / "contexts.json").write_text(json.dumps([["{}"], ["Yes. {}"]]))
     keys = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    from editlab.algebra.linalg import SecondMoment
+    from editlab.algebra.second_moment import SecondMoment
 
     statistics = home / "layer-0.safetensors"
     save_statistics(statistics, 0, SecondMoment(keys.T @ keys / 256, 256))

@@ -12,9 +12,9 @@ import reference
 import torch
 from tiny import tiny_model, tiny_requests
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe
 from editlab.data.requests import EditRequest, write_requests
@@ -31,7 +31,7 @@ from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.probing import answer_questions, questions_of, rewrite_question, score_probes
 from editlab.evaluation.scoring import score_requests
 from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
-from editlab.moments import save_statistics
+from editlab.moments.stored import save_statistics
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
 CONTEXTS = [["{}"], ["Yes. {}"]]

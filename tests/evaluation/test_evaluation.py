@@ -16,7 +16,7 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 from zoo import TOKENIZERS, tokenizer
 
-from editlab.config.edit import ContextTemplates
+from editlab.config.preparation import ContextTemplates
 from editlab.data.probes import Probe
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation import evaluate

@@ -25,9 +25,9 @@ from editlab.config.recipe import Recipe
 from editlab.data.requests import EditRequest
 from editlab.editing.checks import check_arguments, required_moments
 from editlab.editing.events import Event, TargetsEvent
+from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
-from editlab.editing.memory import Gate, MemoryStore, calibrated_gate
 from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.proposer import Proposer, Snapshot
 from editlab.editing.replay import ReplayBuffer, ReplayItem
@@ -41,6 +41,8 @@ from editlab.evaluation.scoring import rewrite_margins
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
+from editlab.networks.loading import check_placement
+from editlab.networks.precision import edited_in_float32, rounding_losses
 
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
 
@@ -75,6 +77,7 @@ class EditSession:
     Attributes:
         events: one a batch.
         stopwatch: seconds by stage.
+        half: by layer, the type of an edited map that is of half precision outside of the session; in it, maps are float32.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class EditSession:
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
         self.architecture = Architecture(model)
+        check_placement(model)
         self.layers = check_arguments(recipe, self.architecture, replay, rank)
         self.stopwatch = stopwatch or Stopwatch()
         self.weights = {layer: self.architecture.weight(layer) for layer in self.layers}
@@ -113,11 +117,14 @@ class EditSession:
         )
         if recipe.backend == "memory":
             with self.stopwatch.stage("keys"):
-                self.proposer.store = self._memory(tuning, anchor_texts)
+                self.proposer.store = memory_store(
+                    model, self.layers, self.proposer.key_contexts, recipe, tuning, anchor_texts
+                )
         self.guard = TrustGuard(self.proposer, probes)
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.events: list[Event] = []
+        self.half: dict[int, torch.dtype] = {}
         self._entered = contextlib.ExitStack()
 
     @property
@@ -127,9 +134,12 @@ class EditSession:
 
     def __enter__(self) -> EditSession:
         with contextlib.ExitStack() as stack:
-            self.proposer.originals = stack.enter_context(restored(self.weights))
             if self.proposer.memory:
-                stack.enter_context(self.proposer.memory.attached())
+                stack.enter_context(self.proposer.memory.attached())  # no weight changes, whatever its type
+            else:
+                self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
+            self._look()
+            self.proposer.originals = stack.enter_context(restored(self.weights))
             self._entered = stack.pop_all()
         return self
 
@@ -137,14 +147,17 @@ class EditSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered.__exit__(kind, error, trace)
-        self.proposer.originals = {}
+        self.proposer.originals, self.half = {}, {}
+        self._look()
 
-    def _memory(self, tuning: Sequence[EditRequest], texts: Sequence[str]) -> MemoryStore:
-        recipe, layer = self.recipe, self.layers[0]
-        gate = Gate(recipe.gate) if recipe.gate is not None else None
-        if gate is None:
-            gate = calibrated_gate(self.model, layer, self.proposer.key_contexts, recipe, tuning, texts)
-        return MemoryStore(self.architecture, self.layers, gate)
+    def _look(self) -> None:
+        """See the maps as they are now; everyone shares the dictionary."""
+        self.weights.update({layer: self.architecture.weight(layer) for layer in self.layers})
+
+    @property
+    def energy_lost(self) -> dict[int, float]:
+        """By layer of half precision, the share of the whole change's energy that its own type would lose."""
+        return rounding_losses(self.originals, self.weights, self.half)
 
     def edit(self) -> Edit:
         """Everything committed so far, as one edit."""
@@ -192,6 +205,8 @@ class EditSession:
             except BaseException:
                 self.proposer.take_back(before)
                 raise
+        if self.half:
+            event.energy_lost = {str(k): lost for k, lost in self.energy_lost.items()}
         event.weight_norm = {str(k): float(w.double().norm()) for k, w in self.weights.items()}
         self.events.append(event)
         return event

@@ -20,7 +20,7 @@ from editlab.config.recipe import Recipe
 
 class Store(Protocol):
     """What the session asks of a store; see :class:`RawStore`, :class:`editlab.algebra.low_rank.LoraStore` and
-    :class:`editlab.editing.memory.MemoryStore`."""
+    :class:`editlab.editing.gated_memory.MemoryStore`."""
 
     def add(
         self, layer: int, update: Any, problem: Problem | None = None, *, whole: bool = False

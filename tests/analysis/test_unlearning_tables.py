@@ -128,6 +128,7 @@ def test_a_linear_probe_has_its_row_and_its_sentence(settings, tmp_path):
     assert said["recovery.probe_gd_0"].startswith("A linear probe of the hidden states reads ")
     assert "of the held-out facts after GD, against " in said["recovery.probe_gd_0"]
     assert {"recovery.lora_gd_0", "recovery.prompt_gd_0"} <= set(said)
+    assert said["recovery.hidden"].startswith("Of 1 method that unlearn")
 
 
 def test_runs_have_an_id_that_depends_on_all_that_they_depend_on(settings, tmp_path):

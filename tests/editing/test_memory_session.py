@@ -16,12 +16,13 @@ from editlab.algebra.memory import Memory, StoredFact
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.solvers import SOLVERS
-from editlab.editing import memory as gated
+from editlab.editing import gate as gates
 from editlab.editing.checkpoint import Checkpoint
+from editlab.editing.gated_memory import MemoryStore, firing_rate, stored_facts
 from editlab.editing.keys import CLEAN
 from editlab.editing.session import EditSession, batches
 from editlab.edits.edit import Edit
-from editlab.errors import ConfigError, ModelError
+from editlab.errors import ConfigError, ModelError, NumericalError
 from editlab.evaluation.generation import generate
 from editlab.networks.architectures import Architecture
 from editlab.networks.lookup import Lookup, remembering
@@ -205,7 +206,7 @@ def test_a_batch_of_prompts_is_as_one_by_one_and_padding_never_fires(family):
     model, facts = tiny_model(family), tiny_requests(6)
     prompts = [r.rewrite_prompt for r in facts] + ["The city of Rome is old and the sea is", "At home"]
     _, mask = rows(model, prompts)
-    keys = gated.token_keys(model, LAYER, prompts)
+    keys = gates.token_keys(model, LAYER, prompts)
     edit = edited(model, facts)
     with edit.applied(model):
         together = logits(model, prompts)
@@ -248,7 +249,7 @@ def test_cosines_of_a_bfloat16_model_are_float32():
     before = answers(model, facts)
     edit = edited(model, facts)
     assert edit.memory[LAYER].keys.dtype == torch.float32
-    x = gated.token_keys(model, LAYER, [r.rewrite_prompt for r in facts])
+    x = gates.token_keys(model, LAYER, [r.rewrite_prompt for r in facts])
     assert x.dtype == torch.bfloat16
     score = edit.memory[LAYER].read(x).score
     exact = torch.nn.functional.normalize(x.double(), dim=-1) @ edit.memory[LAYER].keys.double().T
@@ -295,20 +296,20 @@ def test_recipes_go_through_files_and_replay_collapses():
 
 def test_the_gate_is_above_neutral_text_and_parts_best():
     right, others = torch.tensor([0.7, 0.8, 0.9]).double(), torch.tensor([0.2, 0.5, 0.75, 0.6]).double()
-    cut = gated._best_cut(right, 4, others)
+    cut = gates._best_cut(right, 4, others)
     grid = [c / 1000 for c in range(1001)]
     score = {c: float((right > c).sum()) / 4 + float((others <= c).double().mean()) for c in [*grid, cut]}
     assert score[cut] == max(score.values())
     model, facts = tiny_model(), tiny_requests(30)
     options = validated(Recipe, {"solver": "memit", "layers": [1], "backend": "memory", "gate_rate": 0.05}, "recipe")
-    gate = gated.calibrated_gate(model, LAYER, CLEAN, options, facts, TEXTS)
+    gate = gates.calibrated_gate(model, LAYER, CLEAN, options, facts, TEXTS)
     assert gate.value == max(gate.account["neutral"], gate.account["separating"])
-    keys = gated.compute_keys(model, gated.looked_up(facts, "prompt"), LAYER)
-    stored = Memory.of(keys, torch.zeros(32, 30), gate.value, gated.stored_facts(facts))
-    assert gated.firing_rate(model, LAYER, stored, TEXTS) <= 0.06
+    keys = gates.compute_keys(model, gates.looked_up(facts, "prompt"), LAYER)
+    stored = Memory.of(keys, torch.zeros(32, 30), gate.value, stored_facts(facts))
+    assert firing_rate(model, LAYER, stored, TEXTS) <= 0.06
     assert 0 <= gate.account["others"] <= 1 >= gate.account["paraphrases"] >= 0
     by_subject = options.model_copy(update={"lookup": "subject"})
-    assert gated.calibrated_gate(model, LAYER, CLEAN, by_subject, facts, TEXTS).value != gate.value
+    assert gates.calibrated_gate(model, LAYER, CLEAN, by_subject, facts, TEXTS).value != gate.value
 
 
 def test_a_gate_needs_something_to_be_calibrated_on():
@@ -372,13 +373,17 @@ def test_a_session_goes_on_from_its_checkpoint(tmp_path: Path):
         assert same(resumed.edit().memory[LAYER], expected.memory[LAYER])
 
 
+def refuse(*_: Any) -> None:
+    raise NumericalError("no")
+
+
 def test_a_batch_that_fails_leaves_the_memory_as_it_was(monkeypatch):
     model, facts = tiny_model(), tiny_requests(6)
     session = EditSession(model, recipe())
     with session:
         session.step(facts[:3])
         before = session.edit().memory[LAYER]
-        monkeypatch.setattr(gated.Memory, "of", lambda *_: (_ for _ in ()).throw(editlab.errors.NumericalError("no")))
+        monkeypatch.setattr(MemoryStore, "entries", refuse)
         assert session.step(facts[3:]).decision == "rejected"
         assert same(session.edit().memory[LAYER], before)
         assert isinstance(next(iter(Architecture(model).projection(LAYER)._forward_hooks.values())), Lookup)

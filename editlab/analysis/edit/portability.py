@@ -47,6 +47,8 @@ GUESS = "{}_guess"  # the trained control's answers against those of another cas
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
 MEASURE = "exact"
+FEW = 20
+"""Cases over all seeds below which a share is not told: even of none or all right, Wilson's interval is wider than .16."""
 COLUMNS = [*SETTING, "seed", "metric", "protocol", "value", "n", "ci_low", "ci_high"]
 SAID = {
     "Subject_Aliasing": "questions by an alias of the subject",
@@ -72,7 +74,8 @@ def by_probe(table: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
 
     Returns:
         columns of the setting, metric, value, low, high, seeds, n (probed cases of all seeds). Intervals are over cases and
-        seeds, and at least as wide as Wilson's: none of few cases right is not surely none.
+        seeds, and at least as wide as Wilson's: none of few cases right is not surely none. Fewer than :data:`FEW` cases
+        have NaN for a value.
     """
     rows, wanted = [], [*NAMES, *(GUESS.format(kind) for kind in KINDS)]
     chosen = table[table["metric"].isin(wanted) & (table["protocol"] == measure) & (table["n"] > 0)]
@@ -80,8 +83,15 @@ def by_probe(table: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
         value, low, high = pooled(part["value"], part["ci_low"], part["ci_high"])
         least, most = wilson(value, int(part["n"].sum()))
         found = {"value": value, "low": float(np.fmin(low, least)), "high": float(np.fmax(high, most))}
-        rows.append({**dict(zip([*SETTING, "metric"], key, strict=True)), **found} | _basis(part))
+        basis = _basis(part)
+        told = found if basis["n"] >= FEW else dict.fromkeys(found, float("nan"))
+        rows.append({**dict(zip([*SETTING, "metric"], key, strict=True)), **told} | basis)
     return pd.DataFrame(rows, columns=[*SETTING, "metric", "value", "low", "high", "seeds", "n"])
+
+
+def told_probes(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`by_probe` without what too few cases stand for."""
+    return by_probe(table).dropna(subset="value")
 
 
 def _basis(part: pd.DataFrame) -> dict[str, int]:
@@ -97,6 +107,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         for found in records(part):
             name = found["metric"]
             row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            row[f"{name}_n"] = found["n"]
         gap = gaps[(gaps[list(SETTING)] == list(key)).all(axis=1)]
         bounds = pooled(gap["value"], gap["ci_low"], gap["ci_high"], bounds=(-1.0, 1.0))
         row |= dict(zip(("gap", "gap_low", "gap_high"), bounds, strict=True))
@@ -120,7 +131,7 @@ def _stands_on(frame: pd.DataFrame) -> str:
         f"Share of probes answered by exact match of the written answer, with {over(rows)}, at least as "
         f"wide as Wilson's; a probe counts where the unedited model knows what it stands on."
     ),
-    rows=by_probe,
+    rows=told_probes,
     empty="No probe was scored.",
     cites=("portability.control_*", "portability.best_*"),
     level=5,
@@ -168,9 +179,16 @@ def portability_sheet(tables: Tables) -> Printed:
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
         "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls stand "
         "last: noise, dealt-out targets, the unedited model, and one trained from scratch on the new facts, without what "
-        "follows from them."
+        f"follows from them. {_columns_stand_on(frame)}"
     )
     return Printed(frame, columns, legend, "portability")
+
+
+def _columns_stand_on(frame: pd.DataFrame) -> str:
+    """How many cases each column has (its controls may have fewer), and which ones are too few for a number."""
+    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
+    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
+    return f"Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
@@ -180,7 +198,10 @@ def findings(tables: Tables) -> list[Finding]:
     """What the controls answer, which method carries over best, what happens to the subject's other facts, and the gap."""
     table = tables.get("portability", pd.DataFrame(columns=COLUMNS))
     rows = by_probe(table)
+    few = [_few(table, rows, kind) for kind in KINDS]
+    rows = rows.dropna(subset="value")
     found = [f for kind in KINDS for f in (_control(rows, kind), _best(rows, kind)) if f is not None]
+    found += [finding for finding in few if finding is not None]
     return [*found, *_kept(rows), *_gap(side_by_side(table))]
 
 
@@ -213,6 +234,23 @@ def _control(rows: pd.DataFrame, kind: str) -> Finding | None:
         f"Of {SAID[kind]}, a model trained on the new facts answers {level_with(value, low, high)}{base}: {verdict}."
     )
     return Finding(f"portability.control_{kind}", sentence, value, low, high, int(trained["n"]), answers, "portability")
+
+
+def _few(table: pd.DataFrame, rows: pd.DataFrame, kind: str) -> Finding | None:
+    """Of how many probes the unedited model knows what they stand on, where these are too few to tell anything."""
+    chosen = rows[(rows["metric"] == kind) & ~rows["method"].isin(OUTSIDE)]
+    if chosen.empty or chosen["value"].notna().any():
+        return None
+    method, count = chosen["method"].iloc[0], int(chosen["n"].max())
+    place = headline(table[(table["metric"] == f"{kind}_executed") & (table["protocol"] == MEASURE)])
+    asked = int(place.loc[place["method"] == method, "n"].sum())
+    known = f"{count} of {asked}" if asked else f"{count}"
+    sentence = (
+        f"Of {SAID[kind]}, the unedited model knows what {known} stand on: too few for a share "
+        f"(at least {FEW} are needed), so that nothing is said of them."
+    )
+    nan = float("nan")
+    return Finding(f"portability.few_{kind}", sentence, float(count), nan, nan, count, False, "portability")
 
 
 def _best(rows: pd.DataFrame, kind: str) -> Finding | None:

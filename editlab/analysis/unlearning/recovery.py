@@ -12,10 +12,10 @@ from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import NAN, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, level, level_with, signed_with
+from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
 
@@ -66,7 +66,7 @@ def _ranks(summary: pd.DataFrame) -> pd.DataFrame:
     ),
     rows=_ranks,
     empty="No rank reaches the matched forget level.",
-    cites=("recovery.*",),
+    cites=("recovery.ranks_*",),
     level=2,
 )
 def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
@@ -164,13 +164,32 @@ def findings(tables: Tables) -> list[Finding]:
     if not len(summary):
         return []
     rows = chosen(summary)
-    found = [_came_back(row) for row in records(over_seeds(rows))] if len(rows) else []
+    means = records(over_seeds(rows)) if len(rows) else []
+    found = [_came_back(row) for row in means]
     return (
-        sorted(found, key=lambda f: not f.supported)
+        _overall([row for row in means if not pd.isna(row["recovery"])])
+        + sorted(found, key=lambda f: not f.supported)
         + _other_attacks(summary)
         + _over_ranks(summary)
         + _nothing_chosen(summary)
     )
+
+
+def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
+    """How many methods only hid what they were to remove; ``rows``: those that unlearned enough for an attack."""
+    if not rows:
+        return []
+    names = {
+        sure: listed([shown(r["method"], r["rank"]) for r in rows if recovered(r) == sure]) for sure in (True, False)
+    }
+    hidden = sum(recovered(row) for row in rows)
+    sentence = (
+        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
+        "brings back what was not told, beyond the model that never knew"
+    )
+    sentence += f" ({names[True]})" if names[True] else ""
+    sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
+    return [Finding("recovery.hidden", sentence, hidden / len(rows), NAN, NAN, len(rows), hidden > 0, "summary")]
 
 
 def _came_back(row: dict[str, Any]) -> Finding:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors
-from editlab.algebra.memory import Memory, StoredFact
 from editlab.algebra.problem import Problem
 from editlab.config.recipe import MemoryStorage
 from editlab.data.requests import EditRequest
@@ -26,6 +25,7 @@ from editlab.editing.gate import Gate, calibrated_gate, token_keys
 from editlab.editing.keys import Contexts
 from editlab.networks.architectures import Architecture
 from editlab.networks.lookup import Lookup, attach
+from editlab.networks.memory import Memory, StoredFact
 
 
 def stored_facts(requests: Sequence[EditRequest]) -> list[StoredFact]:

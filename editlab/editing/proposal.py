@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors
-from editlab.algebra.memory import Memory
 from editlab.algebra.problem import Problem
 from editlab.data.requests import EditRequest
+from editlab.networks.memory import Memory
 
 
 class Change(Protocol):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from editlab.algebra.linalg import Factors, compact
-from editlab.algebra.memory import Memory
 from editlab.algebra.merging import merge
 from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
 from editlab.networks.lookup import attach, check_shapes, remembering
+from editlab.networks.memory import Memory
 from editlab.networks.precision import HALF, energy_lost
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editlab.algebra.memory import Memory
 from editlab.errors import ModelError
 from editlab.networks.architectures import Architecture
+from editlab.networks.memory import Memory
 
 
 class Lookup:

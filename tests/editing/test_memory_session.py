@@ -12,7 +12,6 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
 import editlab
-from editlab.algebra.memory import Memory, StoredFact
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.solvers import SOLVERS
@@ -26,6 +25,7 @@ from editlab.errors import ConfigError, ModelError, NumericalError
 from editlab.evaluation.generation import generate
 from editlab.networks.architectures import Architecture
 from editlab.networks.lookup import Lookup, remembering
+from editlab.networks.memory import Memory, StoredFact
 from editlab.networks.tokenization import Encoder, pad
 
 GATE = 0.9995  # prompts of random models are close to one another

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.algebra.memory import Memory, StoredFact
 from editlab.errors import ArtifactError, ConfigError, NumericalError
+from editlab.networks.memory import Memory, StoredFact
 
 D_OUT, D_IN = 5, 12
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.adapters.scores import COMBINATIONS, joined, means, stands
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Tables, sheet
 from editlab.analysis.text.rows import records
@@ -79,18 +79,9 @@ def generators_sheet(tables: Tables) -> Printed:
     frame = tables["adapter_methods"]
     frame = frame[(frame["split"] == COMBINATIONS) & ~frame["method"].str.contains(HIDDEN)]
     frame = frame.assign(name=[shown(row) for row in records(frame)], kind=frame["group"].map(KINDS))
-    columns = [
-        Column("kind", "kind", "text"),
-        Column("name", "method", "text"),
-        Column("exact", "exact"),
-        Column("letters", "letters"),
-        Column("delta_ratio", "delta error"),
-        Column("delta_cosine", "cosine"),
-        Column("delta_r2", "R2"),
-        Column("gain", "gain"),
-        Column("won", "won"),
-        Column("likeness", "alike"),
-    ]
+    heads = {"exact": "exact", "letters": "letters", "delta_ratio": "delta error", "delta_cosine": "cosine"}
+    heads |= {"delta_r2": "R2", "gain": "gain", "won": "won", "likeness": "alike"}
+    columns = columns_of({"kind": "kind", "name": "method"}, "text") + columns_of(heads)
     legend = (
         f"Tasks whose combination was held out ({stands(frame)}). Delta error: squared, as a share of the teachers' squared "
         "deltas; cosine and R2 are against the mean delta of training. Gain: (exact - base) / (teacher - base). Won: share of "

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import band, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, band, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import pooled_shares
 from editlab.analysis.text.wording import counted
-from editlab.analysis.unlearning.numbers import INTERVALS, accuracy, metric_of, shown
+from editlab.analysis.unlearning.numbers import INTERVALS, metric_of, shown
 from editlab.analysis.unlearning.tables import by_category
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 CONTROLS = {"C": "not unlearned (C)", "N": "never knew (N)"}
 
@@ -43,8 +41,7 @@ def along(rtt: pd.DataFrame) -> pd.DataFrame:
         for epoch, looked in part[part["lr"] == best].groupby("epoch"):
             right = (looked["value"] * looked["n"]).groupby(looked["seed"]).sum()
             count = looked["n"].groupby(looked["seed"]).sum()
-            value, low, high = accuracy(right / count, count)
-            numbers = {"value": value, "low": low, "high": high, "seeds": len(count), "group": group}
+            numbers = pooled_shares(right / count, count)._asdict() | {"seeds": len(count), "group": group}
             found.append({"series": series, "epoch": int(str(epoch)), **numbers})
     return pd.DataFrame(found)
 
@@ -67,7 +64,7 @@ def rtt_epochs(rows: pd.DataFrame) -> Drawing:
     looks = marks(rows["series"])
     for axis, group in zip(axes, groups, strict=True):
         for series, part in rows[rows["group"].isin([group, ""])].groupby("series", sort=False):
-            band(axis, part.sort_values("epoch"), "epoch", looks[str(series)], str(series), alpha=0.05)
+            band(axis, part, "epoch", looks[str(series)], str(series), 0.05)
         axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
         axis.set(ylabel="held-out accuracy", title={"full": "full fine-tuning", "lora": "LoRA"}[group])
         share_axis(axis)
@@ -83,13 +80,8 @@ def categories_sheet(tables: Tables) -> Printed:
     """A and B of every held-out split (a category of MMLU, a group of people)."""
     frame = by_category(tables["rtt"], metric_of(tables["summary"]))
     frame = frame.assign(name=[shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)])
-    columns = [
-        Column("name", "method", "text"),
-        Column("v_split", "held out", "text"),
-        Column("before", "A"),
-        Column("two_fold", "B"),
-        Column("seeds", "seeds", "count"),
-    ]
+    columns = columns_of({"name": "method", "v_split": "held out"}, "text")
+    columns += [*columns_of({"before": "A", "two_fold": "B"}), Column("seeds", "seeds", "count")]
     text = (
         "Accuracy on each held-out split after unlearning (A) and after retraining on the others (B), means over seeds."
     )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, doublings, error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
 BY = ("method", "rank")
@@ -79,11 +76,8 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
             error_bars(axis, ranked["rank"], ranked, mark, shown(str(method)))
         for row in records(part[part["rank"] == 0]):
             axis.axhline(row["value"], color=mark.color, linestyle=mark.line, linewidth=1.0, label=shown(str(method)))
-    ranks = sorted(rows.loc[rows["rank"] > 0, "rank"].unique())
-    if ranks:
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ranks, [str(rank) for rank in ranks])
-        axis.minorticks_off()
+    if ranks := sorted(rows.loc[rows["rank"] > 0, "rank"].unique()):
+        doublings(axis, ranks)
     axis.axhline(1, color=DARK, linewidth=0.6)
     axis.set(xlabel="rank", ylabel="recovery rate B / C")
     share_axis(axis, 0.0, 1.1)
@@ -91,19 +85,12 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
     return drawing
 
 
-LETTERS = (
-    Column("A", "A"),
-    Column("B_two_fold", "B"),
-    Column("C_two_fold", "C"),
-    Column("N_two_fold", "N"),
-    Column("recovery_two_fold", "B / C"),
-    Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
+LETTERS = columns_of(
+    {"A": "A", "B_two_fold": "B", "C_two_fold": "C", "N_two_fold": "N", "recovery_two_fold": "B / C"}
+    | {"recovery_corrected_two_fold": "(B - N) / (C - N)"}
 )
-NAME, COST, SEEDS = (
-    Column("name", "method", "text"),
-    Column("retain_drop", "retain lost", "difference"),
-    Column("seeds", "seeds", "count"),
-)
+NAME, SEEDS = Column("name", "method", "text"), Column("seeds", "seeds", "count")
+COST = Column("retain_drop", "retain lost", "difference")
 LEFT_OUT = "A rate is left out where less than a quarter was unlearned: nothing can come back"
 
 
@@ -159,7 +146,7 @@ def attacks_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> list[Finding]:
     """By method, whether held-out facts come back beyond the control that never knew."""
-    summary = tables.get("summary", pd.DataFrame())
+    summary = tables["summary"]
     if not len(summary):
         return []
     rows = chosen(summary)
@@ -168,12 +155,9 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 def _came_back(row: dict[str, Any]) -> Finding:
-    name, key, questions = (
-        shown(row["method"], row["rank"]),
-        f"recovery.{row['method']}_{row['rank']}",
-        int(row["questions"]),
-    )
-    b, n, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "N_two_fold", "A"))
+    name, key = shown(row["method"], row["rank"]), f"recovery.{row['method']}_{row['rank']}"
+    questions = int(row["questions"])
+    b, n, a = (Interval.of(row, name) for name in ("B_two_fold", "N_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
@@ -198,13 +182,12 @@ def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
         if low == high:
             continue
         numbers = mean_interval(table[low] - table[high])
-        sure = bool(numbers.low > 0 or numbers.high < 0)
-        said = "differs from" if sure else "cannot be told from"
+        said = "differs from" if numbers.clear else "cannot be told from"
         sentence = (
             f"At one level of forgetting the recovery rate after {shown(str(method), low)} {said} that after rank {high}: "
             f"{level(float(table[low].mean()))} and {level(float(table[high].mean()))}, difference {signed_with(*numbers, 2)}."
         )
-        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), sure, "summary"))
+        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), numbers.clear, "summary"))
     return found
 
 
@@ -214,10 +197,10 @@ def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
     found = []
     for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
         if not part["found"].any():
-            name, nan = shown(str(method), int(str(rank))), float("nan")
+            name = shown(str(method), int(str(rank)))
             sentence = f"No run of {name} kept what had to be retained ({counted(len(part), 'seed')})."
             key = f"recovery.{method}_{rank}_none"
-            found.append(Finding(key, sentence, nan, nan, nan, len(part), False, "summary"))
+            found.append(Finding(key, sentence, *UNKNOWN, len(part), False, "summary"))
     return found
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from editlab.analysis.draw.plots import legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.report.topic import Tables, Topic, figure
 from editlab.analysis.statistics.intervals import NAN, mean_interval
@@ -14,9 +12,6 @@ from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, listed, signed_with
 from editlab.analysis.unlearning.numbers import basis, chosen, over_seeds, shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 CHANCE, KEPT = 0.25, 0.05  # of four choices; retained accuracy that may be lost
 
@@ -56,7 +51,7 @@ def forget_retain(rows: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """What the selected points cost on retained facts, all methods together."""
-    summary = tables.get("summary", pd.DataFrame())
+    summary = tables["summary"]
     rows = chosen(summary) if len(summary) else summary
     if not len(rows):
         return []

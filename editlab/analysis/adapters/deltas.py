@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
-from editlab.analysis.adapters.scores import joined
+from editlab.analysis.adapters.scores import documents, joined
 from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
@@ -38,10 +36,9 @@ def pooling_table(run: Run) -> pd.DataFrame:
 
 def gates_table(run: Run) -> pd.DataFrame:
     """One row a seed: what was measured, and ``{gate}_holds``."""
-    found = [json.loads((run.root / file).read_text(encoding="utf-8")) for file in run.inputs["gates"]]
-    return pd.DataFrame(
-        [{"seed": g["seed"], **g["measured"], **{f"{k}_holds": v for k, v in g["holds"].items()}} for g in found]
-    )
+    found = documents(run, "gates")
+    holds = [{f"{gate}_holds": held for gate, held in g["holds"].items()} for g in found]
+    return pd.DataFrame([{"seed": g["seed"], **g["measured"], **h} for g, h in zip(found, holds, strict=True)])
 
 
 @figure(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.methods import HIDDEN, generators_sheet, methods_table, shown
-from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, joined, means
+from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, documents, joined, means
 from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK
 from editlab.analysis.report.run import Run
@@ -42,7 +41,7 @@ def adapters_table(run: Run) -> pd.DataFrame:
 
 def checks_table(run: Run) -> pd.DataFrame:
     """Degenerate answers of each generator."""
-    return pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+    return pd.DataFrame(documents(run, "checks"))
 
 
 def margins_table(run: Run) -> pd.DataFrame:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.adapters.scores import COMBINATIONS, joined, means, stands
+from editlab.analysis.adapters.scores import COMBINATIONS, documents, joined, means, stands
 from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Tables, sheet
@@ -38,7 +37,7 @@ def methods_table(run: Run) -> pd.DataFrame:
     frame = means(scores, ["split", "group", "method"])
     frame["gain"] = [_share(frame, row) for row in records(frame)]
     frame["won"] = [_won(scores, row) for row in records(frame)]
-    checks = pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+    checks = pd.DataFrame(documents(run, "checks"))
     if "likeness" in checks:
         checks["method"] = checks["decoder"] + ", " + checks["supervision"]
         alike = checks.groupby(["split", "method"])["likeness"].mean().reset_index().assign(group="generator")

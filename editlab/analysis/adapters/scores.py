@@ -7,6 +7,7 @@ seeds' means: tasks of one seed share its base, and agree more than tasks of ano
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ SPLITS = {COMBINATIONS: "held-out combinations", OPERATIONS: "held-out operation
 def joined(run: Run, name: str) -> pd.DataFrame:
     """The tables that the study's rules offer under a name, one under the other."""
     return pd.concat([read(run.root / file) for file in run.inputs[name]], ignore_index=True)
+
+
+def documents(run: Run, name: str) -> list[dict[str, Any]]:
+    """The JSON files that the study's rules offer under a name."""
+    return [json.loads((run.root / file).read_text(encoding="utf-8")) for file in run.inputs[name]]
 
 
 def read(path: Path) -> pd.DataFrame:

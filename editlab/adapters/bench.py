@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from editlab.config.adapters import AdaptersStudy, FileTasks
 from editlab.data.letter_tasks import latin_split, operation_split, task_grid
 from editlab.data.tasks import TaskSet
 from editlab.errors import ModelError
+from editlab.randomness import set_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,3 +126,17 @@ class Bench:
         if self.deltas is None:
             return deltas_of(self.model, self.probes, names, self.pool.at)
         return DeltaCache(self.deltas, self.probes).deltas(self.model, self.pool, names)
+
+
+def open_bench(
+    *,
+    study: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    base: str,
+    pool: str,
+    known_deltas: str | None = None,
+) -> Bench:
+    """A bench from what a job is given: the sections of the study as JSON, and the files of earlier stages."""
+    set_threads(threads)
+    return Bench.open(AdaptersStudy.model_validate(study), seed, base, pool, known_deltas)

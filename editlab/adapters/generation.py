@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from editlab.adapters.bench import Bench, Split
+from editlab.adapters.bench import Bench, Split, open_bench
 from editlab.adapters.coefficients import delta_network, ridge_network
 from editlab.adapters.deltas import Changes, cosine, deltas_of
 from editlab.adapters.hyperconvolution import train_hyperconvolution
@@ -20,6 +20,7 @@ from editlab.adapters.references import shuffled
 from editlab.adapters.training_set import TrainingSet
 from editlab.edits.peft import write_adapter
 from editlab.errors import ConfigError, ModelError
+from editlab.files.artifacts import write_csv, write_json
 from editlab.networks.lora import Factored
 
 DECODERS = ("coefficients", "hyperconvolution")
@@ -154,3 +155,14 @@ def export(pool: Pool, name: str, model: nn.Module, directory: str | Path) -> No
     if pool.base != weights_digest(model):
         raise ModelError(f"adapter {name!r} was made for another base than the model given")
     write_adapter(pool.adapter(name), directory, model)
+
+
+def generator_job(
+    *, decoder: str, supervision: str, scores: str, choices: str, checks: str, adapters: str, **bench: Any
+) -> None:
+    """A generator trained, scored and checked, and the adapters that it makes for the held-out tasks."""
+    scored, chosen, checked, made = generate(open_bench(**bench), decoder, supervision)
+    write_csv(scores, scored)
+    write_csv(choices, chosen)
+    write_json(checks, checked)
+    made.save(adapters)

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from editlab.adapters.bench import Bench
+from editlab.adapters.bench import Bench, open_bench
 from editlab.adapters.pool import Pool, merged
 from editlab.adapters.predictor import searched, text_index
 from editlab.adapters.training_set import TrainingSet
 from editlab.algebra.linalg import Factors
 from editlab.algebra.merging import COUNTED, RANDOM
+from editlab.files.artifacts import write_csv
 from editlab.randomness import torch_rng
 
 # Rule, space, and the rank that the result is cut to (None: as the rule leaves it).
@@ -106,3 +107,9 @@ def _likeness(found: Mapping[str, Tensor], exact: Mapping[str, Factors]) -> dict
         "cosine_to_sum": product / scale if scale > 0 else 0.0,
         "norm_to_sum": (own / other) ** 0.5 if other > 0 else 0.0,
     }
+
+
+def merges_job(*, own: Sequence[str], target: str, **bench: Any) -> None:
+    """Retrieved adapters merged by every rule; ``own``: the pool from own A_0, if there is one."""
+    pools = [Pool.load(path) for path in own]
+    write_csv(target, compare_merges(open_bench(**bench), pools[0] if pools else None))

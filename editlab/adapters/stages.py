@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from editlab.adapters.bench import Bench, Split
+from editlab.adapters.bench import Bench, Split, open_bench
 from editlab.adapters.deltas import (
     Changes,
     DeltaCache,
@@ -42,6 +42,7 @@ from editlab.adapters.references import (
 )
 from editlab.adapters.scoring import Scorer
 from editlab.adapters.training_set import TrainingSet
+from editlab.files.artifacts import write_csv, write_json
 
 ORACLE = 16  # examples a task on which the best single adapter is chosen
 
@@ -233,3 +234,23 @@ def _unlabelled(
         split=split.name, group="retrieval", method="B2a",
     )  # fmt: skip
     return rows, table
+
+
+def deltas_job(*, deltas: str, pooling: str, gates: str, known: str, **bench: Any) -> None:
+    """The deltas of a pool, the ways to pool them, and the gates of the study; ``known``: the cache of deltas."""
+    table, ways, held = measure_deltas(open_bench(**bench), known)
+    write_csv(deltas, table)
+    write_csv(pooling, ways)
+    write_json(gates, held)
+
+
+def references_job(*, joint: str, target: str, **bench: Any) -> None:
+    """Scores of what a generated adapter must be held against."""
+    write_csv(target, compare_references(open_bench(**bench), Pool.load(joint)))
+
+
+def retrieval_job(*, scores: str, retrieved: str, **bench: Any) -> None:
+    """Predicted deltas, the adapters that are retrieved by them, and their scores."""
+    scored, found = compare_retrieval(open_bench(**bench))
+    write_csv(scores, scored)
+    write_csv(retrieved, found)

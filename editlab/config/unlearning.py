@@ -17,6 +17,7 @@ from editlab.errors import ConfigError
 
 Optimizer = Literal["lion", "adamw", "sgd"]
 Averaging = Literal["masked", "included"]
+OTHER_ATTACKS = ("lora", "prompt", "probe")  # beside retraining of all weights
 
 
 class Birthdays(Section):
@@ -299,7 +300,9 @@ class UnlearningStudy(Study):
     methods: dict[Name, Method] = Field(min_length=1)
     matched: list[Name] = Field([], description="methods compared at the level of selection.level")
     budgeted: list[Name] = Field([], description="methods compared at selection.kl_budget")
-    other_attacks: list[Name] = Field([], description="methods that are also attacked by LoRA and by prompting")
+    other_attacks: list[Name] = Field(
+        [], description="methods that are also attacked by LoRA, by prompting and by a linear probe"
+    )
     retraining: Retraining = Retraining()
     selection: Selection = Selection()
 
@@ -386,9 +389,9 @@ class UnlearningStudy(Study):
             targets = [(f"point~{p['point']}/method~{p['method']}/rank~{p['rank']}", p) for p in self.points()]
             for target in controls:
                 more = self.other_attacks and (target in bases or target == "control~parent")
-                found += [(kind, target, seed) for kind in ("full", *(("lora", "prompt") if more else ()))]
+                found += [(kind, target, seed) for kind in ("full", *(OTHER_ATTACKS if more else ()))]
             for target, p in targets:
                 if int(p["seed"]) == seed:
                     more = p["point"] == "selected" and p["method"] in self.other_attacks
-                    found += [(kind, target, seed) for kind in ("full", *(("lora", "prompt") if more else ()))]
+                    found += [(kind, target, seed) for kind in ("full", *(OTHER_ATTACKS if more else ()))]
         return [{"attack": kind, "target": target, "seed": str(seed)} for kind, target, seed in found]

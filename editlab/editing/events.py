@@ -5,11 +5,13 @@ A line of ``events.jsonl`` is one :class:`Event`. What a batch had no use for is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from editlab.data.requests import read_utf8
 from editlab.errors import ArtifactError
 
 Decision = Literal["accepted", "scaled", "rolled_back", "rejected"]
@@ -152,3 +154,20 @@ def read_events(lines: Iterable[str], where: str = "events") -> list[Event]:
             key = ".".join(str(part) for part in problem["loc"]) or "line"
             raise ArtifactError(f"{where}: line {number} is no event ({key}: {problem['msg']})") from None
     return found
+
+
+def gather_events(cells: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """The events of cells as lines of JSON, each with the coordinates of its cell in front.
+
+    Among coordinates ``batch`` is a size; the number of a batch is ``number`` here.
+
+    Args:
+        cells: file of events and coordinates.
+
+    Raises:
+        ArtifactError: a line is no event.
+    """
+    for path, coordinates in cells:
+        for event in read_events(read_utf8(path).splitlines(), path):
+            found = event.record()
+            yield json.dumps({**coordinates, "number": found.pop("batch"), **found})

@@ -138,15 +138,16 @@ def score_cloze(
     """
     if not questions:
         raise DataError("score_cloze: no questions")
-    shown = "".join(f"{_opening(example)} {example.right}.\n" for example in examples)
-    starts = [shown + _opening(q) for q in questions]
+    shown = "".join(f"{opening(example)} {example.right}.\n" for example in examples)
+    starts = [shown + opening(q) for q in questions]
     pairs = [(start, choice) for start, q in zip(starts, questions, strict=True) for choice in q.choices]
     scores = score_targets(model, pairs, max_tokens=max_tokens)
     total = np.where(np.isfinite(scores.log_prob), scores.log_prob * scores.tokens, np.nan)
     return ChoiceScores(total.reshape(len(questions), len(LETTERS)), _answers(questions))
 
 
-def _opening(question: Question) -> str:
+def opening(question: Question) -> str:
+    """What stands before an answer: the statement, or the bare question and ``Answer:``."""
     return f"{question.question}\nAnswer:" if question.statement is None else question.statement
 
 

@@ -1,4 +1,4 @@
-"""Attacks on a model: retraining on the facts that the attacker knows, by all weights or by LoRA, and prompting with them."""
+"""Attacks on a model with the facts that the attacker knows: retraining all weights or a LoRA, prompting, a linear probe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.config.unlearning import Retraining, Scoring
+from editlab.config.unlearning import OTHER_ATTACKS, Retraining, Scoring
 from editlab.data.questions import Question, Split, halves, leave_one_out
 from editlab.errors import DataError
 from editlab.evaluation.choices import ChoiceScores, score_cloze, score_letters
@@ -20,11 +20,12 @@ from editlab.training.optimizers import optimizer_of
 from editlab.training.parametrisation import lora, whole
 from editlab.training.retraining import TokenRow, finetune, restored
 from editlab.unlearning.facts import Facts
+from editlab.unlearning.probing import probe
 from editlab.unlearning.scores import metrics, score_questions
 from editlab.unlearning.selection import NO_POINT
 from editlab.unlearning.stage import Stage
 
-ATTACKS = ("full", "lora", "prompt")
+ATTACKS = ("full", *OTHER_ATTACKS)
 ATTACKED = ["v_split", "lr", "epoch", "set", "half", "metric", "value", "n"]  # columns of an attack
 Part = tuple[str, str, list[Question]]  # set, half, questions
 Scored = dict[str, ChoiceScores]
@@ -53,7 +54,9 @@ def attack(
     """Each split of ``held_out`` in turn is V and all others are T: retrain on T with every rate, score V after each epoch.
 
     Args:
-        kind: ``full`` (all weights), ``lora`` (an adapter alone) or ``prompt`` (facts of T shown in the prompt).
+        kind: ``full`` (all weights), ``lora`` (an adapter alone), ``prompt`` (facts of T shown in the prompt) or ``probe`` (a
+            linear map from hidden states to answers, fitted to T and to what is retained; it has one score, whatever the
+            measure).
 
     Returns:
         one row a (v_split, lr, epoch, set, half, metric), columns :data:`ATTACKED`: V in two halves, so that a rate can be
@@ -68,6 +71,8 @@ def attack(
     pairs = [leave_one_out(facts.forget, name) for name in held_out]
     if kind == "prompt":
         frames = [_prompted(model, *pair, options, scoring, seed) for pair in pairs]
+    elif kind == "probe":
+        frames = [_probed(model, *pair, facts.retained, scoring, seed) for pair in pairs]
     else:
         questions = [q for s in [*facts.forget, *facts.retained] for q in s.questions]
         before = score_questions(model, questions, facts.dev, scoring)
@@ -166,13 +171,36 @@ def _prompted(
 ) -> pd.DataFrame:
     """The attack without training: answered questions of T before each question of V."""
     shown = [q for split in told for q in split.questions][: options.shots]
-    rows = []
-    for half, chosen in zip(("first", "second"), halves(secret.questions, seed), strict=True):
-        scored = {"cloze": score_cloze(model, chosen, examples=shown)}
+
+    def scored(chosen: Sequence[Question]) -> Scored:
+        found = {"cloze": score_cloze(model, chosen, examples=shown)}
         if scoring.letters:
-            scored["letters"] = score_letters(model, chosen, examples=shown, rule=scoring.letter_rule)
-        for metric, value in metrics(scored).items():
-            rows.append({"set": "V", "half": half, "metric": metric, "value": value, "n": len(chosen)})
+            found["letters"] = score_letters(model, chosen, examples=shown, rule=scoring.letter_rule)
+        return found
+
+    return _once(secret, scored, seed)
+
+
+def _probed(
+    model: Any, told: Sequence[Split], secret: Split, retained: Sequence[Split], scoring: Scoring, seed: int
+) -> pd.DataFrame:
+    """The attack without a change of the model or of the prompt: what a linear map reads off hidden states."""
+    known = [q for split in [*told, *retained] for q in split.questions]
+    measures = ("cloze", "letters") if scoring.letters else ("cloze",)
+
+    def scored(chosen: Sequence[Question]) -> Scored:
+        return dict.fromkeys(measures, probe(model, known, chosen))
+
+    return _once(secret, scored, seed)
+
+
+def _once(secret: Split, scored: Callable[[Sequence[Question]], Scored], seed: int) -> pd.DataFrame:
+    """The rows of an attack that has no rates and no epochs."""
+    rows = [
+        {"set": "V", "half": half, "metric": metric, "value": value, "n": len(chosen)}
+        for half, chosen in zip(("first", "second"), halves(secret.questions, seed), strict=True)
+        for metric, value in metrics(scored(chosen)).items()
+    ]
     return pd.DataFrame(rows).assign(lr=0.0, epoch=1, v_split=secret.name)
 
 

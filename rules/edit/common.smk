@@ -140,6 +140,16 @@ def small_model():
     return isinstance(STUDY.models[STUDY.model], SubstrateModel)
 
 
+def judged_events():
+    """(file, coordinates) of the events of every cell whose batches trust judges."""
+    return [
+        (f"{path}/events.jsonl", {"experiment": experiment, **cell})
+        for experiment in STUDY.experiments
+        for path, cell in zip(cell_paths(experiment), STUDY.cells(experiment))
+        if STUDY.methods[cell["method"]].trust
+    ]
+
+
 def used_recipes():
     return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
 

@@ -13,7 +13,7 @@ rule attack_model:
         "<results>/benchmarks/rules/attack_model/{attack}/{target}/{seed}.jsonl"
     wildcard_constraints:
         seed=r"\d+",
-        attack="full|lora|prompt",
+        attack="full|lora|prompt|probe",
         target=r"control~[a-z]+|point~[a-z]+/method~[^/]+/rank~\d+",
     conda:
         "../../envs/editlab.yaml"

@@ -10,6 +10,7 @@ import pytest
 
 from editlab.analysis.unlearning import tables
 from editlab.analysis.unlearning.epochs import along
+from editlab.analysis.unlearning.recovery import findings
 from editlab.config.run import load_run, read_layers
 
 
@@ -24,8 +25,8 @@ def unrecorded(monkeypatch):
     monkeypatch.setattr(tables, "read_verified", lambda path: path)
 
 
-def attack(folder, target, values):
-    """An attack file: V at epoch 0 and after, both halves alike."""
+def attack(folder, target, values, kind="full", first=0):
+    """An attack file: V at epoch ``first`` and after, both halves alike."""
     rows = [
         {
             "set": "V",
@@ -37,10 +38,10 @@ def attack(folder, target, values):
             "epoch": epoch,
             "v_split": "split_0",
         }
-        for epoch, value in enumerate(values)
+        for epoch, value in enumerate(values, first)
         for half in ("first", "second")
     ]
-    file = folder / "attacks" / "attack~full" / target / "seed~1.csv"
+    file = folder / "attacks" / f"attack~{kind}" / target / "seed~1.csv"
     file.parent.mkdir(parents=True)
     columns = ["v_split", "set", "half", "metric", "value", "n", "lr", "epoch"]
     pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
@@ -100,6 +101,34 @@ def test_the_summary_knows_its_conditions(settings, tmp_path):
     lines = along(pd.read_csv(tmp_path / "rtt.csv"))  # as a figure reads it: blank cells are unknown
     ends = lines[lines["epoch"] == 1].set_index("series")["value"].to_dict()
     assert ends == {"not unlearned (C)": 1.0, "never knew (N)": 0.25, "GD": 0.75}
+
+
+def test_a_linear_probe_has_its_row_and_its_sentence(settings, tmp_path):
+    """It knows no epoch 0: A is the forget accuracy of the point."""
+    settings = {**settings, "other_attacks": ["gd"], "methods": {"gd": settings["methods"]["gd"]}}
+    base = dict.fromkeys(("lr", "retain", "epoch", "kl"), 0) | dict.fromkeys(("forget", "report"), 1.0)
+    base |= {"perplexity": 5.0, "n": 80, "keep": 1.0}
+    point = {**base, "lr": 0.002, "epoch": 3, "forget": 0.25, "report": 0.95}
+    chosen = tmp_path / "chosen" / "method~gd" / "rank~0" / "seed~1.json"
+    chosen.parent.mkdir(parents=True)
+    chosen.write_text(json.dumps({"metric": "cloze", "base": base, "selected": point, "matched": None, "budget": None}))
+    files = [
+        attack(tmp_path, target, values[start:], kind, start)
+        for target, values in {
+            "control~known": [1.0, 1.0],
+            "control~parent": [0.2, 0.25],
+            "point~selected/method~gd/rank~0": [0.25, 0.75],
+        }.items()
+        for kind, start in (("full", 0), ("lora", 0), ("prompt", 1), ("probe", 1))
+    ]
+    summary = tables.summary_table(tables.rtt_table(files, settings), [str(chosen)], settings)
+    assert list(summary["attack"]) == ["full", "lora", "prompt", "probe"]
+    assert summary[["A", "B", "C", "N"]].drop_duplicates().to_numpy().tolist() == [[0.25, 0.75, 1.0, 0.25]]
+    said = {f.key: f.sentence for f in findings({"summary": summary})}
+    assert said["recovery.probe_gd_0"].startswith("A linear probe of the hidden states reads ")
+    assert "of the held-out facts after GD, against " in said["recovery.probe_gd_0"]
+    assert {"recovery.lora_gd_0", "recovery.prompt_gd_0"} <= set(said)
+    assert said["recovery.hidden"].startswith("Of 1 method that unlearn")
 
 
 def test_runs_have_an_id_that_depends_on_all_that_they_depend_on(settings, tmp_path):

@@ -1,12 +1,14 @@
 """Train a pool of LoRA teachers of one seed: from a shared A_0, from their own, or one for all tasks."""
 
+from adapters_job import perform
 from common import job
 
-with job(snakemake):
-    from editlab.adapters.preparation import make_pools
-    from editlab.config.adapters import AdaptersStudy
-    from editlab.randomness import set_threads
-
-    set_threads(snakemake.threads)
-    study = AdaptersStudy.model_validate(snakemake.params.study)
-    make_pools(study, snakemake.params.seed, snakemake.input.base, snakemake.wildcards.pool).save(snakemake.output[0])
+with job(snakemake) as log:
+    perform(
+        snakemake,
+        log,
+        "editlab.adapters.preparation:pool_job",
+        base=snakemake.input.base,
+        kind=snakemake.wildcards.pool,
+        target=snakemake.output[0],
+    )

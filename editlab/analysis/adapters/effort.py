@@ -61,7 +61,7 @@ def _seconds(run: Run, file: str) -> float:
 )
 def cost_against_quality(table: pd.DataFrame) -> Drawing:
     """Exact match over seconds, a mark a method."""
-    figure, (axis,) = panels(1, 1, 2.3)
+    figure, (axis,) = panels(1, 1, 3.0)
     for place, (method, rows) in enumerate(table.groupby("method", sort=True)):
         axis.scatter(rows["seconds"], rows["exact"], s=12, color=COLORS[place % len(COLORS)],
                      marker=MARKERS[place % len(MARKERS)], label=NAMES.get(str(method), str(method)))  # fmt: skip

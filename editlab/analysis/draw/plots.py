@@ -67,7 +67,9 @@ def error_bars(axis: Axes, x: Any, rows: Any, mark: Mark, name: str | None = Non
     axis.errorbar(x, rows["value"], yerr=sides(rows), **look)
 
 
-def band(axis: Axes, rows: Any, x: str, mark: Mark, name: str, alpha: float = 0.15, **options: Any) -> None:
+def band(
+    axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, alpha: float = 0.15, **options: Any
+) -> None:
     """A line with its 95 % band (columns value, low, high)."""
     rows = rows.sort_values(x)
     axis.plot(rows[x], rows["value"], label=name, **mark.plot() | options)

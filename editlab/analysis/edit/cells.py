@@ -116,10 +116,10 @@ def read_curve(directory: str | Path) -> pd.DataFrame:
     return curve.pivot(index="edits_seen", columns="metric", values="value")
 
 
-def read_cases(directory: str | Path, when: str = "final") -> pd.DataFrame:
-    """Scores by case of one cell."""
+def read_cases(directory: str | Path) -> pd.DataFrame:
+    """Scores by case of one cell at the end of its stream."""
     cases = pd.read_csv(read_verified(Path(directory) / "cases.csv"), dtype={"case_id": str})
-    return cases[cases["when"] == when]
+    return cases[cases["when"] == "final"]
 
 
 def final_scores(directory: str | Path) -> dict[str, float]:

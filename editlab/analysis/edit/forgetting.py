@@ -46,16 +46,16 @@ SHOWN |= {"same_subject_accuracy": "SS exact"}
 LONG = (RETENTION, NEIGHBORS)
 
 
-def turning_points(table: pd.DataFrame, metric: str = RETENTION) -> pd.DataFrame:
+def turning_points(table: pd.DataFrame) -> pd.DataFrame:
     """The turning point of each method's curve, seeds together: knot with interval, slopes, kind."""
-    curves = table[table["metric"] == metric]
+    curves = table[table["metric"] == RETENTION]
     snapshots = curves.groupby(list(SETTING))["edits_seen"].transform("nunique")
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         point = stream_turning_point(part, "value")
         knot = {"edits": point.knot, "ci_low": point.low, "ci_high": point.high}
         slopes = {"slope_before": point.slope_before, "slope_after": point.slope_after, "p_value": point.p_value}
-        return {"metric": metric, "kind": point.kind, **knot, **slopes, "seeds": part["seed"].nunique()}
+        return {"metric": RETENTION, "kind": point.kind, **knot, **slopes, "seeds": part["seed"].nunique()}
 
     return grouped(curves[snapshots >= MINIMUM], SETTING, told)
 

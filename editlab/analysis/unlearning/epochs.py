@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import textwrap
 from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, band, legend, panels, share_axis
-from editlab.analysis.draw.style import DARK, marks
+from editlab.analysis.draw.plots import Drawing, band, panels, share_axis
+from editlab.analysis.draw.style import COLORS, DARK, GREY, Mark
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import pooled_shares
@@ -15,6 +17,8 @@ from editlab.analysis.text.wording import counted
 from editlab.analysis.unlearning.numbers import INTERVALS, metric_of, shown
 from editlab.analysis.unlearning.tables import by_category
 
+COLUMNS = 3  # panels beside each other
+CONTROL = Mark(GREY, "", "-", "", GREY)
 CONTROLS = {"C": "not unlearned (C)", "N": "never knew (N)"}
 
 
@@ -50,28 +54,38 @@ def along(rtt: pd.DataFrame) -> pd.DataFrame:
     "Held-out accuracy along the attack",
     "rtt",
     lambda rows: (
-        "Accuracy on held-out facts along the epochs of retraining on the other facts, at the rate that is best on average; "
-        f"{INTERVALS} ({counted(int(rows['seeds'].max()), 'seed')}). The dotted line is chance."
+        "Accuracy on held-out facts along the epochs of retraining on the other facts, one panel a method, at the best rate "
+        "on average; grey above: the model that was not unlearned (C), grey below: the one that never knew (N), both retrained "
+        f"alike. {INTERVALS} ({counted(int(rows['seeds'].max()), 'seed')}). The dotted line is chance."
     ),
     rows=along,
     cites=(),
     level=4,
 )
 def rtt_epochs(rows: pd.DataFrame) -> Drawing:
-    """One line a method over the epochs, full fine-tuning above and LoRA below, the controls in both."""
-    groups = [name for name in ("full", "lora") if (rows["group"] == name).any()]
-    drawing, axes = panels(len(groups), 1, 0.6 + 1.6 * len(groups), sharex=True)
-    looks = marks(rows["series"])
-    for axis, group in zip(axes, groups, strict=True):
-        for series, part in rows[rows["group"].isin([group, ""])].groupby("series", sort=False):
-            band(axis, part, "epoch", looks[str(series)], str(series), 0.05)
+    """A panel a method, the controls in each."""
+    attacked = rows[rows["group"] != ""]
+    names = list(dict.fromkeys(attacked["series"]))
+    lines = -(-len(names) // COLUMNS)
+    drawing, axes = panels(lines, COLUMNS, 0.5 + 0.85 * lines, sharex=True, sharey=True)
+    controls = [part for name, part in rows.groupby("series", sort=False) if name in CONTROLS.values()]
+    for axis, name in zip(axes, names, strict=False):
+        part = attacked[attacked["series"] == name]
+        for control in controls:
+            band(axis, control, "epoch", CONTROL, alpha=0.2)
+        color = COLORS[2 if part["group"].iloc[0] == "lora" else 0]
+        look = dataclasses.replace(CONTROL, color=color, face=color, marker="o")
+        band(axis, part, "epoch", look)
         axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
-        axis.set(ylabel="held-out accuracy", title={"full": "full fine-tuning", "lora": "LoRA"}[group])
+        axis.set_title("\n".join(textwrap.wrap(name, 22)), fontsize="small")
+        axis.set_xticks(sorted(set(rows["epoch"])))
         share_axis(axis)
-    for series in dict.fromkeys(rows["series"]):  # the legend speaks for both panels
-        axes[-1].plot([], [], label=str(series), **looks[str(series)].plot())
-    axes[-1].set(xlabel="epoch of retraining", xticks=sorted(set(rows["epoch"])))
-    legend(drawing, axes[-1], columns=3)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, len(names) - COLUMNS) : len(names)]:
+        axis.tick_params(labelbottom=True)
+    drawing.supxlabel("epoch of retraining", fontsize="medium")
+    drawing.supylabel("held-out accuracy", fontsize="medium")
     return drawing
 
 

@@ -24,7 +24,7 @@ NAMES = {
     "layered": "layered",
     "hidden": "hidden on purpose",
     "lora": "LoRA",
-    "trap": "(rate of full fine-tuning)",
+    "trap": "(low rate)",
 }
 INTERVALS = "95 % intervals over questions and seeds"
 

@@ -15,13 +15,13 @@ from editlab.analysis.report.topic import Collected, Tables, Topic, figure, shee
 from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import counted, level, level_with, signed_with
+from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
 BY = ("method", "rank")
-ATTACKS = {"full": "retraining", "lora": "retraining a LoRA", "prompt": "prompting"}
+ATTACKS = {"full": "retraining", "lora": "retraining a LoRA", "prompt": "prompting", "probe": "linear probe"}
 CONDITIONS = (
     "A: accuracy on held-out facts after unlearning; B: after retraining on the other facts as well; C: the model that was "
     "not unlearned, retrained; N: the model that never knew the facts, retrained. Rate and epoch of the attack are chosen on "
@@ -63,7 +63,7 @@ def _ranks(summary: pd.DataFrame) -> pd.DataFrame:
     ),
     rows=_ranks,
     empty="No rank reaches the matched forget level.",
-    cites=("recovery.*",),
+    cites=("recovery.ranks_*",),
     level=2,
 )
 def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
@@ -131,15 +131,16 @@ def matched_sheet(tables: Tables) -> Printed:
     return _printed(chosen(tables["summary"], "matched"), [NAME, *LETTERS, COST, SEEDS], about)
 
 
-@sheet("unlearning_attacks", "Three attacks", "summary", level=6)
+@sheet("unlearning_attacks", "Four attacks", "summary", level=6)
 def attacks_sheet(tables: Tables) -> Printed:
-    """Retraining of all weights, of a LoRA, and facts shown in the prompt."""
+    """Retraining of all weights, of a LoRA, facts shown in the prompt, and a linear probe."""
     rows = tables["summary"]
     several = rows.groupby(["method", "rank"])["attack"].transform("nunique") > 1
     rows = rows[several & (rows["point"] == "selected") & (rows["found"] == 1)]
     rows = rows.assign(attack=rows["attack"].map(ATTACKS)).sort_values(["method", "rank"], kind="stable")
     about = (
-        "The selected points under three attacks: retraining of all weights, of a LoRA alone, and facts in the prompt"
+        "The selected points under four attacks: retraining of all weights, of a LoRA alone, facts in the prompt, and a linear "
+        "map from hidden states to answers that is fitted to the facts that the attacker knows"
     )
     return _printed(rows, [NAME, Column("attack", "attack", "text"), *LETTERS, SEEDS], about, [*BY, "attack"])
 
@@ -150,8 +151,33 @@ def findings(tables: Tables) -> list[Finding]:
     if not len(summary):
         return []
     rows = chosen(summary)
-    found = [_came_back(row) for row in records(over_seeds(rows))] if len(rows) else []
-    return sorted(found, key=lambda f: not f.supported) + _over_ranks(summary) + _nothing_chosen(summary)
+    means = records(over_seeds(rows)) if len(rows) else []
+    found = [_came_back(row) for row in means]
+    return (
+        _overall([row for row in means if not pd.isna(row["recovery"])])
+        + sorted(found, key=lambda f: not f.supported)
+        + _other_attacks(summary)
+        + _over_ranks(summary)
+        + _nothing_chosen(summary)
+    )
+
+
+def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
+    """How many methods only hid what they were to remove; ``rows``: those that unlearned enough for an attack."""
+    if not rows:
+        return []
+    names = {
+        sure: listed([shown(r["method"], r["rank"]) for r in rows if recovered(r) == sure]) for sure in (True, False)
+    }
+    hidden = sum(recovered(row) for row in rows)
+    sentence = (
+        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
+        "brings back what was not told, beyond the model that never knew"
+    )
+    sentence += f" ({names[True]})" if names[True] else ""
+    sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
+    share = Interval(hidden / len(rows))
+    return [Finding("recovery.hidden", sentence, *share, len(rows), hidden > 0, "summary")]
 
 
 def _came_back(row: dict[str, Any]) -> Finding:
@@ -162,12 +188,35 @@ def _came_back(row: dict[str, Any]) -> Finding:
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
     sure = recovered(row)
-    said = "brings back facts that it was not told" if sure else "brings back nothing that can be told from the control"
+    said = "brings back facts that it was not told" if sure else "brings back nothing distinguishable from the control"
     sentence = (
         f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
         f"against {level_with(*n)} of the model that never knew."
     )
     return Finding(key, sentence, *b, questions, sure, "summary")
+
+
+SAID = {
+    "lora": "Retraining a LoRA on other facts brings {name} to {b} on held-out ones",
+    "prompt": "Other facts in the prompt bring {name} to {b} on held-out ones",
+    "probe": "A linear probe of the hidden states reads {b} of the held-out facts after {name}",
+}
+
+
+def _other_attacks(summary: pd.DataFrame) -> list[Finding]:
+    """What the attacks beside retraining of all weights find of a method, against both controls."""
+    found = []
+    for attack, said in SAID.items():
+        rows = chosen(summary, "selected", attack)
+        for row in records(over_seeds(rows)) if len(rows) else []:
+            b, n, c = (Interval.of(row, name) for name in ("B_two_fold", "N_two_fold", "C_two_fold"))
+            sentence = said.format(name=shown(row["method"], row["rank"]), b=level_with(*b))
+            sentence += (
+                f", against {level_with(*n)} of the model that never knew and {level_with(*c)} before unlearning."
+            )
+            key = f"recovery.{attack}_{row['method']}_{row['rank']}"
+            found.append(Finding(key, sentence, *b, int(row["questions"]), recovered(row), "summary"))
+    return found
 
 
 def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
@@ -182,7 +231,7 @@ def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
         if low == high:
             continue
         numbers = mean_interval(table[low] - table[high])
-        said = "differs from" if numbers.clear else "cannot be told from"
+        said = "differs from" if numbers.clear else "is not distinguishable from"
         sentence = (
             f"At one level of forgetting the recovery rate after {shown(str(method), low)} {said} that after rank {high}: "
             f"{level(float(table[low].mean()))} and {level(float(table[high].mean()))}, difference {signed_with(*numbers, 2)}."

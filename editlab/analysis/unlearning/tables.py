@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from editlab.config.unlearning import OTHER_ATTACKS
 from editlab.files.artifacts import read_verified
 from editlab.unlearning.recovery import attacked, epochs_to, rates
 from editlab.unlearning.selection import read_runs
@@ -106,7 +107,7 @@ def _declared(settings: Settings) -> list[dict[str, Any]]:
         {"attack": attack, "point": point, "method": name, "rank": rank, "seed": seed}
         for point, names in listed.items()
         for name in names
-        for attack in ("full", "lora", "prompt")
+        for attack in ("full", *OTHER_ATTACKS)
         if attack == "full" or (point == "selected" and name in settings["other_attacks"])
         for rank in settings["methods"][name]["ranks"] or [0]
         for seed in settings["seeds"]

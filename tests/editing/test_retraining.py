@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_requests
 
 import editlab
 from editlab.analysis.edit.retraining import recovery
-from editlab.config.edit import Retraining
+from editlab.config.evaluation import Retraining
 from editlab.editing.retraining import redrawn_objects, retrain_on_truth
 
 OPTIONS = Retraining(epochs=4, batch=6, lr=3e-3, controls=11)

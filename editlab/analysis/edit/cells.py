@@ -54,9 +54,10 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
     for when in ("immediate", "final"):
         for protocol in ("success", "accuracy", "magnitude"):
             part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)].set_index("metric")
-            if part.empty:
+            if not part.index.isin(METRICS).any():
                 continue
-            row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(part["n"].max())}
+            cases = part["n"].where(part.index.isin(METRICS)).max()  # not of probes, of which a case may have several
+            row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(cases)}
             row |= _columns(part, METRICS) | _columns(part, BESIDE)
             if protocol == "success":
                 exact = metrics[(metrics["when"] == when) & (metrics["protocol"] == "accuracy")].set_index("metric")

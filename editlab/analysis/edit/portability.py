@@ -19,7 +19,7 @@ from editlab.analysis.edit.scores import CONTROLS, SETTING, at, headline, over, 
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval, beside, grouped, pooled, share_interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, share_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import largest, records
 from editlab.analysis.text.wording import counted, label, level_with, listed
@@ -43,6 +43,10 @@ KEPT, WRITTEN = "Relation_Specificity", "generation"
 GUESS = "{}_guess"  # the trained control's answers against those of another case of the relation
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
+MEASURE = "exact"
+FEW = 20
+"""Cases over all seeds below which a share is not told: even of none or all right, Wilson's interval is wider than .16."""
+
 COLUMNS = [*SETTING, "seed", "metric", "protocol", "value", "n", "ci_low", "ci_high"]
 SAID = {
     "Subject_Aliasing": "questions by an alias of the subject",
@@ -68,19 +72,26 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         columns of the setting, metric, value, low, high, seeds, n (probed cases of all seeds). Intervals are over cases and
-        seeds, and at least as wide as Wilson's: none of few cases right is not surely none.
+        seeds, and at least as wide as Wilson's: none of few cases right is not surely none. Fewer than :data:`FEW` cases
+        have NaN for a value.
     """
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found, n = pooled(part["value"], part["ci_low"], part["ci_high"]), int(part["n"].sum())
-        return {**found.covering(share_interval(found.value, n))._asdict(), "seeds": part["seed"].nunique(), "n": n}
+        number = found.covering(share_interval(found.value, n)) if n >= FEW else UNKNOWN
+        return {**number._asdict(), "seeds": part["seed"].nunique(), "n": n}
 
     wanted = [*NAMES, *map(GUESS.format, KINDS)]
-    chosen = headline(table[table["metric"].isin(wanted) & (table["protocol"] == "exact") & (table["n"] > 0)])
+    chosen = headline(table[table["metric"].isin(wanted) & (table["protocol"] == MEASURE) & (table["n"] > 0)])
     keys = [*SETTING, "metric"]
     rows = grouped(chosen, keys, told, columns=[*keys, *Interval._fields, "seeds", "n"])
     last = rows["method"].map({name: place for place, name in enumerate(LAST)}).fillna(-1)
     return rows.iloc[last.argsort(kind="stable")].reset_index(drop=True)
+
+
+def told_probes(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`by_probe` without what too few cases stand for."""
+    return by_probe(table).dropna(subset="value")
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,9 +100,11 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         gap = at(gaps, part)
-        found = {row["metric"]: Interval.of(row) for row in records(part)}
-        found["gap"] = pooled(gap["value"], gap["ci_low"], gap["ci_high"], bounds=(-1.0, 1.0))
-        return {**beside(found), "seeds": int(part["seeds"].max()), "n": int(part["n"].max())}
+        bounds = pooled(gap["value"], gap["ci_low"], gap["ci_high"], bounds=(-1.0, 1.0))
+        found: dict[str, Any] = {}
+        for row in records(part):
+            found |= beside({row["metric"]: Interval.of(row)}) | {f"{row['metric']}_n": row["n"]}
+        return {**found, **beside({"gap": bounds}), "seeds": int(part["seeds"].max()), "n": int(part["n"].max())}
 
     return grouped(by_probe(table), SETTING, told)
 
@@ -103,7 +116,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         f"Share of probes answered by exact match of the written answer, with {over(rows)}, at least as "
         f"wide as Wilson's; a probe counts where the unedited model knows what it stands on."
     ),
-    rows=by_probe,
+    rows=told_probes,
     empty="No probe was scored.",
     cites=("portability.control_*", "portability.best_*"),
     level=5,
@@ -136,9 +149,16 @@ def portability_sheet(tables: Tables) -> Printed:
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
         "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls stand "
         "last: noise, dealt-out targets, the unedited model, and one trained from scratch on the new facts, without what "
-        "follows from them."
+        f"follows from them. {_columns_stand_on(frame)}"
     )
     return Printed(frame, columns, legend, "portability")
+
+
+def _columns_stand_on(frame: pd.DataFrame) -> str:
+    """How many cases each column has (its controls may have fewer), and which ones are too few for a number."""
+    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
+    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
+    return f"Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
@@ -148,7 +168,9 @@ def findings(tables: Tables) -> list[Finding]:
     """What the controls answer, which method carries over best, what happens to the subject's other facts, and the gap."""
     table = tables["portability"]
     rows = by_probe(table)
-    found = [f for kind in KINDS for f in _control(rows, kind) + _best(rows, kind)]
+    few = [f for kind in KINDS for f in _few(table, rows, kind)]
+    rows = rows.dropna(subset="value")
+    found = [f for kind in KINDS for f in _control(rows, kind) + _best(rows, kind)] + few
     return [*found, *_kept(rows), *_gap(side_by_side(table))]
 
 
@@ -184,6 +206,22 @@ def _control(rows: pd.DataFrame, kind: str) -> list[Finding]:
     )
     sentence = f"Of {SAID[kind]}, a model trained on the new facts answers {level_with(*number)}{base}: {verdict}."
     return [Finding(f"portability.control_{kind}", sentence, *number, int(trained["n"]), answers, "portability")]
+
+
+def _few(table: pd.DataFrame, rows: pd.DataFrame, kind: str) -> list[Finding]:
+    """Of how many probes the unedited model knows what they stand on, where these are too few to tell anything."""
+    chosen = rows[(rows["metric"] == kind) & ~rows["method"].isin(OUTSIDE)]
+    if chosen.empty or chosen["value"].notna().any():
+        return []
+    method, count = chosen["method"].iloc[0], int(chosen["n"].max())
+    place = headline(table[(table["metric"] == f"{kind}_executed") & (table["protocol"] == MEASURE)])
+    asked = int(place.loc[place["method"] == method, "n"].sum())
+    known = f"{count} of {asked}" if asked else f"{count}"
+    sentence = (
+        f"Of {SAID[kind]}, the unedited model knows what {known} stand on: too few for a share "
+        f"(at least {FEW} are needed), so that nothing is said of them."
+    )
+    return [Finding(f"portability.few_{kind}", sentence, *Interval(float(count)), count, False, "portability")]
 
 
 def _best(rows: pd.DataFrame, kind: str) -> list[Finding]:

@@ -38,7 +38,7 @@ KINDS = {
 }
 """What follows from an edit, and how it is called in print."""
 
-LOOKS = dict(zip(KINDS, (("#0072B2", "o"), ("#009E73", "^"), ("#D55E00", "s"), ("#000000", "D")), strict=True))
+LOOKS = (("#0072B2", "o"), ("#009E73", "^"), ("#D55E00", "s"), ("#000000", "D"))
 KEPT, WRITTEN = "Relation_Specificity", "generation"
 GUESS = "{}_guess"  # the trained control's answers against those of another case of the relation
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
@@ -128,8 +128,8 @@ def portability_by_method(rows: pd.DataFrame) -> Drawing:
     shown = ["trained on it" if method == TRAINED else with_batch(row) for method, row in methods.items()]
     kinds = [kind for kind in KINDS if kind in set(rows["metric"])]
     series = []
-    for place, kind in enumerate(kinds):
-        part, look = rows[rows["metric"] == kind], dict(zip(("color", "marker"), LOOKS[kind], strict=True))
+    for place, (kind, (color, marker)) in enumerate(zip(kinds, LOOKS, strict=False)):
+        part, look = rows[rows["metric"] == kind], {"color": color, "marker": marker}
         y = part["method"].map(order.index) + 0.2 * (place - (len(kinds) - 1) / 2)
         series.append((NAMES[kind], part, y, look))
     height, what = 0.7 + 0.23 * len(order), "share of probes answered rightly"

@@ -669,10 +669,12 @@ def living_tensors() -> tuple[int, int]:
 @pytest.mark.slow
 def test_memory_is_flat_along_a_stream():
     """Earlier keys are kept until they are half as many as inputs, then folded: what is alive goes up and down, no further."""
-    model, requests = shared_model("gpt2"), tiny_requests(104)
+    model, requests = shared_model("gpt2"), tiny_requests(132)
     sizes = []
     with session(model, "alphaedit", replay=1.0, replay_capacity=4, steps=2) as live:
-        period = live.weights[1].shape[0] // 4  # batches of two until keys are folded (the map is transposed: inputs first)
+        period = (
+            live.weights[1].shape[0] // 4
+        )  # batches of two until keys are folded (the map is transposed: inputs first)
         for batch in batches(requests, 2):
             live.step(batch)
             sizes.append(living_tensors())

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.statistics.intervals import mean_interval, pooled, wilson
-from editlab.analysis.text.wording import counted
+from editlab.analysis.text.wording import counted, level_with
+from editlab.data.questions import CHANCE
 
 ACCURACIES = ("A", "B", "C", "N", "B_two_fold", "C_two_fold", "N_two_fold")
 NAMES = {
@@ -60,6 +61,7 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str] = ("method", "rank")) -> pd
             "retain_drop",
         ):
             row |= spread(name, mean_interval(part[name]))
+        row |= spread("rise", mean_interval(part["B_two_fold"] - part["A"]))
         found.append(row | {"retain": float(part["retain"].mean()), "kl": float(part["kl"].mean())})
     return pd.DataFrame(found)
 
@@ -87,5 +89,19 @@ def metric_of(summary: pd.DataFrame) -> str:
 
 
 def recovered(row: Mapping[str, Any]) -> bool:
-    """Whether B is above N beyond doubt: the intervals do not overlap."""
-    return bool(row["B_two_fold_low"] > row["N_two_fold_high"])
+    """Whether facts came back beyond doubt: B is above A, paired within seeds, and its interval above that of N.
+
+    B above N alone is no return where unlearning stopped above N. Where there is no N (a model that knew from its
+    pre-training) chance stands in its place; with a single seed the interval of B must be above A.
+    """
+    floor = CHANCE if pd.isna(row["N_two_fold"]) else row["N_two_fold_high"]
+    rise = row["B_two_fold_low"] - row["A"] if pd.isna(row["rise_low"]) else row["rise_low"]
+    return bool(row["B_two_fold_low"] > floor and rise > 0)
+
+
+def against(row: Mapping[str, Any]) -> str:
+    """The control of a rate in words: the model that never knew, or chance where there is none."""
+    if pd.isna(row["N_two_fold"]):
+        return f"a chance of {CHANCE} (there is no model that never knew)"
+    never = row["N_two_fold"], row["N_two_fold_low"], row["N_two_fold_high"]
+    return f"{level_with(*never)} of the model that never knew"

@@ -16,7 +16,7 @@ from editlab.analysis.statistics.intervals import NAN, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
-from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
+from editlab.analysis.unlearning.numbers import INTERVALS, against, basis, chosen, over_seeds, recovered, shown
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
     }
     hidden = sum(recovered(row) for row in rows)
     sentence = (
-        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
-        "brings back what was not told, beyond the model that never knew"
+        f"Of {counted(len(rows), 'method')} that forgot enough to be attacked, {hidden} only hid the facts: retraining on other "
+        "facts brings back what was not told, beyond the control"
     )
     sentence += f" ({names[True]})" if names[True] else ""
     sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
@@ -198,15 +198,15 @@ def _came_back(row: dict[str, Any]) -> Finding:
         f"recovery.{row['method']}_{row['rank']}",
         int(row["questions"]),
     )
-    b, n, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "N_two_fold", "A"))
+    b, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
     sure = recovered(row)
-    said = "brings back facts that it was not told" if sure else "brings back nothing distinguishable from the control"
+    said = "brings back facts that it was not told" if sure else "brings back nothing beyond doubt"
     sentence = (
-        f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
-        f"against {level_with(*n)} of the model that never knew."
+        f"After {name}, retraining on other facts {said}: held-out accuracy goes from {level_with(*a)} to {level_with(*b)}, "
+        f"against {against(row)}."
     )
     return Finding(key, sentence, *b, questions, sure, "summary")
 
@@ -224,11 +224,9 @@ def _other_attacks(summary: pd.DataFrame) -> list[Finding]:
     for attack, said in SAID.items():
         rows = chosen(summary, "selected", attack)
         for row in records(over_seeds(rows)) if len(rows) else []:
-            b, n, c = ((row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("B_two_fold", "N_two_fold", "C_two_fold"))
+            b, c = ((row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("B_two_fold", "C_two_fold"))
             sentence = said.format(name=shown(row["method"], row["rank"]), b=level_with(*b))
-            sentence += (
-                f", against {level_with(*n)} of the model that never knew and {level_with(*c)} before unlearning."
-            )
+            sentence += f", against {against(row)} and {level_with(*c)} before unlearning."
             key = f"recovery.{attack}_{row['method']}_{row['rank']}"
             found.append(Finding(key, sentence, *b, int(row["questions"]), recovered(row), "summary"))
     return found

@@ -13,7 +13,7 @@ from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.text.findings import Finding, size
-from editlab.analysis.text.wording import signed_with
+from editlab.analysis.text.wording import listed, signed_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -24,10 +24,28 @@ NAMES = {
     "dare_linear": "DARE", "dare_ties": "DARE and TIES", "dare_shared": "DARE, shared mask",
 }  # fmt: skip
 
+SAME = "; pools are to be compared on the same seeds"
+
 
 def merge_table(run: Run) -> pd.DataFrame:
     """Scores of every rule on every held-out task."""
     return joined(run, "merges")
+
+
+def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The pools on equal terms: where one of them has fewer seeds, the other's rows of those seeds come again as a pool."""
+    seeds = {str(pool): set(part["seed"]) for pool, part in table.groupby("pool", sort=False)}
+    both = set.intersection(*seeds.values())
+    again = [
+        table[(table["pool"] == pool) & table["seed"].isin(both)].assign(pool=f"{pool}, same {_seeds(both)}")
+        for pool, own in seeds.items()
+        if both and own != both
+    ]
+    return pd.concat([table, *again], ignore_index=True)
+
+
+def _seeds(seeds: set[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in sorted(seeds)])}"
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +55,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    return _named(means(table, BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
+    return _named(means(_side_by_side(table), BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
 
 
 @figure(
@@ -45,7 +63,8 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     "merge",
     lambda rows: (
         "Ten adapters retrieved by text and merged with equal weights: letters right on held-out tasks "
-        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own."
+        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own"
+        f"{SAME if len(set(rows['seeds'])) > 1 else ''}."
     ),
     rows=_shown,
     cites=("merging.*",),
@@ -70,7 +89,7 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
 @sheet("merging", "Merged adapters", "merge", level=5)
 def merging_sheet(tables: Tables) -> Printed:
     """Every rule: scores, likeness to the exact sum, size."""
-    frame = _named(means(tables["merge"], BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
+    frame = _named(means(_side_by_side(tables["merge"]), BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
     for column in ("cosine_to_sum", "norm_to_sum"):
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
     columns = [
@@ -80,9 +99,11 @@ def merging_sheet(tables: Tables) -> Printed:
         Column("exact", "exact"),
         Column("cosine_to_sum", "cosine to the exact mean"),
         Column("norm_to_sum", "norm"),
+        Column("seeds", "seeds", "count"),
     ]
     stands = basis(tables["merge"])
-    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products."
+    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products"
+    told += f"{SAME if len(set(frame['seeds'])) > 1 else ''}."
     return Printed(frame, columns, told, "merge")
 
 

@@ -97,7 +97,8 @@ def run(tmp_path):
             {"seed": seed, "position": p, "pool": "mean", "raw_reliability": 0.95, "reliability": r, "seed_cosine": 0.7,
              "seed_nearest": 0.9, "text_r2": 0.4} for p, r in (("answer", 0.9), ("neutral", 0.3))]))  # fmt: skip
         put("choices", f"{here}/choices.csv", pd.DataFrame([
-            {"seed": seed, "decoder": "coefficients", "supervision": "weights", "step": 0, "penalty": 0.1, "letters": 0.5}]))  # fmt: skip
+            {"seed": seed, "decoder": "coefficients", "supervision": "weights", "step": 0, "penalty": 0.1,
+             "letters": 0.5}]))  # fmt: skip
         gates = {"seed": int(seed), "measured": {"prompted": 0.97, "prompted_held_out": 0.8, "bare": 0.001, "teacher": 0.99,
                  "teachers": 1.0, "reliability": 0.85 - 0.1 * int(seed)},
                  "holds": {"prompted": True, "bare": True, "teachers": True, "reliability": seed == 0}}  # fmt: skip

@@ -91,8 +91,8 @@ def findings(tables: Tables) -> list[Finding]:
     row = records(best)[0]
     name = NAMES.get(row["method"], row["method"])
     sentence = (
-        f"The generator with the highest exact match ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, and reaches "
-        f"{row['exact']:.2f}."
+        f"The generator with the highest exact match ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, "
+        f"and reaches {row['exact']:.2f}."
     )
     return [
         Finding("effort.best", sentence, float(row["seconds"]), UNKNOWN, UNKNOWN, len(table), True, "adapter_effort")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import mean_interval, pooled, wilson
+from editlab.analysis.statistics.intervals import Interval, mean_interval, pooled, wilson
+from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.wording import counted, level_with
 from editlab.data.questions import CHANCE
 
@@ -61,7 +62,8 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str] = ("method", "rank")) -> pd
             "retain_drop",
         ):
             row |= spread(name, mean_interval(part[name]))
-        row |= spread("rise", mean_interval(part["B_two_fold"] - part["A"]))
+        rise = mean_interval(part["B_two_fold"] - part["A"])
+        row |= spread("rise", rise if len(part) >= ENOUGH else Interval(rise.value))
         found.append(row | {"retain": float(part["retain"].mean()), "kl": float(part["kl"].mean())})
     return pd.DataFrame(found)
 
@@ -92,11 +94,15 @@ def recovered(row: Mapping[str, Any]) -> bool:
     """Whether facts came back beyond doubt: B is above A, paired within seeds, and its interval above that of N.
 
     B above N alone is no return where unlearning stopped above N. Where there is no N (a model that knew from its
-    pre-training) chance stands in its place; with a single seed the interval of B must be above A.
+    pre-training) chance stands in its place; with one or two seeds the interval of B must be above A.
     """
-    floor = CHANCE if pd.isna(row["N_two_fold"]) else row["N_two_fold_high"]
     rise = row["B_two_fold_low"] - row["A"] if pd.isna(row["rise_low"]) else row["rise_low"]
-    return bool(row["B_two_fold_low"] > floor and rise > 0)
+    return above_control(row) and bool(rise > 0)
+
+
+def above_control(row: Mapping[str, Any], number: str = "B_two_fold_low") -> bool:
+    """Whether B (its lower end) is above the interval of N, or above chance where there is no N."""
+    return bool(row[number] > (CHANCE if pd.isna(row["N_two_fold"]) else row["N_two_fold_high"]))
 
 
 def against(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup matrix test test-slow test-fast lint bench soak fuzz report paper readme verify archive clean help
+.PHONY: setup matrix test test-slow test-fast lint bench bench-gpu soak fuzz report paper readme verify archive clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
 
 bench: setup  ## benchmarks -> results/benchmarks/*.json and the README's table
 	$(BIN)/python -m benchmarks.run
+
+bench-gpu: setup  ## edits at true size on one GPU, 8 minutes -> results/benchmarks/full_size.json and the README's table
+	$(BIN)/python -m benchmarks.run full_size
 
 readme: setup  ## the README's headline table and figure, from finished results
 	$(BIN)/snakemake --cores $(CORES) results/tables/methods.csv results/figures/method_comparison.png

@@ -68,7 +68,7 @@ def _split(cpu: dict[str, float], wall: dict[str, float], cells: int, edits: int
 def _measure(quick: bool) -> dict[str, Any]:
     from benchmarks.common import CONTEXTS, second_moment, subject, threads
     from editlab.config.base import validated
-    from editlab.config.edit import Evaluation
+    from editlab.config.evaluation import Evaluation
     from editlab.config.recipe import Recipe
     from editlab.data.corpus import held_out_sentences
     from editlab.editing.session import EditSession

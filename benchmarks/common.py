@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.data import load_requests, make_facts, neutral_sentences, true_statements
 from editlab.data.requests import EditRequest
 from editlab.files.artifacts import record_of, versions, write_json
@@ -91,7 +91,7 @@ def random_model(requests: list[EditRequest], seed: int = 0) -> Any:
 
 def second_moment(model: Any, layer: int, tokens: int = 5000) -> SecondMoment:
     """(d_in, d_in) of the keys over neutral text, with a little identity so that any amount of text will do."""
-    from editlab.moments import collect_second_moments
+    from editlab.moments.collection import collect_second_moments
 
     texts = neutral_sentences(tokens // 10, seed=2)
     found = collect_second_moments(model, texts, [layer], tokens=tokens, progress=False)[layer]

@@ -328,10 +328,10 @@ def fuzz_tensors(tally: Tally, folder: Path) -> tuple[Any, Callable[[Any], None]
     """Edits and statistics as safetensors: :func:`load_tensors`, ``Edit.load``, :func:`load_statistics`."""
     import torch
 
-    from editlab.algebra.linalg import SecondMoment
     from editlab.algebra.problem import Factors
+    from editlab.algebra.second_moment import SecondMoment
     from editlab.edits.edit import Edit
-    from editlab.moments import load_statistics, save_statistics
+    from editlab.moments.stored import load_statistics, save_statistics
 
     path = folder / "x.safetensors"
     Edit({0: Factors(torch.ones(3, 1), torch.ones(1, 4))}, {"solver": "memit"}).save(path)

@@ -16,7 +16,7 @@ from torch import Tensor
 from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
-from editlab.editing.targets import KL_PROMPT
+from editlab.editing.target_problem import KL_PROMPT
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen, replace_outputs
 from editlab.networks.tokenization import Encoder, pad
@@ -50,10 +50,12 @@ def _encode(
 def _target(
     model: Any, encoder: Encoder, request: EditRequest, layer: int, contexts: Contexts, options: TargetOptions
 ) -> tuple[Tensor, int]:
-    ids, mask, labels, lookups, goal = _encode(encoder, request, contexts)
+    *encoded, goal = _encode(encoder, request, contexts)
+    device = Architecture(model).device
+    ids, mask, labels, lookups = (tensor.to(device) for tensor in encoded)
     prompts, wanted = len(labels), labels != -100
-    rows = torch.arange(len(ids))
-    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
+    rows = torch.arange(len(ids), device=device)
+    delta = torch.zeros(model.config.hidden_size, device=device, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=options.lr)
     base: Tensor | None = None
     before: Tensor | None = None
@@ -63,13 +65,14 @@ def _target(
         if base is None:
             base = hidden[0, lookups[0]].detach().clone()
         hidden = hidden.clone()
-        hidden[rows, lookups] = hidden[rows, lookups] + delta
+        hidden[rows, lookups] = (hidden[rows, lookups] + delta).to(hidden.dtype)
         return hidden
 
     with replace_outputs({Architecture(model).block(layer): add}):
         for step in range(options.steps):
             optimizer.zero_grad()
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
             log_probs = torch.log_softmax(logits[:prompts], dim=2)
             picked = log_probs.gather(2, labels.clamp(min=0)[..., None])[..., 0]
             loss = (-(picked * wanted).sum(1) / len(goal)).mean()

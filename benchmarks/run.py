@@ -15,21 +15,27 @@ import time
 from pathlib import Path
 
 from benchmarks import table
-from benchmarks.names import NAMES, RESULTS
+from benchmarks.names import BY_REQUEST, NAMES, RESULTS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen benchmarks (default: all); the exit status is 1 when one failed."""
+    known = (*NAMES, *BY_REQUEST)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measure speed and memory.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which ones: {', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"which ones: {', '.join(known)} (default: all but {', '.join(BY_REQUEST)})",
+    )
     parser.add_argument("--quick", action="store_true", help="toy sizes: does everything run?")
     parser.add_argument("--directory", type=Path, default=RESULTS, help="where the JSON files go")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="whose table is rewritten")
     parser.add_argument("--here", action="store_true", help="in this process, without the table")
     chosen = parser.parse_args(arguments)
-    unknown = [name for name in chosen.names if name not in NAMES]
+    unknown = [name for name in chosen.names if name not in known]
     if unknown:
-        parser.error(f"{unknown[0]!r} is not a benchmark; one of {', '.join(NAMES)}")
+        parser.error(f"{unknown[0]!r} is not a benchmark; one of {', '.join(known)}")
     names = list(dict.fromkeys(chosen.names)) or list(NAMES)
     if chosen.here:
         for name in names:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import alternate, random_moment, ratio, threads
-from editlab.algebra.linalg import SecondMoment
 from editlab.algebra.problem import Form, Problem, Solution
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.solvers import Emmet
 

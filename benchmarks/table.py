@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.names import RESULTS, SHOWN
+from benchmarks.names import BY_REQUEST, RESULTS, SHOWN
 
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 Row = tuple[str, str]
@@ -28,6 +28,7 @@ def render(directory: Path = RESULTS) -> str:
             machines[_machine(found["machine"])] = None
     if not rows:
         return "No benchmark has been run: `make bench`."
+    rows += [(_ABSENT[name], "not measured") for name in BY_REQUEST if _read(directory / f"{name}.json") is None]
     lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
     return "\n".join([*lines, "", f"Measured on {'; '.join(machines)}. Again: `make bench`."])
 
@@ -88,6 +89,14 @@ def _solve(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _history(found: dict[str, Any]) -> list[Row]:
+    seconds = {name: found["seconds"][name]["cpu_min"] for name in ("alphaedit", "memit")}
+    what = f"Solve of AlphaEdit with {found['earlier_keys']:,} earlier keys against MEMIT's, which has none"
+    size = f"d_in = {found['d_in']:,}, {found['facts']} facts, 1 thread"
+    times = f"{seconds['alphaedit']:.2f} s against {seconds['memit']:.2f} s; d x d, factored anew: {found['dense_cpu']:.1f} s"
+    return [(f"{what} ({size})", f"**{found['alphaedit_to_memit']['cpu_median']:.1f} times** ({times})")]
+
+
 def _evaluation(found: dict[str, Any]) -> list[Row]:
     text = ", ".join(
         f"{values['prompts_per_second']:,.0f} prompts/s on {count} thread{'s' if count != '1' else ''}"
@@ -145,15 +154,30 @@ def _soak(found: dict[str, Any]) -> list[Row]:
     return [(what, f"**{same}** as an undisturbed run; {bad} damaged files accepted")]
 
 
+def _full_size(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for model in found["models"]:
+        name = f"{model['model']} ({model['dtype']}{', TF32' if model['tf32'] else ''})"
+        for cell in model["cells"]:
+            setting = f"{name}, {cell['method']}, batch {cell['batch']:,}; {found['device']}"
+            stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in cell["seconds_by_stage"].items())
+            text = f"{cell['times_faster']:.0f} x the one-by-one loop; {cell['peak_memory_mb'] / 1000:.1f} GB; {stages}"
+            rows.append((f"Full size: {setting}", f"**{cell['seconds_an_edit']:.3f} s an edit** ({text})"))
+    return rows
+
+
+_ABSENT = {"full_size": "Full size: GPT-2 XL, GPT-J and Llama 3 on one GPU (`make bench-gpu`)"}
 _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "targets": _targets,
     "solve": _solve,
+    "history": _history,
     "evaluation": _evaluation,
     "stream_memory": _stream_memory,
     "many_cells": _many_cells,
     "planning": _planning,
     "cell_split": _cell_split,
     "fuzz": _fuzz,
+    "full_size": _full_size,
     "soak": _soak,
 }
 

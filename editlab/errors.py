@@ -45,3 +45,7 @@ class OutdatedError(DamagedError):
 
 class NumericalError(EditlabError, ArithmeticError):
     """A solve produced non-finite numbers or stayed ill-conditioned after every fallback."""
+
+
+class ResourceError(EditlabError, MemoryError):
+    """A device has not enough memory for the smallest piece of the work."""

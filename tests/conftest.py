@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--second-device", action="store_true", help="put every tiny model on a device that is not the CPU"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--second-device``, the suite runs there (tests/second_device.py)."""
+    if not request.config.getoption("--second-device"):
+        yield
+        return
+    import torch
+    from second_device import Everywhere, Reachable
+
+    compared = torch.testing.assert_close
+    Everywhere.on = True
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # else model.double() changes the shell alone
+    with pytest.MonkeyPatch.context() as patch, Reachable():
+        patch.setattr(torch.testing, "assert_close", lambda a, b, **given: compared(_here(a), _here(b), **given))
+        yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    Everywhere.on = False
+
+
+def _here(value: Any) -> Any:
+    return value.cpu() if hasattr(value, "cpu") else value
 
 
 @pytest.fixture(scope="session", autouse=True)

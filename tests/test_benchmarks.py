@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import fuzz, table
 from benchmarks.common import CONTEXTS, Timing, alternate, machine, ratio, subject
-from benchmarks.names import NAMES
+from benchmarks.names import BY_REQUEST, NAMES
 from benchmarks.published import one_by_one
 from benchmarks.run import main, measure
 from benchmarks.solve import slope
@@ -33,12 +33,12 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in NAMES:
+        for name in (*NAMES, *BY_REQUEST):
             measure(name, folder, quick=True)
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BY_REQUEST])
 def test_writes_valid_json(results, name):
     found = json.loads((results / f"{name}.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert found["benchmark"] == name
@@ -52,11 +52,27 @@ def test_what_the_files_hold(results):
     assert found["targets"]["agreement"]["relative_error_max"] < 1e-3
     assert found["targets"]["trained"] is False
     assert [row["facts"] for row in found["solve"]["layers"][0]["rows"]] == [4, 8]
+    assert found["history"]["earlier_keys"] == 20
+    assert found["history"]["difference"] < 1e-6
     assert found["evaluation"]["prompts"] == 4 * 13
     assert len(found["stream_memory"]["resident_mib"]) == 4
     shares = found["cell_split"]["methods"]["memit"]["cpu_share"]
     assert math.isclose(sum(shares.values()), 1, abs_tol=1e-3)
     assert {"load", "targets", "keys", "solve", "evaluate"} <= set(shares)
+
+
+def test_full_size_runs_its_code_on_four_layers(results):
+    found = json.loads((results / "full_size.json").read_text(encoding="utf-8"))
+    assert found["device"] == "cpu"
+    (model,) = found["models"]
+    assert {(c["method"], c["batch"]) for c in model["cells"]} == {
+        (m, b) for m in ("memit", "alphaedit") for b in (2, 1)
+    }
+    for cell in model["cells"]:
+        assert cell["decision"] == "accepted"
+        assert {"targets", "keys", "solve", "evaluate", "checkpoint"} <= set(cell["seconds_by_stage"])
+        assert cell["seconds_an_edit"] > 0
+        assert cell["resume_seconds"] > 0
 
 
 def test_the_opponent_stops_as_the_library_does():
@@ -91,7 +107,7 @@ def test_recorded_cells_are_added_up_by_method(tmp_path):
 def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
-    for name in NAMES:
+    for name in (*NAMES, *BY_REQUEST):
         found = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         (full / f"{name}.json").write_text(json.dumps({**found, "quick": False}), encoding="utf-8")
     readme = tmp_path / "README.md"
@@ -111,6 +127,8 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
     for text in (
         "Targets",
         "Solve",
+        "earlier keys",
+        "Full size",
         "Evaluation",
         "Resident memory",
         "Planning 100 cells",

@@ -25,7 +25,10 @@ def locked(name: str = "requirements.lock") -> dict[str, str]:
     return {canonicalize_name(package): version for package, version in pairs}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-kubernetes.lock"])
+ADDED = ["requirements-kubernetes.lock", "requirements-hub.lock"]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", *ADDED])
 def test_a_lock_pins_every_package_once_for_every_platform(name):
     lines = pins(ROOT / name)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)  # no +cpu, no path
@@ -37,7 +40,7 @@ BY_REQUEST = {"harness", "tracking", "retrieval"}  # large, and nothing that the
 
 def test_the_lock_lies_in_the_ranges_of_the_project():
     extras = {k: v for k, v in PROJECT["optional-dependencies"].items() if k not in BY_REQUEST}
-    both = locked() | locked("requirements-kubernetes.lock")
+    both = locked() | locked("requirements-kubernetes.lock") | locked("requirements-hub.lock")
     for text in [*PROJECT["dependencies"], *(r for requirements in extras.values() for r in requirements)]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(both[canonicalize_name(requirement.name)]), text
@@ -57,8 +60,9 @@ def test_the_runner_keeps_groups_of_tests_together(request):
     assert request.node.nodeid.endswith("@alone")
 
 
-def test_the_additions_for_kubernetes_leave_the_lock_alone():
-    base, more = locked(), locked("requirements-kubernetes.lock")
+@pytest.mark.parametrize("name", ADDED)
+def test_additions_leave_the_lock_alone(name):
+    base, more = locked(), locked(name)
     assert {package for package in base.keys() & more.keys() if base[package] != more[package]} <= {"python-dateutil"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -236,3 +237,14 @@ def test_the_remedy_is_named_when_too_few_facts_are_known():
         DataError, match=r"2 requests asked for.*0 of 3 facts are known to the model; known_only: false"
     ):
         sample_known(tiny_requests(3), set(), 2, seed=1)
+
+
+def test_a_case_is_edited_whole_or_not_at_all():
+    """Its questions follow from all of its facts: one that the model does not know takes the others along."""
+    requests = [dataclasses.replace(r, group=str(i // 2)) for i, r in enumerate(tiny_requests(6))]
+    known = {r.case_id for r in requests} - {"2"}
+    assert {r.case_id for r in sample_known(requests, known, 4, seed=1)} == {"0", "1", "4", "5"}
+    with pytest.raises(DataError, match=r"4 of 6 facts are known to the model, together with all others of their case"):
+        sample_known(requests, known, 5, seed=1)
+    alone = [dataclasses.replace(r, group="") for r in requests]
+    assert len(sample_known(alone, known, 5, seed=1)) == 5

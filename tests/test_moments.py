@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
-import editlab.moments as statistics
-from editlab.algebra.linalg import SecondMoment
-from editlab.config.edit import Statistics
+import editlab.moments.collection as statistics
+from editlab.algebra.second_moment import SecondMoment
+from editlab.config.preparation import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, ModelError
 from editlab.files.artifacts import load_tensors, save_tensors
-from editlab.moments import collect_second_moments, load_statistics, resolve_statistics, save_statistics
+from editlab.moments.collection import collect_second_moments
+from editlab.moments.stored import load_statistics, resolve_statistics, save_statistics
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture
 

@@ -19,7 +19,7 @@ import torch
 import urllib3
 from tiny import tiny_model
 
-from editlab.config.edit import HubText
+from editlab.config.preparation import HubText
 from editlab.data import download, hub, load_requests, read_text
 from editlab.data.corpus import read_known
 from editlab.edits.edit import Edit
@@ -33,9 +33,9 @@ from editlab.files.artifacts import (
     save_tensors,
     write_text,
 )
-from editlab.moments import load_statistics
-from editlab.networks import loading as models
-from editlab.networks.loading import check_blob, fetch, load_model
+from editlab.moments.stored import load_statistics
+from editlab.networks.fetching import SOURCE, check_blob, fetch
+from editlab.networks.loading import load_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -346,7 +346,7 @@ def test_files_of_the_hubs_cache_are_compared_with_their_names(tmp_path, directo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
     (tmp_path / "out").mkdir()
     fetch("somebody/model", tmp_path / "out", revision="main")
-    assert json.loads((tmp_path / "out" / models.SOURCE).read_text()) == {
+    assert json.loads((tmp_path / "out" / SOURCE).read_text()) == {
         "commit": "c" * 40,
         "revision": "main",
         "source": "somebody/model",
@@ -380,12 +380,13 @@ def test_texts_of_the_hub(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", Old)
     with pytest.raises(DataError, match="runs scripts of data sets"):
-        hub.hub_text(HubText(id="a/b"))
+        list(hub.hub_text(HubText(id="a/b")))
     monkeypatch.setitem(sys.modules, "datasets", New)
-    assert hub.hub_text(HubText(id="a/b")) == "one\ntwo\n"
+    assert list(hub.hub_text(HubText(id="a/b"))) == ["one", "two"]
+    assert list(hub.hub_text(HubText(id="a/b", texts=1))) == ["one"]
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
-    assert hub.hub_text(HubText(id="a/b", sha256=digest))
+    assert list(hub.hub_text(HubText(id="a/b", sha256=digest)))
     with pytest.raises(DataError, match="expected 000"):
-        hub.hub_text(HubText(id="a/b", sha256="0" * 64))
+        list(hub.hub_text(HubText(id="a/b", sha256="0" * 64)))
     with pytest.raises(DataError, match="cannot be read"):
-        hub.hub_text(HubText(id="a/b", column="column"))
+        list(hub.hub_text(HubText(id="a/b", column="column")))

@@ -1,26 +1,17 @@
-"""Linear algebra of editing: low-rank updates and second moments, never decomposing more than needed.
+"""Low-rank updates of a linear map, never decomposed more than needed.
 
 An edit of a linear map ``W`` (d_out, d_in) is a product of two thin factors, ``dW = left @ right``; all that is asked
-of it (its norm, its action on keys, its best rank-r form) follows from the factors by thin QR and small SVDs. The other
-object is ``C = E[k k^T]``, the uncentred second moment of the map's inputs: symmetric and positive, it is solved with
-one Cholesky factor, made once (or read from a file) and reused for every batch.
+of it (its norm, its action on keys, its best rank-r form) follows from the factors by thin QR and small SVDs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from editlab.algebra.spd import (
-    CONDITION_LIMIT,
-    estimated_condition,
-    factor_spd,
-    raise_ridge,
-)
 from editlab.errors import NumericalError
 
 
@@ -31,10 +22,12 @@ class Factors:
     Attributes:
         left: (d_out, r).
         right: (r, d_in).
+        product: (d_out, d_in) where it is known, so that nobody forms it again.
     """
 
     left: Tensor
     right: Tensor
+    product: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.left.ndim != 2 or self.right.ndim != 2 or self.left.shape[1] != self.right.shape[0]:
@@ -51,7 +44,7 @@ class Factors:
         """Any matrix (d_out, d_in) as factors, bit for bit: the identity stands on the smaller side."""
         d_out, d_in = matrix.shape
         unit = torch.eye(min(d_out, d_in), dtype=matrix.dtype, device=matrix.device)
-        return cls(unit, matrix) if d_out <= d_in else cls(matrix, unit)
+        return cls(unit, matrix, matrix) if d_out <= d_in else cls(matrix, unit, matrix)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Factors]) -> Factors:
@@ -73,7 +66,7 @@ class Factors:
 
     def dense(self) -> Tensor:
         """(d_out, d_in): the update as one matrix."""
-        return self.left @ self.right
+        return self.left @ self.right if self.product is None else self.product
 
     def apply(self, keys: Tensor) -> Tensor:
         """``dW @ keys`` for keys (d_in, n), without forming ``dW``."""
@@ -85,7 +78,8 @@ class Factors:
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Factors:
         """The same update in another type or on another device."""
-        return Factors(self.left.to(device=device, dtype=dtype), self.right.to(device=device, dtype=dtype))
+        product = None if self.product is None else self.product.to(device=device, dtype=dtype)
+        return Factors(self.left.to(device=device, dtype=dtype), self.right.to(device=device, dtype=dtype), product)
 
     def norm(self) -> float:
         """Frobenius norm, from thin QR factors: exact also where parts cancel, as a Gram matrix would not be."""
@@ -120,153 +114,6 @@ class Factors:
         keep = min(len(s) if rank is None else rank, int((s > tolerance * s[0]).sum()))
         root = s[:keep].sqrt()
         return Factors(u[:, :keep] * root, root[:, None] * vh[:keep])
-
-
-@dataclass(eq=False)
-class SecondMoment:
-    """``C = E[k k^T]`` of the inputs of a linear map, with its factorisations, given or made on first use.
-
-    Attributes:
-        matrix: (d_in, d_in), kept in float64.
-        count: number of keys in the mean.
-        cholesky: lower factor of ``C + ridge I``, or None until it is needed.
-        eigenvalues: (d_in,) of ``C``, ascending, or None until needed.
-        eigenvectors: (d_in, d_in), one a column, or None until needed.
-        ridge: what had to be added to the diagonal so that ``C`` could be factored (0: nothing).
-    """
-
-    matrix: Tensor
-    count: int
-    cholesky: Tensor | None = None
-    eigenvalues: Tensor | None = None
-    eigenvectors: Tensor | None = None
-    ridge: float = 0.0
-    _validated: bool = field(default=False, init=False, repr=False)
-    _condition: float = field(default=math.nan, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.matrix = self.matrix.to(torch.float64)
-        for name in ("cholesky", "eigenvalues", "eigenvectors"):
-            if (value := getattr(self, name)) is not None:
-                setattr(self, name, value.to(self.matrix))
-
-    @property
-    def size(self) -> int:
-        """d_in."""
-        return self.matrix.shape[0]
-
-    def to(self, device: torch.device | str) -> SecondMoment:
-        """The same second moment on another device (itself where it is there already)."""
-        if self.matrix.device == torch.device(device):
-            return self
-        parts = (self.matrix, self.cholesky, self.eigenvalues, self.eigenvectors)
-        moved = [None if part is None else part.to(device) for part in parts]
-        assert moved[0] is not None
-        return SecondMoment(moved[0], self.count, moved[1], moved[2], moved[3], self.ridge)
-
-    def validate(self) -> SecondMoment:
-        """Check that the matrix is finite, square and symmetric, and that a given Cholesky factor belongs to it; once.
-
-        Raises:
-            NumericalError: it is not.
-        """
-        if self._validated:
-            return self
-        shape = tuple(self.matrix.shape)
-        if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-            raise NumericalError(f"second moment: shape {shape} is not square")
-        if not self.matrix.isfinite().all():
-            raise NumericalError("second moment: holds NaN or Inf")
-        scale = float(self.matrix.abs().max())
-        if float((self.matrix - self.matrix.T).abs().max()) > 1e-6 * scale:
-            raise NumericalError("second moment: not symmetric")
-        if float(self.matrix.diagonal().min()) < -1e-9 * scale or scale == 0:
-            raise NumericalError("second moment: zero or not positive semidefinite (bad diagonal)")
-        self._validate_cholesky(scale)
-        self._validated = True
-        return self
-
-    def _validate_cholesky(self, scale: float) -> None:
-        """One product with a fixed vector tells a stale factor from the right one in O(d^2)."""
-        if self.cholesky is None:
-            return
-        if self.cholesky.shape != self.matrix.shape or not self.cholesky.isfinite().all():
-            raise NumericalError("second moment: the Cholesky factor has another shape, or NaN or Inf")
-        probe = torch.linspace(1.0, 2.0, self.size, dtype=self.matrix.dtype, device=self.matrix.device)
-        gap = self.cholesky @ (self.cholesky.T @ probe) - self.matrix @ probe - self.ridge * probe
-        if float(gap.abs().max()) > 1e-6 * scale * self.size:
-            raise NumericalError("second moment: the Cholesky factor belongs to another matrix")
-
-    def factor(self, condition_limit: float = CONDITION_LIMIT) -> Tensor:
-        """(d_in, d_in): lower Cholesky factor of ``C + ridge I``; ``ridge`` is raised and recorded if C needs one.
-
-        Raises:
-            NumericalError: invalid, or too ill-conditioned with every ridge.
-        """
-        self.validate()
-        if self.cholesky is not None and math.isnan(self._condition):
-            self._condition = estimated_condition(self.matrix, self.cholesky)
-        if self.cholesky is None or not self._condition <= condition_limit:
-            solved = factor_spd(self.matrix, condition_limit, "second moment")
-            self.cholesky, self.ridge, self._condition = solved.lower, solved.ridge, solved.condition
-        return self.cholesky
-
-    def solve(self, right_side: Tensor, condition_limit: float = CONDITION_LIMIT) -> Tensor:
-        """``(C + ridge I)^-1 B`` for B (d_in, n): O(d^2 n) once the factor is there.
-
-        A matrix that came with eigenvectors and without a Cholesky factor is solved through them.
-
-        Raises:
-            NumericalError: as :meth:`factor`.
-        """
-        if self.cholesky is None and self.eigenvalues is not None and self.eigenvectors is not None:
-            self._ensure_eigenvalues(condition_limit)
-            weights = 1.0 / (self.eigenvalues + self.ridge)
-            return self.eigenvectors @ (weights[:, None] * (self.eigenvectors.T @ right_side))
-        return torch.cholesky_solve(right_side, self.factor(condition_limit))
-
-    def _ensure_eigenvalues(self, condition_limit: float) -> None:
-        assert self.eigenvalues is not None
-        low, high = float(self.eigenvalues.min()) + self.ridge, float(self.eigenvalues.max()) + self.ridge
-        scale = float(self.eigenvalues.mean())
-
-        def condition(extra: float) -> float:
-            return (high + extra) / (low + extra) if low + extra > 0 else math.inf
-
-        extra, _, _ = raise_ridge(condition, scale, condition_limit, "second moment")
-        self.ridge += extra
-
-    def eigh(self) -> tuple[Tensor, Tensor]:
-        """``(eigenvalues (d_in,) ascending, eigenvectors (d_in, d_in))`` of ``C`` (without the ridge)."""
-        if self.eigenvalues is None or self.eigenvectors is None:
-            self.validate()
-            self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.matrix)
-        return self.eigenvalues, self.eigenvectors
-
-    def null_space(self, threshold: float, share: float | None = None) -> Tensor:
-        """Q (d_in, q): orthonormal directions that text hardly uses; ``P = Q Q^T`` is AlphaEdit's projector.
-
-        Args:
-            threshold: eigenvalues of ``C`` below it count as zero (AlphaEdit, arXiv 2410.02355: 0.02).
-            share: take this share of all directions instead, those with the smallest eigenvalues (for small models).
-        """
-        eigenvalues, eigenvectors = self.eigh()
-        if share is None:
-            return eigenvectors[:, eigenvalues < threshold]
-        order = torch.argsort(eigenvalues, stable=True)
-        return eigenvectors[:, order[: round(share * self.size)]]
-
-    def shifted(self, ridge: float) -> SecondMoment:
-        """``C + ridge I`` as a new object; it inherits the eigenvectors, if any, and then needs no new factor."""
-        matrix = self.matrix.clone()
-        matrix.diagonal().add_(ridge)
-        if self.eigenvalues is None:
-            return SecondMoment(matrix, self.count)
-        return SecondMoment(matrix, self.count, None, self.eigenvalues + ridge, self.eigenvectors)
-
-    def restricted(self, indices: Tensor) -> SecondMoment:
-        """The second moment of some of the inputs: the rows and columns ``indices``."""
-        return SecondMoment(self.matrix[indices][:, indices], self.count)
 
 
 def compact(factors: Factors) -> Factors:

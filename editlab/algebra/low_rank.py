@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment, compact
+from editlab.algebra.history import History, histories_in
+from editlab.algebra.linalg import Factors, compact
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import LowRankStorage
 from editlab.errors import ConfigError, NumericalError
 
@@ -35,14 +37,14 @@ class EditMetric:
         weight: of C.
         ridge: of I.
         keys: (d_in, n) of the batch, scaled by the roots of their weights, or None.
-        history: (d_in, d_in) sum of K K^T of earlier batches, or None.
+        history: keys of earlier batches, or None.
     """
 
     moment: SecondMoment | None = None
     weight: float = 0.0
     ridge: float = 0.0
     keys: Tensor | None = None
-    history: Tensor | None = None
+    history: History | None = None
 
     def gram(self, right: Tensor) -> Tensor:
         """``right M right^T`` (k, k) for right (k, d_in): O(k d^2)."""
@@ -53,14 +55,14 @@ class EditMetric:
             image = right @ self.keys.to(right)
             gram = gram + image @ image.T
         if self.history is not None:
-            gram = gram + right @ self.history.to(right) @ right.T
+            gram = gram + self.history.to(right.device).gram(right)
         return (gram + gram.T) / 2
 
 
 FROBENIUS = EditMetric(ridge=1.0)
 
 
-def metric_of(problem: Problem, penalty: tuple[float, float], history: Tensor | None = None) -> EditMetric:
+def metric_of(problem: Problem, penalty: tuple[float, float], history: History | None = None) -> EditMetric:
     """The metric of a solver's objective on a batch (EMMET: of its penalised form, gamma = 0.1 where it is exact).
 
     Args:
@@ -146,9 +148,9 @@ class LoraStore:
 
     Attributes:
         ranks: by layer, ranks that were raised for good.
-        adapters: by layer, B (d_out, r) and A (r, d_in), float64 on the CPU.
+        adapters: by layer, B (d_out, r) and A (r, d_in), float64.
         raw: by layer, the sum of the updates that fell back.
-        history: by layer, (d_in, d_in) sum of K K^T of the batches kept so far (edit metric only).
+        history: by layer, the keys of the batches kept so far (edit metric only).
     """
 
     def __init__(self, rank: int, options: LowRankStorage, penalty: tuple[float, float]) -> None:
@@ -160,7 +162,7 @@ class LoraStore:
         self.ranks: dict[int, int] = {}
         self.adapters: dict[int, Factors] = {}
         self.raw: dict[int, Factors] = {}
-        self.history: dict[int, Tensor] = {}
+        self.history: dict[int, History] = {}
 
     def add(
         self, layer: int, update: Factors, problem: Problem | None = None, *, whole: bool = False
@@ -175,9 +177,9 @@ class LoraStore:
             the effective change of the map, new adapter minus old, and what the cut did: ``lora_rank``, ``energy``,
             ``edit_residual`` (|change K - R| / |R|), ``cut`` (``none``, ``rank_raised``, ``raw_fallback``).
         """
-        update = update.to(device="cpu")
+        device = update.left.device
         metric = self._metric(layer, problem)
-        old = self.adapters.get(layer, Factors.zeros(*update.shape))
+        old = self.adapters.get(layer, Factors.zeros(*update.shape)).to(device=device)
         if whole:
             new, found = None, {"energy": 1.0, "cut": "raw_fallback"}
         elif self.options.accumulate == "append":
@@ -185,7 +187,8 @@ class LoraStore:
         else:
             new, found = self._cut_to(old + update, self.rank_of(layer), metric)
         if new is None:
-            self.raw[layer] = compact(self.raw.get(layer, Factors.zeros(*update.shape)) + update)
+            before = self.raw.get(layer, Factors.zeros(*update.shape)).to(device=device)
+            self.raw[layer] = compact(before + update)
             change = update
         else:
             self.adapters[layer] = new
@@ -235,13 +238,12 @@ class LoraStore:
     def remember(self, layer: int, keys: Tensor) -> None:
         """The batch is kept: its keys (d_in, n) weigh in the edit metric of later cuts."""
         if self.options.lora_metric == "edit":
-            keys = keys.double().cpu()
-            self.history[layer] = self.history.get(layer, torch.zeros(())) + keys @ keys.T
+            self.history[layer] = self.history.get(layer, History()).extended(keys)
 
     def total(self, layer: int) -> Factors | None:
         """Everything the layer gained, adapter and fallbacks; None when it was never edited."""
         parts = [part[layer] for part in (self.adapters, self.raw) if layer in part]
-        return Factors.concatenate(parts) if parts else None
+        return Factors.concatenate([part.to(device="cpu") for part in parts]) if parts else None
 
     def snapshot(self) -> Any:
         """The state now; cheap, because nothing in it is ever changed in place."""
@@ -253,7 +255,9 @@ class LoraStore:
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, to save."""
-        found = {f"history.{k}": v for k, v in self.history.items()}
+        found = {
+            f"history.{k}.{name}": v for k, history in self.history.items() for name, v in history.tensors().items()
+        }
         found |= {f"rank.{k}": torch.tensor(v) for k, v in self.ranks.items()}
         for name, parts in (("adapter", self.adapters), ("raw", self.raw)):
             for layer, factors in parts.items():
@@ -264,7 +268,7 @@ class LoraStore:
         """The state from :meth:`tensors`."""
         self.adapters, self.raw = factors_in(tensors, "adapter"), factors_in(tensors, "raw")
         self.ranks = {int(k.split(".")[1]): int(v) for k, v in tensors.items() if k.startswith("rank.")}
-        self.history = {int(k.split(".")[1]): v for k, v in tensors.items() if k.startswith("history.")}
+        self.history = histories_in(tensors, "history")
 
 
 def residual_of(change: Factors, problem: Problem) -> float:

@@ -13,14 +13,17 @@ basis is ever formed. A vision transformer's MLP has d_in = 3072; 500 keys span 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from editlab.algebra.history import History, Solve
 from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Diagnostics
-from editlab.algebra.regularized import describe, thin
+from editlab.algebra.regularized import describe, symmetric, thin
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import CONDITION_LIMIT, factor_spd
 from editlab.errors import ConfigError, NumericalError
 
@@ -31,9 +34,17 @@ class Projector:
 
     Attributes:
         used: U (d_in, r), orthonormal columns: the directions that are protected.
+        free: Q (d_in, d_in - r), the others, where they are known: ``P = Q Q^T`` is taken where it is cheaper.
     """
 
     used: Tensor
+    free: Tensor | None = None
+
+    @classmethod
+    def of_moment(cls, moment: SecondMoment, threshold: float, share: float | None) -> Projector:
+        """AlphaEdit's projector, from the eigenvectors of C (:meth:`SecondMoment.null_dimension`): no number is copied."""
+        vectors, free = moment.eigh()[1], moment.null_dimension(threshold, share)
+        return cls(vectors[:, free:], vectors[:, :free])
 
     @property
     def dimension(self) -> int:
@@ -42,11 +53,62 @@ class Projector:
 
     def __call__(self, keys: Tensor) -> Tensor:
         """``P K`` for K (d_in, n)."""
+        if self.free is not None and self.free.shape[1] <= self.used.shape[1]:
+            return self.free @ (self.free.T @ keys)
         return keys - self.used @ (self.used.T @ keys)
 
     def share(self, keys: Tensor) -> float:
         """``|P K|^2 / |K|^2``: the part of the keys that an edit can use."""
         return float(self(keys).square().sum() / keys.square().sum())
+
+
+@dataclass(frozen=True, eq=False)
+class NullSpacePenalty:
+    """``A = l2 I + P H P`` inside the null space: its solve takes and gives columns in the range of P.
+
+    Attributes:
+        onto: P.
+        name: what P was made of, for what the history keeps.
+        history: H, or None.
+    """
+
+    onto: Projector
+    name: tuple[SecondMoment, float, float | None]
+    l2: float
+    history: History | None
+    limit: float
+
+    def dense(self) -> Tensor:
+        """(d_in, d_in): A."""
+        size = self.onto.used.shape[0]
+        zero = torch.zeros(size, size).to(self.onto.used)
+        return self._with(zero if self.history is None else self.history.mapped(self.onto).dense())
+
+    def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
+        """``A^-1 B``; no matrix is factored before keys are folded."""
+        if self.history is None:
+            return right_side / self.l2, 0.0
+        return self.history.inverse(("null space", *self.name, self.l2, self.limit), self._base, self.onto)(
+            right_side
+        ), 0.0
+
+    @property
+    def condition(self) -> float:
+        """An upper bound of the condition number of A on the range of P."""
+        energy = 0.0 if self.history is None else self.history.energy
+        return 1.0 + energy / self.l2 if self.l2 > 0 else math.inf
+
+    def _with(self, matrix: Tensor) -> Tensor:
+        matrix = symmetric(matrix)
+        matrix.diagonal().add_(self.l2)
+        return matrix
+
+    def _base(self, folded: Tensor | None) -> Solve:
+        if folded is None:
+            return lambda columns: columns / self.l2
+        matrix = self._with(self.onto(self.onto(folded).T))
+        lower = factor_spd(matrix, self.limit, "null space with earlier keys").lower
+        return lambda columns: self.onto(torch.cholesky_solve(columns, lower))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,9 @@ from typing import Literal
 
 from torch import Tensor, float64
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History
+from editlab.algebra.linalg import Factors
+from editlab.algebra.second_moment import SecondMoment
 from editlab.errors import NumericalError
 
 Form = Literal["auto", "direct", "woodbury"]
@@ -27,7 +29,7 @@ class Problem:
         original: W (d_out, d_in) before the stream; needed by prune.
         column_weights: (n,) weight of each fact in the least-squares objective (None: all 1). Columns of K and R are
             scaled by its root; columns of weight 0 are left out. Equality constraints (emmet with ridge 0) ignore it.
-        history: (d_in, d_in) sum of K K^T of the earlier batches of the session, or None.
+        history: the keys of the earlier batches of the session, or None.
         clean_keys: (d_in, n) keys on the clean prompts, for ROME's denominator, or None (the same as ``keys``).
         seed: seed of the random control.
         form: of the linear system: ``woodbury`` (n x n), ``direct`` (d x d), or ``auto``: the smaller one, where nothing
@@ -40,7 +42,7 @@ class Problem:
     weight: Tensor | None = None
     original: Tensor | None = None
     column_weights: Tensor | None = None
-    history: Tensor | None = None
+    history: History | None = None
     clean_keys: Tensor | None = None
     seed: int = 0
     form: Form = "auto"
@@ -55,22 +57,28 @@ class Problem:
         """(d_out, d_in)."""
         return self.residual.shape[0], self.keys.shape[0]
 
-    def checked(self) -> Problem:
-        """The problem in float64 on one device (the moment's), without columns of weight 0.
+    def checked(self, *, weight: bool = False, original: bool = False) -> Problem:
+        """The problem in float64 on the device of the keys, without columns of weight 0.
+
+        Args:
+            weight, original: whether W and W before the stream are read; else they are left out, not copied.
 
         Raises:
             ValueError: shapes do not fit, or a weight is negative.
             NumericalError: NaN or Inf in any input.
         """
         self._check_shapes()
-        device = self.keys.device if self.moment is None else self.moment.matrix.device
-        names = ("keys", "residual", "weight", "original", "column_weights", "history", "clean_keys")
+        device = self.keys.device
+        read = [name for name, wanted in (("weight", weight), ("original", original)) if wanted]
+        names = ("keys", "residual", "column_weights", "clean_keys", *read)
         tensors = {name: value.to(device, float64) for name in names if (value := getattr(self, name)) is not None}
         for name, value in tensors.items():
             if not value.isfinite().all():
                 raise NumericalError(f"{name}: holds NaN or Inf")
-        if self.moment is not None:
-            self.moment.validate()
+        history = None if self.history is None else self.history.to(device)
+        if history is not None and not history.finite:
+            raise NumericalError("history: holds NaN or Inf")
+        moment = None if self.moment is None else self.moment.validate().to(device)
         weights = tensors.get("column_weights")
         if weights is not None and bool((weights <= 0).any()):
             if bool((weights < 0).any()):
@@ -79,7 +87,8 @@ class Problem:
             columns = ("keys", "residual", "clean_keys")
             tensors |= {name: tensors[name][:, kept] for name in columns if name in tensors}
             tensors["column_weights"] = weights[kept]
-        return replace(self, **tensors)
+        unread = {name: None for name in ("weight", "original") if name not in tensors}
+        return replace(self, history=history, moment=moment, **tensors, **unread)  # type: ignore[arg-type]
 
     def weighted(self) -> Problem:
         """The same least-squares problem with unit weights: columns scaled by the root of their weight."""
@@ -100,13 +109,14 @@ class Problem:
             "weight": (d_out, d_in),
             "original": (d_out, d_in),
             "column_weights": (self.facts,),
-            "history": (d_in, d_in),
             "clean_keys": (d_in, self.facts),
         }
         for name, shape in expected.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{name}: shape {tuple(value.shape)} does not fit the keys; allowed is {shape}")
+        if self.history is not None and self.history.size != d_in:
+            raise ValueError(f"history: size {self.history.size} does not fit the keys; allowed is {d_in}")
         if self.moment is not None and tuple(self.moment.matrix.shape) != (d_in, d_in):
             raise ValueError(f"moment: shape {tuple(self.moment.matrix.shape)}; allowed is {(d_in, d_in)}")
 
@@ -119,7 +129,8 @@ class Solution:
         factors: the update dW.
         diagnostics: ``facts`` and ``rank``; ``residual`` |dW K - R| / |R| on the unscaled facts; ``condition`` of the
             system that was solved; ``update_norm`` (Frobenius); ``form``; ``ridge_raised``, the ridges tried because a
-            system was ill-conditioned (empty: none); ``moment_ridge``, what C itself needed; and the solver's own.
+            system was ill-conditioned (empty: none); ``moment_ridge``, what C itself needed; ``refined_residual``,
+            of solutions from a float32 factor of C; and the solver's own.
     """
 
     factors: Factors

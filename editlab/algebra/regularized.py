@@ -7,14 +7,34 @@ factor of C is at hand, and stays defined at p = 0, where it is the equality-con
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History, Solve
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Diagnostics, Problem, Result
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import factor_spd
+
+logger = logging.getLogger(__name__)
+
+
+class System(Protocol):
+    """The penalty A of a solve, in both of its forms."""
+
+    @property
+    def limit(self) -> float:
+        """Condition number above which a ridge is raised."""
+
+    def dense(self) -> Tensor:
+        """(d_in, d_in): A."""
+
+    def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
+        """``A^-1 B`` for B (d_in, n), and the ridge that the factored matrix needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,29 +45,45 @@ class Penalty:
         moment: C (d_in, d_in).
         weight: lambda.
         ridge: mu; with eigenvectors of C at hand it costs no new factorisation.
-        history: (d_in, d_in) sum of K K^T of earlier batches, or None; with it A must be factored anew.
+        history: keys of earlier batches, or None; they update the inverse.
         limit: condition number above which a ridge is raised.
     """
 
     moment: SecondMoment
     weight: float
     ridge: float
-    history: Tensor | None
+    history: History | None
     limit: float
 
     def dense(self) -> Tensor:
         """(d_in, d_in): A."""
         matrix = self.weight * self.moment.matrix
         matrix.diagonal().add_(self.ridge)
-        return matrix if self.history is None else matrix.add_(self.history)
+        return matrix if self.history is None else matrix.add_(self.history.dense())
 
     def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
         """``A^-1 B`` for B (d_in, n), and the ridge that the factored matrix needed."""
-        if self.history is not None:
-            whole = SecondMoment(self.dense(), self.moment.count)
-            return whole.solve(right_side, self.limit), whole.ridge
-        base = self.moment.shifted(self.ridge / self.weight) if self.ridge else self.moment
-        return base.solve(right_side, self.limit) / self.weight, base.ridge
+        if self.history is None:
+            return self._plain(right_side)
+        raised = self._plain(right_side[:, :0])[1]
+        name = ("penalty", self.moment, self.weight, self.ridge, self.limit)
+        found = self.history.inverse(name, self._base)(right_side)
+        return found, raised
+
+    def _plain(self, right_side: Tensor) -> tuple[Tensor, float]:
+        found, ridge = self.moment.solve_shifted(right_side, self.ridge / self.weight, self.limit)
+        return found / self.weight, ridge
+
+    def _base(self, folded: Tensor | None) -> Solve:
+        """The solve of A with the folded part of the history alone."""
+        if folded is None:
+            return lambda columns: self._plain(columns)[0]
+        matrix = self.weight * self.moment.matrix
+        matrix.diagonal().add_(self.ridge)
+        system = factor_spd(matrix.add_(folded), self.limit, "penalty with earlier keys")
+        if system.raised:
+            logger.warning("penalty with earlier keys: ill-conditioned, solved with a ridge of %.1e", system.raised[-1])
+        return system.solve
 
 
 def identity_moment(basis: Tensor) -> SecondMoment:
@@ -56,22 +92,21 @@ def identity_moment(basis: Tensor) -> SecondMoment:
     return SecondMoment(unit, 1, cholesky=unit)
 
 
-def solve_penalised(problem: Problem, penalty: Penalty, p: float, what: str) -> Result:
+def solve_penalised(problem: Problem, penalty: System, p: float, what: str) -> Result:
     """``R K^T (p A + K K^T)^-1`` in the asked or the cheaper form.
 
     Raises:
         NumericalError: ``what`` is ill-conditioned with every ridge.
     """
     keys, moment_ridge = problem.keys, 0.0
-    cheaper = problem.facts < keys.shape[0] and penalty.history is None
-    if problem.form == "woodbury" or (problem.form == "auto" and cheaper):
+    if problem.form == "woodbury" or (problem.form == "auto" and problem.facts < keys.shape[0]):
         inverse_keys, moment_ridge = penalty.solve(keys)
-        gram = _symmetric(keys.T @ inverse_keys)
+        gram = symmetric(keys.T @ inverse_keys)
         gram.diagonal().add_(p)
         system = factor_spd(gram, penalty.limit, what)
         right, form = system.solve(inverse_keys.T), "woodbury"
     else:
-        system = factor_spd(_symmetric(p * penalty.dense() + keys @ keys.T), penalty.limit, what)
+        system = factor_spd(symmetric(p * penalty.dense() + keys @ keys.T), penalty.limit, what)
         right, form = system.solve(keys).T, "direct"
     raised = ([moment_ridge] if moment_ridge else []) + system.raised
     return thin(problem.residual, right), describe(form, system.condition, raised, moment_ridge)
@@ -89,5 +124,6 @@ def describe(form: str, condition: float = 1.0, raised: list[float] | None = Non
     return {"form": form, "condition": condition, "ridge_raised": raised or [], "moment_ridge": ridge}
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
+def symmetric(matrix: Tensor) -> Tensor:
+    """The mean of a square matrix and its transpose."""
     return (matrix + matrix.T) / 2

@@ -25,10 +25,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History
+from editlab.algebra.linalg import Factors
+from editlab.algebra.null_space import NullSpacePenalty, Projector
 from editlab.algebra.postprocess import keep_largest_relative, restrain_total
-from editlab.algebra.problem import Diagnostics, Problem, Result, Solution
-from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, thin
+from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
+from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, symmetric, thin
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.solvers import (
     AlphaEdit,
     Emmet,
@@ -56,11 +59,13 @@ def solve(problem: Problem, options: Solver) -> Solution:
         NumericalError: non-finite input or output, or a system ill-conditioned with every ridge.
         ValueError: shapes that do not fit.
     """
-    facts = problem.checked()
+    facts = problem.checked(weight=options.weight, original=options.original)
     _require_inputs(facts, options)
     change, found = update(options, facts.weighted()) if facts.facts else _nothing(facts)
     if not (change.left.isfinite().all() and change.right.isfinite().all()):
         raise NumericalError(f"{options.name}: the update holds NaN or Inf")
+    if facts.moment is not None and facts.moment.refined is not None:
+        found["refined_residual"] = facts.moment.refined
     return Solution(change, found | _measured(change, facts))
 
 
@@ -97,7 +102,7 @@ def rome(options: Rome, problem: Problem) -> Result:
     """``r u^T / (u^T k)`` with ``u = C^-1 k`` normalised (ROME, eq. 2); k below the line is the clean key if given."""
     key, clean = problem.keys, problem.keys if problem.clean_keys is None else problem.clean_keys
     direction, ridge = key, 0.0
-    if problem.moment is not None:
+    if problem.moment is not None and options.mom2_adjustment:
         direction, ridge = _penalty(options, problem).solve(key)
     length = torch.linalg.vector_norm(direction)
     if not float(length) > 0:
@@ -137,32 +142,58 @@ def encore(options: Encore, problem: Problem) -> Result:
     return solve_penalised(problem, penalty, 1.0, "encore system")
 
 
+THIN_CONDITION = 1e9
+"""Condition number up to which the inverse with earlier keys is updated and not factored anew: float64 leaves 1e-7 of it."""
+
+
 @update.register
 def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
-    """``R K^T P (K K^T P + H P + L2 I)^-1``, P = Q Q^T (AlphaEdit), solved inside the null space:
+    """``R K^T P (K K^T P + H P + L2 I)^-1`` (AlphaEdit), solved inside the null space:
 
-    ``R J^T (J J^T + Q^T H Q + L2 I)^-1 Q^T`` with ``J = Q^T K`` (q, n): symmetric, and q x q instead of d x d.
+    ``R J^T (J J^T + P H P + L2 I)^-1`` with ``J = P K``: symmetric, and n x n, with neither P nor H formed.
     """
-    basis = _moment(problem).null_space(options.null_space_threshold, options.null_space_share)
-    if basis.shape[1] == 0:
-        least = float(_moment(problem).eigh()[0].min())
+    moment, share, limit = _moment(problem), options.null_space_share, options.condition_limit
+    onto = Projector.of_moment(moment, options.null_space_threshold, share)
+    if onto.dimension == 0:
+        least = float(moment.eigh()[0].min())
         allowed = f"allowed is more than the least eigenvalue of C, {least:.3g}; or set null_space_share"
         raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
-    inner, limit = replace(problem, keys=basis.T @ problem.keys), options.condition_limit
+    earlier = problem.history
+    l2, p = (1.0, options.l2) if earlier is None else (options.l2, 1.0)
+    penalty = NullSpacePenalty(onto, (moment, options.null_space_threshold, share), l2, earlier, limit)
+    fits = problem.form == "woodbury" or problem.facts < onto.dimension
+    if problem.form != "direct" and fits and penalty.condition <= THIN_CONDITION:
+        inner = replace(problem, keys=onto(problem.keys), form="woodbury")
+        factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
+    else:
+        factors, found = _in_coordinates(options, problem, onto)
+    found["null_space_dimension"] = onto.dimension
+    return factors, found
+
+
+def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Result:
+    """The same in the coordinates of the null space, where a q x q matrix is formed and may get a ridge."""
+    basis, limit = onto.free, options.condition_limit
+    assert basis is not None
+    inner = replace(problem, keys=basis.T @ problem.keys, form="auto" if problem.form == "auto" else "direct")
     penalty, p = Penalty(identity_moment(basis), 1.0, 0.0, None, limit), options.l2
     if problem.history is not None:
-        history = basis.T @ problem.history @ basis
-        penalty, p = Penalty(identity_moment(basis), options.l2, 0.0, history, limit), 1.0
+        earlier = basis.T @ problem.history.dense() @ basis
+        moment = SecondMoment(symmetric(earlier), 1)
+        penalty, p = Penalty(moment, 1.0, options.l2, None, limit), 1.0
+        inner = replace(inner, form="direct")
     factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
-    found["null_space_dimension"] = basis.shape[1]
     return thin(factors.left, factors.right @ basis.T), found
 
 
 def select_neurons(keys: Tensor, share: float) -> Tensor:
     """(s,) ascending indices of the inputs with the largest summed |key| over the facts (columns of keys (d_in, n)).
 
-    As published, the longest prefix of the sorted scores whose sum stays within ``share`` of the total; at least one.
+    As published, the longest prefix of the sorted scores whose sum stays within ``share`` of the total; at least one. A share
+    of 1 is all of them, however the sums are rounded.
     """
+    if share >= 1:
+        return torch.arange(len(keys), device=keys.device)
     scores, order = torch.sort(keys.abs().sum(dim=1), descending=True, stable=True)
     count = int((scores.cumsum(0) <= share * scores.sum()).sum())
     return order[: max(1, count)].sort().values
@@ -171,14 +202,20 @@ def select_neurons(keys: Tensor, share: float) -> Tensor:
 @update.register
 def nse(options: Nse, problem: Problem) -> Result:
     """MEMIT with history on the selected neurons alone: one pass of NSE; the other columns of W stay as they are."""
-    neurons = select_neurons(problem.keys, options.neuron_share)
-    history = None if problem.history is None else problem.history[neurons][:, neurons]
-    inner = replace(problem, keys=problem.keys[neurons], moment=_moment(problem).restricted(neurons), clean_keys=None)
+    neurons, size = select_neurons(problem.keys, options.neuron_share), problem.keys.shape[0]
+    if len(neurons) == size:
+        factors, found = solve_penalised(problem, _penalty(options, problem, 0.0, problem.history), 1.0, "nse system")
+        return factors, found | {"neurons": size}
+    history = None if problem.history is None else problem.history.rows(neurons)
+    form: Form = (
+        "direct" if history is not None and problem.form == "auto" else problem.form
+    )  # C is factored anew anyway
+    moment = _moment(problem).restricted(neurons)
+    inner = replace(problem, keys=problem.keys[neurons], moment=moment, clean_keys=None, history=None, form=form)
     factors, found = solve_penalised(inner, _penalty(options, inner, 0.0, history), 1.0, "nse system")
-    right = torch.zeros(factors.rank, problem.keys.shape[0], dtype=factors.right.dtype, device=factors.right.device)
+    right = torch.zeros(factors.rank, size, dtype=factors.right.dtype, device=factors.right.device)
     right[:, neurons] = factors.right
-    found["neurons"] = len(neurons)
-    return Factors(factors.left, right), found
+    return Factors(factors.left, right), found | {"neurons": len(neurons)}
 
 
 @update.register
@@ -228,7 +265,7 @@ def _moment(problem: Problem) -> SecondMoment:
     return problem.moment
 
 
-def _penalty(options: Moment, problem: Problem, ridge: float = 0.0, history: Tensor | None = None) -> Penalty:
+def _penalty(options: Moment, problem: Problem, ridge: float = 0.0, history: History | None = None) -> Penalty:
     """``lambda C + (mu + ridge) I + history``."""
     shift = options.moment_ridge + ridge
     return Penalty(_moment(problem), options.second_moment_weight, shift, history, options.condition_limit)

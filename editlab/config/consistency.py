@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from editlab.config.base import choose
-from editlab.config.models import HubModel, SubstrateModel
+from editlab.config.models import HubModel, RandomModel, SubstrateModel
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import RandomUpdate
 
@@ -29,16 +29,17 @@ def check_ranks(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> N
             )
 
 
-def check_layers(plan: Experiment, methods: Mapping[str, Recipe], model: SubstrateModel | HubModel) -> None:
+def check_layers(
+    plan: Experiment, methods: Mapping[str, Recipe], model: SubstrateModel | HubModel | RandomModel
+) -> None:
     """Where the number of layers is known before the model is there, edited layers must be among them."""
     if isinstance(model, HubModel):
         return
+    blocks = model.blocks if isinstance(model, RandomModel) else model.layers
     for method in plan.methods:
         layers = methods[method].layers
-        if layers != "auto" and max(layers) >= model.layers:
-            raise ValueError(
-                f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{model.layers - 1}"
-            )
+        if blocks is not None and layers != "auto" and max(layers) >= blocks:
+            raise ValueError(f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{blocks - 1}")
 
 
 def check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:

@@ -19,8 +19,6 @@ from editlab.config.base import (
     Count,
     Name,
     NonNegative,
-    Positive,
-    PositiveShare,
     Section,
     Share,
     Study,
@@ -29,76 +27,12 @@ from editlab.config.base import (
 )
 from editlab.config.consistency import check_controls, check_guards, check_layers, check_ranks
 from editlab.config.data import Dataset, FactsData, FileData
-from editlab.config.models import HubModel, Model, SubstrateModel
+from editlab.config.evaluation import Evaluation, Retraining
+from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
+from editlab.config.preparation import EditContexts, Statistics, Tracing
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
-
-
-class HubText(Section):
-    """Text of a hub data set, fetched by a rule (needs the package ``datasets``)."""
-
-    id: str
-    name: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    column: str = "text"
-    characters: Count = Field(20_000_000, description="text kept")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of that text")
-
-
-class Statistics(Section):
-    """Second moments of the keys."""
-
-    tokens_per_dimension: Positive = Field(10.0, description="token budget as a multiple of d_in")
-    text: str | None = Field(None, description="text file to stream; default: a substrate's own corpus")
-    hub: HubText | None = Field(None, description="hub data set to stream where no text file is named")
-    max_length: Count = Field(256, description="tokens a sequence")
-
-
-class ContextTemplates(Section):
-    """Prefixes put before a prompt when keys and targets are computed."""
-
-    fixed: list[list[str]] | None = Field(None, description="grouped templates in place of generated ones")
-    per_length: Count = Field(5, description="generated prefixes of each length")
-    lengths: list[Count] = Field([5, 10], description="lengths of generated prefixes in tokens")
-    seed: int = 1
-
-
-class Tracing(Section):
-    """Layer choice by causal tracing."""
-
-    cases: Count = 50
-    known_only: bool = Field(True, description="trace only facts that the model knows")
-    noise: Positive = Field(3.0, description="in standard deviations of the subject embeddings")
-    samples: Count = Field(10, description="noise draws")
-    window: Count | None = Field(None, description="layers restored together; default a tenth of them")
-    top: Count = Field(1, description="layers chosen")
-
-
-class Evaluation(Section):
-    """What is measured, when."""
-
-    snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
-    retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
-    same_subject_facts: Annotated[int, Field(ge=0)] = Field(
-        2, description="unedited facts of an edited subject that are scored (SS), at most: a seeded sample a case"
-    )
-    perplexity_sentences: Annotated[int, Field(ge=0)] = 200
-    perplexity_text: str | None = Field(None, description="text file; default: held-out neutral sentences")
-    generation_cases: Annotated[int, Field(ge=0)] = Field(20, description="cases whose text is generated for GE")
-    generation_tokens: Count = 30
-    probe_cases: Annotated[int, Field(ge=0)] = Field(
-        48,
-        description="cases of each kind of probe (portability, locality, multi-hop, generated answers) that are scored, at "
-        "most: drawn by the cell's seed",
-    )
-    answer_tokens: Count = Field(8, description="tokens of a generated answer, at most")
-    question_template: Annotated[str, Field(pattern=r"\{\}")] = Field(
-        "{}", description='put around the question of a probe, e.g. "Q: {}\\nA:"'
-    )
-    resamples: Count = Field(1000, description="bootstrap resamples of an interval")
-    checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")
 
 
 class OwnBatches(Section):
@@ -160,16 +94,6 @@ class Experiment(Section):
         return self.replay if batch >= self.replay_from else [min(self.replay)]
 
 
-class Retraining(Section):
-    """Retraining of edited models on the true objects of a part of the edited facts (RTT)."""
-
-    share: PositiveShare = Field(0.5, description="share of the edited facts that are retrained")
-    epochs: Count = Field(10, description="passes over them")
-    batch: Count = Field(32, description="facts a step")
-    lr: Positive = Field(3e-4, description="learning rate of Adam on all weights")
-    controls: Count = Field(100, description="facts that were never edited, at most")
-
-
 class Sweep(Section):
     """The grid by which recipes are chosen, on facts that no experiment edits."""
 
@@ -194,7 +118,7 @@ class EditStudy(Study):
     datasets: dict[Name, Dataset]
     models: dict[Name, Model]
     statistics: Statistics = Statistics()
-    contexts: ContextTemplates = ContextTemplates()
+    contexts: EditContexts = EditContexts()
     tracing: Tracing = Tracing()
     evaluation: Evaluation = Evaluation()
     retraining: Retraining = Retraining()
@@ -216,7 +140,7 @@ class EditStudy(Study):
         choose("model", self.model, self.models)
         choose("dataset", self.dataset, self.datasets)
         for name, model in self.models.items():
-            if isinstance(model, SubstrateModel):
+            if isinstance(model, SubstrateModel | RandomModel):
                 choose(f"models.{name}.dataset", model.dataset, self.datasets)
         for name, experiment in self.experiments.items():
             for method in experiment.methods:
@@ -244,21 +168,37 @@ class EditStudy(Study):
     def check_files(self, where: str) -> None:
         """As in :class:`Study`; only the chosen model and dataset (and what they stand on) are looked at."""
         model, text = self.models[self.model], self.statistics.text
-        names = {self.dataset, *([model.dataset] if isinstance(model, SubstrateModel) else [])}
+        names = {self.dataset, *([model.dataset] if isinstance(model, SubstrateModel | RandomModel) else [])}
         for name in sorted(names):
             data = self.datasets[name]
             if isinstance(data, FileData):
                 data.check_files(f"{where}.datasets.{name}")
                 if name == self.dataset:
                     self._check_enough(data, where)
-        if text is not None and not Path(text).is_file():
-            raise ConfigError(f"config: {where}.statistics.text: {text!r} is not a file; name an existing file")
+        if text is not None and not Path(text).exists():
+            raise ConfigError(
+                f"config: {where}.statistics.text: {text!r} is not a file; name an existing file or folder"
+            )
+        if self.statistics.published is not None:
+            self._check_published(where)
+        if isinstance(model, RandomModel):
+            model.check_files(f"{where}.models.{self.model}")
         if isinstance(model, HubModel):
             model.check_files(f"{where}.models.{self.model}")
-            if text is None and self.statistics.hub is None and self._needs_moments():
+            given = (text, self.statistics.hub, self.statistics.published)
+            if not any(given) and self._needs_moments():
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_published(self, where: str) -> None:
+        """Raise :class:`ConfigError` when the statistics of a layer that a recipe edits are not there."""
+        for layer in self.moment_layers():
+            path = self.statistics.published_file(layer)
+            if not Path(path).is_file():
+                raise ConfigError(
+                    f"config: {where}.statistics.published: {path!r} is not a file; one for each layer is needed"
                 )
 
     def _check_enough(self, data: FileData, where: str) -> None:
@@ -274,6 +214,11 @@ class EditStudy(Study):
     def _needs_moments(self) -> bool:
         used = {m for e in self.experiments.values() for m in e.methods}
         return any(SOLVERS[self.methods[m].solver].moment for m in used)
+
+    def moment_layers(self) -> list[int]:
+        """Layers that the recipes of the experiments name and whose second moments they read."""
+        used = [self.methods[m] for e in self.experiments.values() for m in e.methods]
+        return sorted({int(k) for r in used if r.layers != "auto" and r.reads_moment for k in r.layers})
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
         """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""

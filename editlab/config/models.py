@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,9 @@ class SubstrateModel(Substrate):
 
     source: Literal["substrate"]
     dataset: Name = Field(description="whose facts it learns")
+    device: Literal["cpu", "auto"] = Field(
+        "cpu", description="where it is trained and edited; auto: a GPU where there is one"
+    )
 
     @property
     def billions(self) -> float:
@@ -71,7 +74,7 @@ class HubModel(Section):
     id: str = Field(min_length=1, description="hub id or directory")
     revision: str | None = Field(None, description="commit, tag or branch")
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str | None = Field(None, description="as in transformers, e.g. auto")
+    device_map: str | None = Field(None, description="as in transformers; auto: the GPU with the most free memory")
     parameters: Positive | None = Field(None, description="number of parameters, for resource requests")
 
     @property
@@ -91,4 +94,69 @@ class HubModel(Section):
             raise ConfigError(f"config: {where}.id: {self.id!r} is not a directory")
 
 
-Model = Annotated[SubstrateModel | HubModel, Field(discriminator="source")]
+SHAPES: dict[str, tuple[dict[str, Any], int, float]] = {
+    "gpt2_xl": ({"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25}, 48, 1.56e9),
+    "gptj_6b": ({"model_type": "gptj"}, 28, 6.05e9),  # transformers' defaults are GPT-J's
+    "llama3_8b": (
+        {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+        },
+        32,
+        8.03e9,
+    ),
+}
+"""True configurations by name: what transformers is given, blocks, parameters."""
+
+
+class RandomModel(Section):
+    """A model of a true size with random weights: it times and bounds everything but quality, and is never downloaded."""
+
+    source: Literal["random"]
+    dataset: Name = Field(description="whose statements its tokenizer is trained on")
+    shape: str = Field(description=f"{', '.join(SHAPES)}, or the path of a config.json")
+    layers: Count | None = Field(None, description="blocks; default those of the shape")
+    vocabulary: Annotated[int, Field(ge=300)] = Field(
+        1500, description="tokens of the BPE; embeddings are those of the shape"
+    )
+    neutral_sentences: Annotated[int, Field(ge=0)] = Field(
+        4000, description="neutral sentences that second moments stream over"
+    )
+    seed: int = 1
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device_map: str | None = Field(None, description="as in transformers; auto: the GPU with the most free memory")
+    parameters: Positive | None = Field(
+        None, description="number of parameters, for resource requests, where the shape is a path"
+    )
+
+    @property
+    def blocks(self) -> int | None:
+        """Number of blocks; None where the shape is a path."""
+        return self.layers or (SHAPES[self.shape][1] if self.shape in SHAPES else None)
+
+    @property
+    def billions(self) -> float | None:
+        """Parameters in billions, of the whole shape; None where they are not known."""
+        known = SHAPES[self.shape][2] if self.shape in SHAPES else self.parameters
+        return None if known is None else known / 1e9
+
+    @property
+    def weights_mb(self) -> float:
+        """Size of the weights in MB (1e6 bytes), 0 where it is not known."""
+        return (self.billions or 0.0) * 1e3 * _BYTES[self.dtype]
+
+    def check_files(self, where: str) -> None:
+        """Raise :class:`ConfigError` when ``shape`` is neither a name nor a file."""
+        if self.shape not in SHAPES and not Path(self.shape).expanduser().is_file():
+            allowed = f"one of {', '.join(SHAPES)}, or the path of a config.json"
+            raise ConfigError(f"config: {where}.shape: {self.shape!r} is not allowed; {allowed}")
+
+
+Model = Annotated[SubstrateModel | HubModel | RandomModel, Field(discriminator="source")]

@@ -30,6 +30,15 @@ class TargetOptions(Section):
     )
     norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
     rewind: bool = Field(False, description="optimise targets on the original weights")
+    target_memory_mb: Count | Literal["auto"] = Field(
+        "auto",
+        description="memory in MB for the targets that are optimised at once; auto: 80 % of what is free on a GPU, 8,192 "
+        "tokens on the CPU",
+    )
+    tf32: bool = Field(
+        False,
+        description="on a GPU, products of float32 in TF32 (10 bits) while targets are optimised: several times faster",
+    )
 
 
 class EncoreTargets(TargetOptions):
@@ -85,6 +94,11 @@ class Solver(Section):
     restrained_at_end: ClassVar[bool] = False
     targets: ClassVar[type[TargetOptions] | None] = TargetOptions
 
+    @property
+    def reads_moment(self) -> bool:
+        """Whether it reads the second moment where there is one."""
+        return self.moment
+
     def penalty(self) -> tuple[float, float]:
         """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
         return 0.0, 1.0
@@ -133,6 +147,11 @@ class Rome(Moment):
     """ROME (arXiv 2202.05262): a rank-one update, one fact after another."""
 
     name, max_batch, replay, moment, site, clean_key = "rome", 1, False, False, "mlp", True
+    mom2_adjustment: bool = Field(True, description="weigh the key by C; false: C = I (published for Llama)")
+
+    @property
+    def reads_moment(self) -> bool:
+        return self.mom2_adjustment
 
     def shown(self) -> dict[str, float | str]:
         return {}

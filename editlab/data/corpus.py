@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from editlab.data import load_requests, neutral_sentences, read_text, sample_requests, true_statements
+from editlab.data import load_requests, neutral_sentences, sample_requests, true_statements
 from editlab.data.chains import second_hops
 from editlab.data.invented import invented_statements
 from editlab.data.requests import EditRequest
@@ -76,14 +78,67 @@ def held_out_sentences(count: int) -> list[str]:
     return neutral_sentences(count, HELD_OUT_SEED)
 
 
-def statistics_texts(text: str | None, requests: str | Path | None, neutral: int = 0, seed: int = 0) -> list[str]:
-    """Texts to stream second moments over: a text file, or the corpus of a substrate in a seeded order.
+def stream_texts(path: str | Path) -> Iterator[str]:
+    """Texts of a file or a folder, one at a time, so that a corpus may be larger than the memory.
+
+    Of a text file its paragraphs, as :func:`editlab.data.read_text` gives them; of a ``.jsonl`` the field ``text`` of every
+    line; of a folder those of its ``.txt`` and ``.jsonl`` files, by name.
 
     Raises:
-        DataError: neither is given, or the file cannot be read.
+        DataError: a file is missing, not UTF-8 text, binary, not of that form, or the folder or file holds no text.
+    """
+    source, found = Path(path), False
+    files = sorted(f for f in source.rglob("*") if f.suffix in (".txt", ".jsonl")) if source.is_dir() else [source]
+    for file in files:
+        for text in _json_texts(file) if file.suffix == ".jsonl" else _paragraphs(file):
+            found = True
+            yield text
+    if not found:
+        raise DataError(f"{path}: holds no paragraph of text" + (" in .txt or .jsonl files" if source.is_dir() else ""))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if "\0" in line:
+                    raise DataError(f"{file}: not a text file (it holds NUL bytes)")
+                yield line
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({one_line(error.strerror or error)})") from None
+
+
+def _paragraphs(file: Path) -> Iterator[str]:
+    for line in _lines(file):
+        text = line.strip()
+        if text and not re.fullmatch(r"=.*=", text):
+            yield text
+
+
+def _json_texts(file: Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(file), 1):
+        try:
+            text = json.loads(line)["text"] if line.strip() else ""
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f'{file}: line {number} is not an object with a "text"') from None
+        if not isinstance(text, str):
+            raise DataError(f'{file}: line {number}: its "text" is no text')
+        if text.strip():
+            yield text
+
+
+def statistics_texts(
+    text: str | Path | None, requests: str | Path | None, neutral: int = 0, seed: int = 0
+) -> Iterable[str]:
+    """Texts to stream second moments over: a file or folder of text, or the corpus of a substrate in a seeded order.
+
+    Raises:
+        DataError: neither is given, or something cannot be read.
     """
     if text is not None:
-        return read_text(text)
+        return stream_texts(text)
     if requests is None:
         raise DataError("statistics.text: required for a model that was not trained here; name a text file")
     corpus = substrate_corpus(load_requests(requests), neutral, seed)
@@ -97,6 +152,8 @@ def sample_known(
 ) -> list[EditRequest]:
     """``count`` requests drawn by seed, only those whose case is known before the edit (None: all).
 
+    Of a group all facts have to be known: what is asked of it follows from all of them.
+
     Args:
         reserved_for: draw from the facts that the data set keeps for this; by default from those that it keeps for nothing.
 
@@ -104,7 +161,8 @@ def sample_known(
         DataError: too few.
     """
     free = [r for r in requests if r.reserved_for == reserved_for]
-    pool = [r for r in free if known is None or r.case_id in known]
+    partly = {r.group for r in free if r.group and known is not None and r.case_id not in known}
+    pool = [r for r in free if known is None or (r.case_id in known and r.group not in partly)]
     try:
         return sample_requests(pool, count, seed)
     except DataError as error:
@@ -113,7 +171,8 @@ def sample_known(
         )
         if known is not None:
             hint = "known_only: false edits others too"
-            notes.insert(0, f"{len(pool)} of {len(free)} facts are known to the model; {hint}")
+            whole = ", together with all others of their case" if partly else ""
+            notes.insert(0, f"{len(pool)} of {len(free)} facts are known to the model{whole}; {hint}")
         raise DataError(f"{error} ({'; '.join(notes)})" if notes else str(error)) from None
 
 

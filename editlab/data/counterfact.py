@@ -54,7 +54,27 @@ def counterfact_requests(record: Mapping[str, Any], _index: int, where: str, _no
     neighbors = record.get("neighborhood_prompts")
     if isinstance(neighbors, list) and any(isinstance(item, Mapping | list) for item in neighbors):
         record = {**record, **_split_neighbors(record, neighbors, where)}
-    return [EditRequest.from_record(record, where)]
+    return [EditRequest.from_record(with_new_question(record, where), where)]
+
+
+def has_new_question(record: Mapping[str, Any]) -> bool:
+    """Whether a record has EasyEdit's question of portability (Yao et al., 2023, arXiv 2305.13172)."""
+    portability = record.get("portability")
+    return isinstance(portability, Mapping) and {"New Question", "New Answer"} <= portability.keys()
+
+
+def with_new_question(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A record with EasyEdit's question of portability, where it has one, as a *Reasoning* probe."""
+    if not has_new_question(record):
+        return record
+    fields = record["portability"]
+    question = string(fields["New Question"], "portability.New Question", where)
+    answers = names(fields["New Answer"])
+    if not answers:
+        raise DataError(f"{where}: field 'portability.New Answer' is missing or empty")
+    rest = {f"portability.{name}": value for name, value in fields.items() if not str(name).startswith("New ")}
+    probes = [*(record.get("probes") or []), Probe.simple("Reasoning", question, answers).to_record()]
+    return {**{name: value for name, value in record.items() if name != "portability"}, **rest, "probes": probes}
 
 
 def _split_neighbors(record: Mapping[str, Any], neighbors: list[Any], where: str) -> dict[str, list[Any]]:
@@ -80,8 +100,8 @@ def easyedit_requests(record: Mapping[str, Any], index: int, where: str, notes: 
     """One EasyEdit record: ``prompt`` arrives with the subject filled in and gets its ``{}`` back.
 
     ``ground_truth``, ``rephrase_prompt``, ``locality_prompt`` and ``locality_ground_truth`` may be a string or a list
-    (of alternative answers: the first counts); ``portability_prompt`` with ``portability_ground_truth`` is a probe. A
-    record without ``case_id`` takes its index.
+    (of alternative answers: the first counts; further names of ``target_new`` are aliases). Each ``portability_prompt`` with
+    its ``portability_ground_truth`` is a probe. A record without ``case_id`` takes its index.
 
     Raises:
         DataError: a field is missing, or the subject does not occur in the prompt.
@@ -103,11 +123,24 @@ def easyedit_requests(record: Mapping[str, Any], index: int, where: str, notes: 
         "paraphrase_prompts": strings(record.get("rephrase_prompt"), "rephrase_prompt", where),
         "neighborhood_prompts": locality,
         "neighborhood_targets": answers,
+        "target_aliases": list(names(record["target_new"])[1:]),
     }
     extra = {k: v for k, v in record.items() if k not in _EASYEDIT or (k == "ground_truth" and isinstance(v, list))}
-    follows = names(record.get("portability_ground_truth"))
-    if follows and "portability_prompt" in record:
-        follow_up = first(record["portability_prompt"], "portability_prompt", where)
-        standard["probes"] = [Probe.simple("Reasoning", follow_up, follows).to_record()]
+    probes = _portability(record, where)
+    if probes:
+        standard["probes"] = [probe.to_record() for probe in probes]
         extra = {k: v for k, v in extra.items() if not k.startswith("portability_")}
     return [EditRequest.from_record({**extra, **standard}, where)]
+
+
+def _portability(record: Mapping[str, Any], where: str) -> list[Probe]:
+    """The questions that follow: one with its answer and other names of it, or as many answers as questions."""
+    prompts = strings(record.get("portability_prompt"), "portability_prompt", where)
+    answers = record.get("portability_ground_truth")
+    if not prompts or not names(answers):
+        return []
+    if len(prompts) == 1:
+        answers = [answers]
+    if not isinstance(answers, list) or len(answers) != len(prompts) or not all(names(answer) for answer in answers):
+        raise DataError(f"{where}: portability_prompt and portability_ground_truth must be of equal length")
+    return [Probe.simple("Reasoning", p, names(a)) for p, a in zip(prompts, answers, strict=True)]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from editlab.data.requests import unfill
+from editlab.data.requests import is_blank, unfill
 from editlab.errors import DataError
 
 PLACEHOLDER = "<|endoftext|>"
@@ -19,7 +19,7 @@ NO_RIVAL = "records without a true answer (success compares with a placeholder; 
 
 def string(value: Any, field: str, where: str) -> str:
     """A string that is not blank; :class:`DataError` else."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         raise DataError(f"{where}: field '{field}' is missing, empty or not a string")
     return value
 
@@ -38,7 +38,7 @@ def first(value: Any, field: str, where: str) -> str:
 
 def names(value: Any) -> tuple[str, ...]:
     """All strings and numbers in an answer however its lists are nested: the usual name first, no repeats, no blanks."""
-    return tuple(dict.fromkeys(text.strip() for text in _leaves(value) if text.strip()))
+    return tuple(dict.fromkeys(text.strip() for text in _leaves(value) if not is_blank(text)))
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -56,6 +56,7 @@ def template_of(prompt: str, subject: str, where: str, notes: Counter[str]) -> s
     Raises:
         DataError: the subject does not occur.
     """
+    subject = subject.strip()
     found = unfill(prompt, subject)
     if found is None and (found := unfill(prompt, subject, ignore_case=True)) is not None:
         notes["subjects found with other capitals"] += 1

@@ -20,6 +20,7 @@ from editlab.data.mquake import is_mquake, mquake_requests
 from editlab.data.relations import is_relation, relation_requests
 from editlab.data.requests import EditRequest, read_json, read_records
 from editlab.data.ripple import is_ripple, ripple_requests
+from editlab.data.tidy import tidied
 from editlab.data.zsre import zsre_requests
 from editlab.errors import ConfigError, DataError, one_line
 
@@ -197,6 +198,7 @@ def _read(form: Form, record: Any, index: int, source: str, notes: Notes, seen: 
         found = form.read(record, index, where, fresh)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: not a record of this form ({type(error).__name__}: {one_line(error)})") from None
+    found = [tidied(request, fresh) for request in found]
     for request in found:
         named = f"{where} (case_id {request.case_id[:40]!r})"
         if request.case_id in seen:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ class EditRequest:
         return cls(
             case_id=str(case_id),
             prompt=texts["prompt"],
-            subject=texts["subject"],
+            subject=texts["subject"].strip(),
             target_new=new,
             target_true=true,
             relation_id=_identifier(rewrite.get("relation_id"), "requested_rewrite.relation_id", where) or "",
@@ -148,6 +149,11 @@ class EditRequest:
             extra=_unknown(record),
             **probes,
         )
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: spaces, controls and marks without width alone."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def fill(prompt: str, subject: str) -> str:
@@ -251,7 +257,7 @@ def write_requests(requests: Sequence[EditRequest], path: str | Path) -> None:
 
 
 def _text(value: Any, field: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         raise DataError(f"{where}: field '{field}' is missing, empty or not a string")
     return value
 
@@ -259,7 +265,7 @@ def _text(value: Any, field: str, where: str) -> str:
 def _texts(value: Any, field: str, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v.strip() for v in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and not is_blank(v) for v in value):
         raise DataError(f"{where}: field '{field}' must be a list of non-empty strings")
     return tuple(value)
 

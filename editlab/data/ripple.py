@@ -1,17 +1,18 @@
 """RippleEdits (Cohen et al., 2024, arXiv 2307.12976): an edit and six kinds of tests with conditions.
 
 A record has ``edit`` (a ``prompt`` that states the new fact, ids, and ``previous_fact`` but for recent facts) and, by kind,
-tests of ``test_queries``, ``test_condition`` (AND, OR) and ``condition_queries``. The fact comes as a sentence: the target
-is what the sentences of the new and the previous fact do not share, or what follows the last "is"; the subject is found
-behind the words of the relation, or as what other queries about the same ``subject_id`` share. Answers of one character are
-left out, as in the published code.
+tests of ``test_queries``, ``test_condition`` (AND, OR) and ``condition_queries``. The fact comes as a sentence, one of a few
+forms for each relation: "The name of the mother of X is Y.", "The name of the league which X plays in is Y.", "X follows Y.".
+The target is what the sentences of the new and the previous fact do not share, or what follows the last "is"; the subject
+stands behind the words of the relation, or in a frame around it. Answers of one character are left out, as in the
+published code.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from editlab.data.fields import NO_RIVAL, PLACEHOLDER, string
@@ -29,6 +30,20 @@ KINDS = {
     "Forgetfulness": "Forgetfulness",
 }
 _VERB = re.compile(r"^(.*\b(?:is|are|was|were))\s+(.+)$", re.DOTALL)
+_SEQUEL = {"FOLLOWS": "follows", "FOLLOWED_BY": "is followed by"}
+"""Relations whose sentence opens with the subject."""
+
+_FRAMES = [
+    re.compile(rf"^The (?:number|names?) of {words}$", re.DOTALL)
+    for words in (
+        r"the .+? which (.+) (?:is associated with|is a member of|is the capital of|is part of|plays in)",
+        r"the award (.+) won",
+        r"children (.+) has",
+        r"the position held by (.+)",
+        r"the currency in (.+)",
+    )
+] + [re.compile(r"^The (?:names? of the )?(?:(?! of ).)+? of (.+)$", re.DOTALL)]
+"""Around the subject, where the words of the relation are not those of the sentence ("capital city of", "gender of")."""
 
 
 def is_ripple(record: Mapping[str, Any]) -> bool:
@@ -48,10 +63,10 @@ def ripple_requests(record: Mapping[str, Any], index: int, where: str, notes: Co
         raise DataError(f"{where}: field 'edit.previous_fact' must be an object")
     sentence = _sentence(edit, "edit.prompt", where)
     before = _sentence(previous, "edit.previous_fact.prompt", where) if previous else None
-    stem, target, true = _split(sentence, before, where)
+    stem, target, true = _split(sentence, before, str(edit.get("relation", "")), where)
     probes = [probe for kind in KINDS for probe in _probes(record.get(kind), kind, where, notes)]
-    subject = edit.get("subject") or _subject(stem, edit, record)
-    if not isinstance(subject, str) or subject not in stem:
+    span = _subject(stem, edit)
+    if span is None:
         raise DataError(f"{where}: the subject cannot be told from {sentence[:80]!r}")
     if true is None:
         notes[NO_RIVAL] += 1
@@ -61,8 +76,8 @@ def ripple_requests(record: Mapping[str, Any], index: int, where: str, notes: Co
     standard = {
         "case_id": record.get("case_id", index),
         "requested_rewrite": {
-            "prompt": stem.replace(subject, "{}", 1),
-            "subject": subject,
+            "prompt": f"{stem[: span[0]]}{{}}{stem[span[1] :]}",
+            "subject": stem[slice(*span)],
             "relation_id": edit.get("relation"),
             "target_new": {"str": target, "id": edit.get("target_id")},
             "target_true": {"str": true or PLACEHOLDER, "id": previous.get("target_id") if previous else None},
@@ -77,16 +92,13 @@ def _sentence(fact: Mapping[str, Any], field: str, where: str) -> str:
     return string(fact.get("prompt"), field, where).strip().removesuffix(".")
 
 
-def _split(sentence: str, before: str | None, where: str) -> tuple[str, str, str | None]:
+def _split(sentence: str, before: str | None, relation: str, where: str) -> tuple[str, str, str | None]:
     """(stem, new target, old target or None)."""
-    match = _VERB.match(_shared(sentence, before) if before else sentence)
-    if before and match is None:
-        shared = _shared(sentence, before)
-        stem = shared[: shared.rfind(" ")] if " " in shared else ""
-    elif match is not None:
-        stem = match.group(1)
-    else:
-        stem = ""
+    shared = _shared(sentence, before) if before else sentence
+    verb = _SEQUEL.get(relation)
+    match = re.match(rf"^(.+? {verb})\s+", shared) if verb else _VERB.match(shared)
+    known = shared[: max(shared.rfind(" "), 0)] if before else ""
+    stem = match.group(1) if match is not None else known
     target = sentence[len(stem) :].strip()
     true = before[len(stem) :].strip() if before else None
     if not stem or not target or true == "":
@@ -94,28 +106,26 @@ def _split(sentence: str, before: str | None, where: str) -> tuple[str, str, str
     return stem, target, true
 
 
-def _shared(one: Sequence[Any], other: Sequence[Any]) -> Any:
-    """The start that two sequences share."""
+def _shared(one: str, other: str) -> str:
+    """The start that two texts share."""
     length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:length]
 
 
-def _subject(stem: str, edit: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """The subject in the stem of the sentence: behind the relation's words, or shared with other queries about it."""
+def _subject(stem: str, edit: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Where the subject stands in the stem: as named in ``edit``, opening it, behind the relation's words, or in a frame."""
+    named = edit.get("subject")
+    if isinstance(named, str) and named.strip():
+        at = stem.rfind(named.strip())
+        return (at, at + len(named.strip())) if at >= 0 else None
+    relation = str(edit.get("relation", ""))
+    if relation in _SEQUEL:
+        return 0, len(stem) - len(_SEQUEL[relation]) - 1
     body = re.sub(r"\s+(?:is|are|was|were)$", "", stem)
-    words = str(edit.get("relation", "")).replace("_", " ").strip()
-    match = re.search(rf"\b{re.escape(words)} of (.+)$", body, re.IGNORECASE) if words else None
-    if match:
-        return match.group(1)
-    for query in _queries(record):
-        if query.get("subject_id") == edit.get("subject_id") and isinstance(query.get("prompt"), str):
-            other = re.sub(r"\s+(?:is|are|was|were)$", "", query["prompt"].strip()).split(" ")
-            shared = _shared(body.split(" ")[::-1], other[::-1])[::-1]
-            while shared and shared[0].lower() in ("of", "the", "by", "in"):
-                shared = shared[1:]
-            if shared and len(shared) < len(body.split(" ")):
-                return " ".join(shared)
-    return None
+    words = re.escape(relation.replace("_", " ").strip())
+    behind = re.search(rf"\b{words} of (.+)$", body, re.IGNORECASE | re.DOTALL) if words else None
+    match = behind or next((found for frame in _FRAMES if (found := frame.match(body))), None)
+    return match.span(1) if match else None
 
 
 def _queries(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

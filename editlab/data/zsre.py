@@ -8,6 +8,9 @@ added, answered by ``loc_ans``. MEMIT leaves ``target_true`` at the placeholder 
 nothing to be compared with; here it is a rival answer: ``pred`` where that differs from ``target_new``, else ``alt``,
 else (2 of the 1,000 records examined) that placeholder. "target_true" therefore names what an unedited model is assumed
 to say, not the truth. MEMIT scores zsRE by accuracy, which does not look at ``target_true``.
+
+EasyEdit's file adds a question of portability to each record, whose answer follows from ``alt``. Such a record is read as
+EasyEdit reads it: ``alt`` is taught in place of ``answers[0]``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from editlab.data.fields import PLACEHOLDER, template_of
+from editlab.data.counterfact import has_new_question, with_new_question
+from editlab.data.fields import PLACEHOLDER, string, template_of
 from editlab.data.requests import EditRequest
 from editlab.errors import DataError
 
@@ -37,19 +41,25 @@ def zsre_requests(record: Mapping[str, Any], index: int, where: str, notes: Coun
     subject, question, locality = record["subject"], record["src"], record["loc"].rstrip()
     prompt = template_of(question, subject, where, notes)
     answer = _answer(record.get("answers"), where)
+    if has_new_question(record):
+        notes["records of EasyEdit, whose false alternative (alt) is taught"] += 1
+        new, true = string(record.get("alt"), "alt", where), answer
+    else:
+        new, true = answer, _rival(record, answer, where)
     standard = {
         "case_id": record.get("case_id", index),
         "requested_rewrite": {
             "prompt": prompt,
             "subject": subject,
-            "target_new": answer,
-            "target_true": _rival(record, answer, where),
+            "target_new": new,
+            "target_true": true,
         },
         "paraphrase_prompts": [record["rephrase"]],
         "neighborhood_prompts": [locality if locality.endswith("?") else f"{locality}?"],
         "neighborhood_targets": [record["loc_ans"]],
     }
-    return [EditRequest.from_record({**{k: v for k, v in record.items() if k not in _USED}, **standard}, where)]
+    rest = {k: v for k, v in record.items() if k not in _USED}
+    return [EditRequest.from_record(with_new_question({**rest, **standard}, where), where)]
 
 
 def _answer(answers: Any, where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
@@ -109,7 +109,7 @@ def collect_statistics(
         ModelError: no tokenizer, or a layer out of range.
     """
     from editlab.data import read_text
-    from editlab.moments import collect_second_moments
+    from editlab.moments.collection import collect_second_moments
 
     lines = read_text(texts) if isinstance(texts, str | Path) else texts
     chosen = range(Architecture(model).num_layers) if layers is None else layers

@@ -23,6 +23,7 @@ from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.editing.tuning import with_guard
 from editlab.errors import DataError
+from editlab.evaluation.scoring import check_prompts
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 from editlab.files.provenance import commit_of, origins
 from editlab.files.timing import Stopwatch, peak_memory_mb
@@ -92,6 +93,7 @@ def run_cell(
         records = load_requests(requests)
         chosen, probes, others = _facts(cell, records, known)
         chosen = with_world_probes(chosen, records, held_out=probes)
+        check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
     session = EditSession(
         network,

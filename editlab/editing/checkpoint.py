@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editlab.algebra.history import histories_in
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event
 from editlab.editing.probes import Damage
@@ -29,7 +30,7 @@ from editlab.files.artifacts import load_tensors, save_tensors
 if TYPE_CHECKING:
     from editlab.editing.session import EditSession
 
-_FORMAT = "editlab-session-1"
+_FORMAT = "editlab-session-2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Checkpoint:
     def capture(cls, session: EditSession, extra: Mapping[str, Any] | None = None) -> Checkpoint:
         """The state now, with ``extra`` (JSON-serialisable) kept for the caller."""
         tensors = {f"weight.{k}": w.clone() for k, w in session.weights.items()}
-        tensors |= {f"history.{k}": h for k, h in session.proposer.history.items()}
+        for layer, history in session.proposer.history.items():
+            tensors |= {f"history.{layer}.{name}": part for name, part in history.tensors().items()}
         tensors |= {f"store.{k}": t for k, t in session.proposer.store.tensors().items()}
         items = list(session.buffer.items.values())
         tensors |= {f"replay.{i}": item.target for i, item in enumerate(items) if item.target is not None}
@@ -79,7 +81,8 @@ class Checkpoint:
         if different:
             raise ArtifactError(f"checkpoint: made by another run (differs in {', '.join(different)}); delete it")
         put_back(session.weights, {k: self.tensors[f"weight.{k}"] for k in session.weights})
-        session.proposer.history.update({int(k): t for k, t in self._part("history").items()})
+        earlier = histories_in(self.tensors, "history")
+        session.proposer.history.update({k: h.to(session.weights[k].device) for k, h in earlier.items()})
         session.proposer.store.load(self._part("store"))
         session.buffer.items = {item.request.key: item for item in self._replay()}
         session.edited[:] = [EditRequest.from_record(r, "checkpoint") for r in self.facts["edited"]]

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.config.models import Substrate
 from editlab.data.corpus import sample_known, substrate_corpus
 from editlab.data.probes import MULTI_HOP, PORTABILITY, Question

@@ -102,6 +102,7 @@ class Event(_Entry):
         left_out: facts that were taken out of it for their low trust.
         without, applied: scores on evaluation probes without the batch and with its whole candidate.
         weight_norm: of the edited maps after it, by layer.
+        energy_lost: by layer, share of the energy of the change so far that half precision would lose, where the model has it.
         finish: what was done after the last batch.
     """
 
@@ -126,6 +127,7 @@ class Event(_Entry):
     without: dict[str, float] | None = None
     applied: dict[str, float] | None = Field(None, alias="with")
     weight_norm: dict[str, float] | None = None
+    energy_lost: dict[str, float] | None = None
     finish: dict[str, Any] | None = None
 
     @property

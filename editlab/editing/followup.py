@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editlab.config.edit import Evaluation
-from editlab.data.probes import Question
+from editlab.config.evaluation import Evaluation
+from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Question
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event
 from editlab.editing.session import EditSession
@@ -44,13 +45,31 @@ class FollowUp:
         self.session, self.options, self.seed = session, options, seed
         self.requests = sample_probes(requests, options.probe_cases, seed)
         self.before = self._answers(conditions_of(self.requests))
+        self.hops = {r.case_id: r for r in map(_hops, self.requests) if r.group and r.probes}
 
-    def metrics(self) -> list[pd.DataFrame]:
-        """Rows of the table of metrics, of the model as it is now; none where nothing is probed."""
+    def immediate(self, batch: Sequence[EditRequest]) -> pd.DataFrame | None:
+        """Verdicts on the multi-hop questions of the cases that a batch completes; None where there are none.
+
+        A case of several edits (a group) carries its questions on its last one: now all of them are in.
+        """
+        asked = [self.hops[request.case_id] for request in batch if request.case_id in self.hops]
+        return score_probes(asked, self.before, self._answers(questions_of(asked))) if asked else None
+
+    def metrics(self, immediate: Sequence[pd.DataFrame] = ()) -> list[pd.DataFrame]:
+        """Rows of the table of metrics, of the model as it is now; none where nothing is probed.
+
+        Args:
+            immediate: verdicts of :meth:`immediate`, batch by batch.
+        """
+        import pandas as pd
+
         if not self.requests:
             return []
-        frame = score_probes(self.requests, self.before, self._answers(questions_of(self.requests)))
-        return [summarize_probes(frame, resamples=self.options.resamples, seed=self.seed).assign(when="final")]
+        frames = {"final": score_probes(self.requests, self.before, self._answers(questions_of(self.requests)))}
+        if immediate:
+            frames["immediate"] = pd.concat(immediate, ignore_index=True)
+        limits = {"resamples": self.options.resamples, "seed": self.seed}
+        return [summarize_probes(frame, **limits).assign(when=when) for when, frame in frames.items()]
 
     def _answers(self, questions: Sequence[Question]) -> Verdicts:
         with self.session.stopwatch.stage("probe"):
@@ -60,6 +79,11 @@ class FollowUp:
                 max_new_tokens=self.options.answer_tokens,
                 template=self.options.question_template,
             )
+
+
+def _hops(request: EditRequest) -> EditRequest:
+    """The request with its multi-hop question and the single hops of it alone."""
+    return dataclasses.replace(request, probes=tuple(p for p in request.probes if p.kind in (MULTI_HOP, SINGLE_HOP)))
 
 
 def unconverged_share(events: Sequence[Event]) -> float | None:

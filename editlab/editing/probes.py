@@ -119,7 +119,8 @@ def _measure(model: Any, rows: _Rows, pad_id: int) -> Damage:
             at = [rows.start[i] + j for i in batch for j in range(len(rows.targets[i]))]
             wanted = torch.tensor([t for i in batch for t in rows.targets[i]], device=architecture.device)
             head: Any = architecture.head
-            log_probs = head(states.last_hidden[row, at]).float().log_softmax(-1)
+            read = torch.tensor([row, at], device=architecture.device)
+            log_probs = head(states.last_hidden[read[0], read[1]]).float().log_softmax(-1)
             found = log_probs.gather(1, wanted[:, None])[:, 0].nan_to_num(nan=-torch.inf).double().cpu().numpy()
             hit = ((log_probs.argmax(-1) == wanted) & ~log_probs[:, 0].isnan()).cpu().numpy()
             owner = np.asarray(batch)[row]

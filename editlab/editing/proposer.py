@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History
+from editlab.algebra.linalg import Factors
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
@@ -66,7 +68,7 @@ class Proposer:
     Attributes:
         weights: by layer, the edited map (d_out, d_in); writing to it edits the model.
         originals: their values before the first batch.
-        history: by layer, sum of K K^T of earlier batches (AlphaEdit, ENCORE, NSE).
+        history: by layer, the keys of earlier batches (AlphaEdit, ENCORE, NSE).
     """
 
     model: torch.nn.Module
@@ -79,7 +81,7 @@ class Proposer:
     seed: int
     stopwatch: Stopwatch
     originals: dict[int, Tensor] = dataclasses.field(default_factory=dict)
-    history: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    history: dict[int, History] = dataclasses.field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
         """The state now."""
@@ -193,8 +195,8 @@ class Proposer:
             keys=compute_keys(self.model, requests, layer, contexts),
             residual=(columns.z.to(values) - values) / layers_left,
             moment=self.moments.get(layer),
-            weight=self.weights[layer].double(),
-            original=self.originals[layer].double(),
+            weight=self.weights[layer] if recipe.weight else None,
+            original=self.originals[layer] if recipe.original else None,
             column_weights=columns.weights,
             history=self.history.get(layer),
             clean_keys=compute_keys(self.model, requests, layer) if recipe.clean_key else None,
@@ -219,7 +221,7 @@ class Proposer:
             self.store.remember(layer, problem.keys[:, : proposal.columns.new])
             if self.recipe.history:
                 keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
-                self.history[layer] = self.history.get(layer, torch.zeros(())) + keys @ keys.T
+                self.history[layer] = self.history.get(layer, History()).extended(keys)
 
     def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:
         """Fine-tune the maps on the batch, where the recipe does that in place of a solve."""
@@ -253,12 +255,14 @@ class Proposer:
         for layer, weight in self.weights.items():
             d_out, d_in = weight.shape
             problem = Problem(
-                keys=torch.zeros(d_in, 1),
-                residual=torch.zeros(d_out, 1),
+                keys=torch.zeros(d_in, 1, device=weight.device),
+                residual=torch.zeros(d_out, 1, device=weight.device),
                 weight=weight.double(),
                 original=self.originals[layer].double(),
             )
-            update, found[str(layer)] = restrain_total_on_top(Factors.zeros(d_out, d_in), problem)
+            update, found[str(layer)] = restrain_total_on_top(
+                Factors.zeros(d_out, d_in).to(device=weight.device), problem
+            )
             self.put(Proposal(Columns.none()), layer, update)
         return found
 

@@ -23,7 +23,7 @@ class ReplayItem:
 
     Attributes:
         request: the fact.
-        target: ``(d_out,)`` its stored target vector; None for methods without targets.
+        target: ``(d_out,)`` its stored target vector, on the CPU; None for methods without targets.
         strength: how firmly it was put in; by strategy, the margin right after it was committed (log-probability of a token
             of the new object minus that of the old one), or minus the last loss of its target.
         inserted_at: batch in which it was edited.
@@ -63,7 +63,7 @@ class ReplayBuffer:
     ) -> None:
         """Remember the facts of an accepted batch; ``targets (d_out, n)``."""
         for i, (request, strength) in enumerate(zip(requests, strengths, strict=True)):
-            target = None if targets is None else targets[:, i].clone()
+            target = None if targets is None else targets[:, i].cpu().clone()
             self.items.pop(request.key, None)
             self.items[request.key] = ReplayItem(request, target, float(strength), batch, batch)
         while len(self.items) > self.capacity:

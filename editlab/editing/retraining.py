@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from editlab.config.edit import Retraining
+from editlab.config.evaluation import Retraining
 from editlab.data.requests import EditRequest
 from editlab.edits.edit import Edit
 from editlab.evaluation.scoring import score_requests

@@ -11,6 +11,7 @@ rejected, and the model stays as it was before the batch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -38,6 +39,8 @@ from editlab.evaluation.scoring import rewrite_margins
 from editlab.files.timing import Stopwatch
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
+from editlab.networks.loading import check_placement
+from editlab.networks.precision import edited_in_float32, rounding_losses
 
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
 
@@ -71,6 +74,7 @@ class EditSession:
     Attributes:
         events: one a batch.
         stopwatch: seconds by stage.
+        half: by layer, the type of an edited map that is of half precision outside of the session; in it, maps are float32.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class EditSession:
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
         self.architecture = Architecture(model)
+        check_placement(model)
         self.layers = check_arguments(recipe, self.architecture, replay, rank)
         self.stopwatch = stopwatch or Stopwatch()
         self.weights = {layer: self.architecture.weight(layer) for layer in self.layers}
@@ -110,7 +115,8 @@ class EditSession:
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.events: list[Event] = []
-        self._restored = restored(self.weights)
+        self.half: dict[int, torch.dtype] = {}
+        self._entered = contextlib.ExitStack()
 
     @property
     def originals(self) -> dict[int, Tensor]:
@@ -118,14 +124,28 @@ class EditSession:
         return self.proposer.originals
 
     def __enter__(self) -> EditSession:
-        self.proposer.originals = self._restored.__enter__()
+        with contextlib.ExitStack() as stack:
+            self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
+            self._look()
+            self.proposer.originals = stack.enter_context(restored(self.weights))
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restored.__exit__(kind, error, trace)
-        self.proposer.originals = {}
+        self._entered.__exit__(kind, error, trace)
+        self.proposer.originals, self.half = {}, {}
+        self._look()
+
+    def _look(self) -> None:
+        """See the maps as they are now; everyone shares the dictionary."""
+        self.weights.update({layer: self.architecture.weight(layer) for layer in self.layers})
+
+    @property
+    def energy_lost(self) -> dict[int, float]:
+        """By layer of half precision, the share of the whole change's energy that its own type would lose."""
+        return rounding_losses(self.originals, self.weights, self.half)
 
     def edit(self) -> Edit:
         """Everything committed so far, as one edit."""
@@ -171,6 +191,8 @@ class EditSession:
             except BaseException:
                 self.proposer.take_back(before)
                 raise
+        if self.half:
+            event.energy_lost = {str(k): lost for k, lost in self.energy_lost.items()}
         event.weight_norm = {str(k): float(w.double().norm()) for k, w in self.weights.items()}
         self.events.append(event)
         return event

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
@@ -143,6 +143,7 @@ class _Run:
         self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), plan.evaluation.same_subject_facts)
         self.follow_up: FollowUp | None = None
         self.immediate: list[pd.DataFrame] = []
+        self.followed: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
 
     @property
@@ -168,6 +169,8 @@ class _Run:
         if number not in self.stress:
             with watch.stage("evaluate"):
                 self.immediate.append(case_means(score_requests(self.session.model, batch, around=self.around)))
+            follows = self.follow_up.immediate(batch) if self.follow_up is not None else None
+            self.followed += [] if follows is None else [follows]
         if now // plan.edits_a_snapshot > before // plan.edits_a_snapshot or now == len(self.requests):
             with watch.stage("evaluate"):
                 self.curve += self._snapshot(self.harmless(number + 1), now)
@@ -177,8 +180,8 @@ class _Run:
 
     def save(self, path: Path) -> None:
         """Everything that the rest of the stream depends on."""
-        measured = [frame.to_dict("list") for frame in self.immediate]
-        extra = {"plan": self._identity(), "curve": self.curve, "immediate": measured}
+        measured = {name: [f.to_dict("list") for f in getattr(self, name)] for name in ("immediate", "followed")}
+        extra = {"plan": self._identity(), "curve": self.curve, **measured}
         Checkpoint.capture(self.session, extra).save(path)
 
     def resume(self) -> None:
@@ -193,6 +196,7 @@ class _Run:
         self.edited.add(r for done in self.batches[: self.done] for r in done)
         self.curve = list(extra["curve"])
         self.immediate = [pd.DataFrame(columns) for columns in extra["immediate"]]
+        self.followed = [pd.DataFrame(columns) for columns in extra["followed"]]
 
     def _identity(self) -> str:
         ids = [r.case_id for r in self.requests]
@@ -217,7 +221,7 @@ class _Run:
             metrics.append(left_out(scored))
         with session.stopwatch.stage("generate"):
             metrics += self._generation(kept)
-        metrics += self.follow_up.metrics() if self.follow_up is not None else []
+        metrics += self.follow_up.metrics(self.followed) if self.follow_up is not None else []
         table = pd.concat(metrics, ignore_index=True)
         return StreamResult(
             metrics=table[["when", *[c for c in table.columns if c != "when"]]],
@@ -264,6 +268,9 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        if self.session.half:
+            lost = self.session.energy_lost
+            rows.append({"metric": "energy_lost", "value": max(lost.values()), "n": len(lost)})
         unconverged = unconverged_share(self.session.events)
         if unconverged is not None:
             warn_unconverged(unconverged)

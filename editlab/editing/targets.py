@@ -14,25 +14,30 @@ and reruns the whole model at every step. Here all facts of a batch are optimise
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
+from editlab.editing.memory import TOKENS_AT_ONCE, budget_bytes, is_out_of_memory, power_of_two
+from editlab.editing.target_problem import TargetProblem, TargetRow, encode_rows
+from editlab.errors import ResourceError
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
-from editlab.networks.suffix import Suffixes, prepare_suffixes
+from editlab.networks.precision import float32_products
 from editlab.networks.tokenization import Encoder, check_lengths
 
-KL_PROMPT = "{} is a"
+logger = logging.getLogger(__name__)
+
 UNCONVERGED = 0.5
 """Loss in nats above which a target is not what it should be: its new object has less than about 0.6 a token."""
-TOKENS_AT_ONCE = 8192
+PILOT_FACTS = 4
+"""Facts on which the memory of a token is measured, the longest of the batch among them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +74,26 @@ def optimize_targets(
     options: TargetOptions,
     *,
     site: str = "block",
-    max_tokens: int = TOKENS_AT_ONCE,
+    max_tokens: int | None = None,
 ) -> Targets:
     """Targets of all requests at ``layer``, batched (see the module's docstring).
 
+    Facts are optimised in chunks that fit the memory of ``options.target_memory_mb``; where it does not suffice after all, the
+    chunk is halved, and what was found stays.
+
     Args:
         site: ``"block"`` (MEMIT) or ``"mlp"`` (ROME): whose output ``h`` is.
-        max_tokens: suffix tokens optimised at once; facts beyond it form further chunks.
+        max_tokens: suffix tokens optimised at once, in place of those that the memory allows.
+
+    Raises:
+        ResourceError: the memory does not suffice for one fact.
     """
     encoder = Encoder(tokenizer_of(model))
-    texts = _encode(encoder, requests, contexts, with_kl=options.kl_factor != 0)
+    texts = encode_rows(encoder, requests, contexts, with_kl=options.kl_factor != 0)
     check_lengths([row.ids for row in texts], model)
-    parts: list[Targets] = []
-    with frozen(model):
-        for facts in _chunk_facts(texts, len(requests), max_tokens):
-            chosen = [dataclasses.replace(r, fact=r.fact - facts.start) for r in texts if r.fact in facts]
-            problem = _Problem.prepare(Architecture(model), chosen, len(facts), layer, site, encoder.pad_id)
-            with problem.suffixes.architecture.handing_over():
-                parts.append(_optimize(problem, options))
+    chunks = _Chunks(Architecture(model), texts, len(requests), layer, site, encoder.pad_id, options)
+    with frozen(model), float32_products(chunks.architecture.device, tf32=options.tf32):
+        parts = chunks.solve(max_tokens)
     return Targets(
         z=torch.cat([p.z for p in parts], 1),
         base=torch.cat([p.base for p in parts], 1),
@@ -95,142 +102,101 @@ def optimize_targets(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One prompt of one fact: token ids, look-up position, and the tokens it must predict at its end (none: KL row)."""
+class _Chunks:
+    """The facts of a batch, cut into chunks that are optimised one after another."""
 
-    fact: int
-    ids: list[int]
-    lookup: int
-    targets: list[int]
-    weight: float
-    first: bool
+    def __init__(
+        self,
+        architecture: Architecture,
+        rows: Sequence[TargetRow],
+        n: int,
+        layer: int,
+        site: str,
+        pad_id: int,
+        options: TargetOptions,
+    ) -> None:
+        self.architecture, self.rows, self.n, self.options = architecture, rows, n, options
+        self.place = (layer, site, pad_id)
+        self.budget = budget_bytes(options.target_memory_mb, architecture.device)
+        self.cost, self.longest = [0] * n, [0] * n  # by fact: suffix tokens of all its rows, tokens of its longest row
+        for row in rows:
+            self.cost[row.fact] += row.suffix
+            self.longest[row.fact] = max(self.longest[row.fact], len(row.ids))
 
-    @property
-    def suffix(self) -> int:
-        return len(self.ids) - self.lookup
+    def solve(self, max_tokens: int | None = None) -> list[Targets]:
+        """Targets chunk by chunk, in the order of the facts; ``max_tokens`` stands in for what the memory allows."""
+        parts: list[Targets] = []
+        start, tokens, sized = 0, max_tokens or self._tokens_at_once(), max_tokens is None
+        while start < self.n:
+            facts = self._next(start, tokens)
+            if sized and self.budget is not None and self.options.target_memory_mb != "auto" and facts.stop < self.n:
+                tokens = self._fitting(self.budget, facts)  # chunks differ: in the length of their longest prompt, too
+                facts = self._next(start, tokens)
+            found = self._attempt(facts)
+            if found is None:
+                tokens, sized = self._halved(facts), False
+                continue
+            parts.append(found)
+            start = facts.stop
+        return parts
 
+    def _tokens_at_once(self) -> int:
+        """Suffix tokens that fit the memory for targets, measured on a few facts; of ``auto`` a power of two."""
+        if self.budget is None:
+            return TOKENS_AT_ONCE
+        order = sorted(range(self.n), key=lambda fact: -self.cost[fact])
+        tokens = self._fitting(self.budget, sorted(order[:: max(1, -(-self.n // PILOT_FACTS))][:PILOT_FACTS]))
+        return power_of_two(tokens) if self.options.target_memory_mb == "auto" else tokens
 
-def _encode(encoder: Encoder, requests: Sequence[EditRequest], contexts: Contexts, *, with_kl: bool) -> list[_Row]:
-    templates = [t for group in contexts for t in group]
-    prompts = [t.replace("{}", r.prompt, 1) for r in requests for t in templates]
-    subjects = [r.subject for r in requests for _ in templates]
-    goals = [r.target_new for r in requests for _ in templates]
-    pairs, lookups = encoder.lookups(prompts, subjects, goals)
-    rows = []
-    for k, (pair, lookup) in enumerate(zip(pairs, lookups, strict=True)):
-        fact, context = divmod(k, len(templates))
-        row, goal = pair.prompt, pair.target
-        # The prompt's tokens, then the target without its last token: every target token is predicted once.
-        rows.append(_Row(fact, row + goal[:-1], lookup, goal, 1.0 / (len(templates) * len(goal)), context == 0))
-    if with_kl:
-        kl_pairs, kl_lookups = encoder.lookups([KL_PROMPT] * len(requests), [r.subject for r in requests])
-        for fact, (pair, lookup) in enumerate(zip(kl_pairs, kl_lookups, strict=True)):
-            # The KL term reads the subject's last token: nothing after it can matter.
-            rows.append(_Row(fact, pair.prompt[: lookup + 1], lookup, [], 0.0, False))
-    return rows
+    def _fitting(self, budget: int, facts: Sequence[int]) -> int:
+        """Tokens for which the budget suffices, from what half of these facts need, the one with the longest row among them:
+        rows are padded to it, and all of the facts may be more than the memory holds."""
+        some = sorted({*facts[::2], max(facts, key=self.longest.__getitem__)})
+        try:
+            needed = self._problem(some).memory(self.options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return 1  # one fact at a time, which says so where even that is too much
+        return max(1, budget * sum(self.cost[fact] for fact in some) // max(1, needed))
 
+    def _next(self, start: int, max_tokens: int) -> range:
+        stop, used = start + 1, self.cost[start]
+        while stop < self.n and used + self.cost[stop] <= max_tokens:
+            used += self.cost[stop]
+            stop += 1
+        return range(start, stop)
 
-def _chunk_facts(rows: Sequence[_Row], n: int, max_tokens: int) -> list[range]:
-    cost = [0] * n
-    for row in rows:
-        cost[row.fact] += row.suffix
-    chunks, start, used = [], 0, 0
-    for fact in range(n):
-        if fact > start and used + cost[fact] > max_tokens:
-            chunks.append(range(start, fact))
-            start, used = fact, 0
-        used += cost[fact]
-    return [*chunks, range(start, n)]
+    def _attempt(self, facts: range) -> Targets | None:
+        """The targets of a chunk; None where the memory does not suffice."""
+        try:
+            problem = self._problem(facts)
+            with problem.suffixes.architecture.handing_over():
+                return _optimize(problem, self.options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None  # outside of the handler, whose traceback would keep the tensors alive
 
+    def _halved(self, facts: range) -> int:
+        if len(facts) == 1:
+            raise ResourceError(
+                "targets: the memory of the device does not suffice for one fact; use a smaller dtype, fewer contexts, or "
+                "another device"
+            )
+        if self.architecture.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tokens = sum(self.cost[fact] for fact in facts) // 2
+        logger.warning("targets: out of memory with %d facts at once; going on with %d tokens", len(facts), tokens)
+        return tokens
 
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """Facts that are optimised together: clean base vectors, suffixes, and the tokens that must be predicted.
-
-    Attributes:
-        base: ``(n, d)`` in the optimisation's dtype.
-        row_fact: ``(rows,)`` fact of each row of the suffixes.
-        fact, token, weight: of each entry, a token of the suffixes that is read; token -1 in a KL entry.
-    """
-
-    suffixes: Suffixes
-    base: Tensor
-    row_fact: Tensor
-    fact: Tensor
-    token: Tensor
-    weight: Tensor
-
-    @classmethod
-    def prepare(
-        cls, architecture: Architecture, rows: list[_Row], n: int, layer: int, site: str, pad_id: int
-    ) -> _Problem:
-        # The last prompt token predicts the first target token, and so on; a KL row is read at its only token.
-        entries = [
-            (k, len(row.ids) - len(row.targets) + j, row.fact, token, row.weight)
-            for k, row in enumerate(rows)
-            for j, token in enumerate(row.targets)
-        ]
-        entries += [(k, row.lookup, row.fact, -1, 0.0) for k, row in enumerate(rows) if not row.targets]
-        needed = [(e[0], e[1]) for e in entries]
-        suffixes, mlp = prepare_suffixes(
-            architecture, [r.ids for r in rows], [r.lookup for r in rows], needed, layer, pad_id
-        )
-        values = mlp if site == "mlp" else suffixes.hidden[: len(rows)]
-        dtype, device = _working_dtype(values), values.device
-        first = sorted((row.fact, k) for k, row in enumerate(rows) if row.first)
-        return cls(
-            suffixes=suffixes,
-            base=values[torch.tensor([k for _, k in first], device=device)].to(dtype),
-            row_fact=torch.tensor([row.fact for row in rows], device=device),
-            fact=torch.tensor([e[2] for e in entries], device=device),
-            token=torch.tensor([e[3] for e in entries], device=device),
-            weight=torch.tensor([e[4] for e in entries], dtype=dtype, device=device),
-        )
-
-    def select(self, active: Tensor) -> _Problem:
-        """Without the rows and entries of facts that are not ``active (n,)``; the facts keep their numbers."""
-        suffixes, stays = self.suffixes.select(active[self.row_fact])
-        return dataclasses.replace(
-            self,
-            suffixes=suffixes,
-            row_fact=self.row_fact[active[self.row_fact]],
-            fact=self.fact[stays],
-            token=self.token[stays],
-            weight=self.weight[stays],
-        )
-
-    def losses(
-        self, delta: Tensor, options: TargetOptions, before: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Loss of every fact ``(n,)``, whether its object is the argmax everywhere, and the KL reference ``(n, V)``."""
-        hidden = self.suffixes.run(delta.index_select(0, self.row_fact))
-        logits = self.suffixes.architecture.logits(hidden)
-        log_probs = F.log_softmax(logits.to(_working_dtype(logits)), dim=-1).to(delta.dtype)
-        n, predictions = len(delta), int((self.token >= 0).sum())  # the KL entries come last
-        token, fact = self.token[:predictions, None], self.fact[:predictions]
-        picked = log_probs[:predictions].gather(1, token)[:, 0]
-        loss = torch.zeros(n, dtype=delta.dtype, device=delta.device)
-        loss = loss.index_add(0, fact, -picked * self.weight[:predictions])
-        most_probable = torch.ones(n, dtype=torch.bool, device=delta.device)
-        if options.stop == "most_probable":
-            most_probable[fact[log_probs[:predictions].detach().argmax(-1) != token[:, 0]]] = False
-        if predictions < len(self.token):
-            now, fact = log_probs[predictions:], self.fact[predictions:]
-            if before is None:  # the first step, all facts active: the model as it is
-                before = torch.zeros(n, now.shape[1], dtype=now.dtype, device=now.device)
-                before[fact] = now.detach()
-            kl = (now.exp() * (now - before[fact])).sum(-1)
-            loss = loss.index_add(0, fact, options.kl_factor * kl)
-        loss = loss + options.weight_decay * delta.norm(dim=1) / self.base.norm(dim=1) ** 2
-        return loss, most_probable, before
+    def _problem(self, facts: Sequence[int]) -> TargetProblem:
+        number = {fact: i for i, fact in enumerate(facts)}
+        chosen = [dataclasses.replace(row, fact=number[row.fact]) for row in self.rows if row.fact in number]
+        return TargetProblem.prepare(self.architecture, chosen, len(facts), *self.place)
 
 
-def _working_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _optimize(problem: _Problem, options: TargetOptions) -> Targets:
+def _optimize(problem: TargetProblem, options: TargetOptions) -> Targets:
     """Adam from zero on every fact at once; torch's defaults, per-fact clamp and stop."""
     n = len(problem.base)
     radius = options.clamp * problem.base.norm(dim=1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from editlab.config.edit import Tracing
+from editlab.config.preparation import Tracing
 from editlab.data.requests import EditRequest
 from editlab.errors import ConfigError, DataError
 from editlab.networks.architectures import Architecture

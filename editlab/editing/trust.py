@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import Trust
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Decision, Event
@@ -118,20 +119,22 @@ class Preservation:
     """
 
     def __init__(self, weight: Tensor, kept: Tensor | None, moment: SecondMoment | None) -> None:
-        self.kept, self.moment = kept, moment
-        self.size = self._size(Factors.from_dense(weight.double().cpu()))
+        self.kept, self.moment, self.device = kept, moment, weight.device
+        self.size = self._size(Factors.from_dense(weight.double()))
 
     def __call__(self, change: Factors) -> float:
         """The distance; 0 where there is nothing to measure with."""
-        return self._size(change.to(device="cpu")) / self.size if self.size > 0 else 0.0
+        return self._size(change.to(device=self.device)) / self.size if self.size > 0 else 0.0
 
     def _size(self, change: Factors) -> float:
         if self.kept is not None:
             return float(change.apply(self.kept).norm(dim=0).mean())
         if self.moment is None:
             return 0.0
-        outer = torch.linalg.qr(change.left, mode="r").R @ change.right
-        return float((outer @ self.moment.matrix.cpu() * outer).sum().clamp(min=0.0).sqrt())
+        outer = change.product
+        if outer is None:
+            outer = torch.linalg.qr(change.left, mode="r").R @ change.right
+        return float((outer @ self.moment.matrix.to(self.device) * outer).sum().clamp(min=0.0).sqrt())
 
 
 def edit_distances(changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> tuple[Tensor, Tensor]:
@@ -191,7 +194,7 @@ class TrustMonitor:
         self.options, self.model, self.probes, self.seed = options, model, list(probes), seed
         self.gain = GainProbe(contexts)
         self.damage = DamageProbe(model, self.probes) if self.probes else None
-        kept = {layer: compute_keys(model, self.probes, layer).cpu() if self.probes else None for layer in weights}
+        kept = {layer: compute_keys(model, self.probes, layer) if self.probes else None for layer in weights}
         self.preservation = {k: Preservation(w, kept[k], moments.get(k)) for k, w in weights.items()}
         self.scores: list[float] = []
         self.damage_now: Damage | None = None

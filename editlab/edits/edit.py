@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,13 @@ from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalErro
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
+from editlab.networks.precision import HALF, energy_lost
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = "editlab-edit-1"
+TOLERATED_LOSS = 0.01
+"""Share of an edit's energy that rounding to half precision may lose without a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,19 +216,29 @@ def _joined(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -
     return {**first, "modules": {**first["modules"], **second["modules"]}}
 
 
-def commit(weights: Mapping[int, Tensor], updates: Mapping[int, Factors]) -> None:
+def commit(weights: Mapping[int, Tensor], updates: Mapping[int, Factors]) -> dict[int, float]:
     """Add updates to weights in place, all or none; the sum is formed in float64 and rounded once to the model's type.
+
+    Returns:
+        by layer of half precision, the share of the update's energy that rounding lost (a line is logged above 1 %).
 
     Raises:
         NumericalError: an edited weight is not finite in the model's type; no weight was changed.
     """
-    edited = {}
+    edited, lost = {}, {}
     for layer, factors in updates.items():
         if factors.rank:
             weight = weights[layer]
-            edited[layer] = (weight.double() + factors.to(device=weight.device).dense()).to(weight.dtype)
+            exact = factors.to(device=weight.device).dense().double() + weight
+            edited[layer] = exact.to(weight.dtype)
+            if weight.dtype in HALF:
+                lost[layer] = energy_lost(weight.double(), exact, weight.dtype)
             if not bool(edited[layer].isfinite().all()):
                 raise NumericalError(f"layer {layer}: the edited weight holds NaN or infinite values in {weight.dtype}")
     with torch.no_grad():
         for layer, value in edited.items():
             weights[layer].copy_(value)
+    if max(lost.values(), default=0.0) > TOLERATED_LOSS:
+        half = next(iter(edited.values())).dtype
+        logger.warning("%.1f %% of the edit's energy is lost in %s", 100 * max(lost.values()), half)
+    return lost

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from editlab.config.edit import ContextTemplates
+from editlab.config.preparation import ContextTemplates
 from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack
 from editlab.networks.hooks import frozen

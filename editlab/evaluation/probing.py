@@ -2,11 +2,11 @@
 
 Every question is scored three ways. *accuracy* is teacher forcing, as everywhere else: each token of the usual answer is
 the argmax. *exact* and *contained* look at what the model writes by itself: greedy decoding up to the natural stop (full
-stop, line break or end of text), and after SQuAD's normalisation the text is, or holds as whole words, one of the answer's
-names (WILD, Yang et al., 2025, arXiv 2502.11177). A probe counts only when the unedited model answers its conditions
-(RippleEdits, Cohen et al., 2024, arXiv 2307.12976, section 5): by the same measure, so that accuracy is conditioned on
-accuracy and generated answers on *contained*, as published. Only new text is looked at; the published code also searched
-the prompt.
+stop, line break or end of text; a full stop inside of a right answer, as in Washington, D.C., is none), and after SQuAD's
+normalisation the text is, or holds as whole words, one of the answer's names (WILD, Yang et al., 2025, arXiv 2502.11177). A
+probe counts only when the unedited model answers its conditions (RippleEdits, Cohen et al., 2024, arXiv 2307.12976, section
+5): by the same measure, so that accuracy is conditioned on accuracy and generated answers on *contained*, as published.
+Only new text is looked at; the published code also searched the prompt.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+def _comparable(text: str) -> str:
+    """The text normalised, or in lower case where nothing of it would be left (``)``, ``The``)."""
+    return normalise(text) or text.strip().lower()
+
+
 def first_sentence(text: str) -> str:
     """What stands before the first stop character."""
     text = text.strip()
@@ -77,18 +82,38 @@ def answer_questions(
     prompts = [template.replace("{}", question.prompt, 1) for question in distinct]
     pairs = [(prompt, names[0]) for prompt, q in zip(prompts, distinct, strict=True) for names in q.answers]
     forced = iter(score_targets(model, pairs).correct.tolist())
-    texts = continue_prompts(model, prompts, max_new_tokens, stop=STOPS[0])
+    texts = _written(model, distinct, prompts, max_new_tokens)
     found = {}
     for question, text in zip(distinct, texts, strict=True):
-        written = normalise(first_sentence(text))
+        written = _comparable(text)
         spelt = [next(forced) for _ in question.answers]
-        names = [[normalise(name) for name in answer] for answer in question.answers]
+        names = [[_comparable(name) for name in answer] for answer in question.answers]
         found[question] = {
             "accuracy": all(spelt),
             "exact": len(names) == 1 and bool(written) and written in names[0],
-            "contained": all(any(name and f" {name} " in f" {written} " for name in answer) for answer in names),
+            "contained": all(any(f" {name} " in f" {written} " for name in answer) for answer in names),
         }
     return found
+
+
+def _written(model: Any, questions: Sequence[Question], prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """What the model writes as each answer, up to the first stop that is not part of one of its names (Washington, D.C.)."""
+    dotted = [[name for answer in q.answers for name in answer if STOPS[0] in name[:-1]] for q in questions]
+    texts = [""] * len(questions)
+    for stop in (STOPS[0], None):
+        chosen = [i for i, names in enumerate(dotted) if bool(names) == (stop is None)]
+        found = continue_prompts(model, [prompts[i] for i in chosen], max_new_tokens, stop=stop) if chosen else []
+        for i, text in zip(chosen, found, strict=True):
+            texts[i] = first_sentence(_without_stops(text, dotted[i]))
+    return texts
+
+
+def _without_stops(text: str, names: Sequence[str]) -> str:
+    """The text with spaces for the stops inside of these names; one at the end of a name may end the sentence too."""
+    for name in sorted(names, key=len, reverse=True):
+        plain = name[:-1].replace(STOPS[0], " ") + name[-1]
+        text = re.sub(re.escape(name), lambda _, plain=plain: plain, text, flags=re.IGNORECASE)  # type: ignore[misc]
+    return text
 
 
 def conditions_of(requests: Sequence[EditRequest]) -> list[Question]:

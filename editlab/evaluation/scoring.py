@@ -180,6 +180,25 @@ def score_requests(
     )
 
 
+def check_prompts(model: Any, requests: Sequence[EditRequest], probes: Sequence[str] = PROBES) -> None:
+    """Whether the model's context holds all that is asked of requests, before anything is edited.
+
+    Raises:
+        ModelError: a prompt and its answer are longer.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not limit:
+        return
+    rows = [row for request in requests for row in prompt_rows(request, list(probes), None)]
+    pairs = {(prompt, target) for *_, prompt, new, true in rows for target in (new, true)}
+    questions = (q for r in requests for p in r.probes for q in (*p.questions, *p.conditions))
+    pairs |= {(q.prompt, names[0]) for q in questions for names in q.answers}
+    # A token is at least a byte: only a text of so many bytes can be too long.
+    long = sorted(pair for pair in pairs if len(" ".join(pair).encode()) + 2 > limit)
+    if long:
+        _check_context(_lay_out(Encoder(tokenizer_of(model)), long), model)
+
+
 def _lay_out(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> _Work:
     texts = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     rows = encoder.pairs([p for p, _ in texts], [t for _, t in texts])

@@ -27,7 +27,7 @@ _NAMED = re.compile(r"""["'](editlab(?:\.\w+)+):\w+["']""")
 
 @functools.cache
 def source_file(name: str) -> Path | None:
-    """Source of a module (``"editlab.moments"``) or of a script (``"edit/edit_cell"``); None: there is none."""
+    """Source of a module (``"editlab.moments.stored"``) or of a script (``"edit/edit_cell"``); None: there is none."""
     if name.split(".")[0] in PACKAGES:
         base = HOME.joinpath(*name.split("."))
         candidates = [base.with_name(f"{base.name}.py"), base / "__init__.py"]

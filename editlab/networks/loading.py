@@ -5,10 +5,9 @@ The result is the ordinary transformers model; its tokenizer travels with it as 
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SOURCE = "source.json"  # in a fetched model's directory: where it came from
+RANDOM = "random_weights.json"  # in the directory of a model whose weights are drawn when it is loaded: the seed
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 
 
@@ -40,7 +39,8 @@ def load_model(
         path_or_id: a Hugging Face directory, or a hub id such as ``openai-community/gpt2-xl``.
         revision: branch, tag or commit of a hub model.
         dtype: one of :data:`DTYPES`.
-        device_map: as in transformers; None puts the model on the CPU.
+        device_map: as in transformers, but ``"auto"`` is the one GPU with the most free memory (the CPU where there is none):
+            what is spread cannot be edited. None puts the model on the CPU.
         offline: never use the network (default: only when ``HF_HUB_OFFLINE`` is set or the path is a directory).
 
     Raises:
@@ -50,6 +50,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype: {dtype!r} is not allowed; one of {', '.join(DTYPES)}")
+    device_map = fastest_device() if device_map == "auto" else device_map
     path = Path(path_or_id)
     is_local = path.is_dir()
     if is_local:
@@ -60,7 +61,11 @@ def load_model(
     name, local_only = str(path_or_id), is_local if offline is None else offline or is_local
     offline_now = local_only or os.environ.get("HF_HUB_OFFLINE") == "1"
     where = {"revision": revision, "trust_remote_code": False, "local_files_only": offline_now}
-    model = _load_weights(name, where, dtype=dtype, device_map=device_map)
+    if is_local and (path / RANDOM).is_file():
+        model = _draw_weights(path, dtype, device_map)
+    else:
+        model = _load_weights(name, where, dtype=dtype, device_map=device_map)
+    check_placement(model, name)
     check_finite(model, name)
     tokenizer = load_tokenizer(path_or_id, revision=revision, offline=local_only)
     check_vocabulary(model, tokenizer, name)
@@ -80,6 +85,7 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, **where)
         check_family(config, name)
+        check_unquantised(config, name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
@@ -100,12 +106,57 @@ def _load_weights(name: str, where: dict[str, Any], **options: Any) -> Any:
     return model
 
 
+def _draw_weights(path: Path, dtype: str, device_map: str | dict[str, Any] | None) -> Any:
+    """A model of a configuration with random weights, the same on every device of one kind."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    check_family(config, str(path))
+    device = torch.device(device_map if isinstance(device_map, str) else "cpu")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"]))
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, "float32" if dtype == "auto" else dtype))
+
+
+def fastest_device() -> str:
+    """The GPU with the most free memory, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    return f"cuda:{free.index(max(free))}"
+
+
 def check_family(config: Any, name: str) -> None:
     """Raise :class:`ModelError` when a model of this config is of no family of language models that can be edited."""
     supported = sorted(family for family in FAMILIES if FAMILIES[family].patches is None)
     if config.model_type not in supported:
         raise ModelError(
             f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(supported)}"
+        )
+
+
+def check_unquantised(config: Any, name: str) -> None:
+    """Raise :class:`ModelError` when the weights of a model of this config are of 8 bits or fewer."""
+    found = getattr(config, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        kind = str(getattr(method, "value", method) or "unknown kind")
+        raise ModelError(
+            f"{name}: its weights are quantised ({kind}), which cannot be edited; load it in bfloat16, float16 or float32"
+        )
+
+
+def check_placement(model: Any, name: str = "model") -> None:
+    """Raise :class:`ModelError` when a model is spread over devices, offloaded, or quantised: it is edited on one device."""
+    check_unquantised(getattr(model, "config", None), name)
+    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    if len(places) > 1 or places == ["disk"]:
+        raise ModelError(
+            f"{name}: it lies on {', '.join(places)}; editing needs one device: give device_map cuda:0, a smaller dtype, "
+            "or a GPU that holds it"
         )
 
 
@@ -178,7 +229,7 @@ def check_model_directory(path: Path) -> None:
     """Raise :class:`ModelError` unless the directory holds a config and safetensors weights."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: not a model directory (config.json is missing)")
-    if not any(path.glob("*.safetensors")):
+    if not any(path.glob("*.safetensors")) and not (path / RANDOM).is_file():
         raise ModelError(f"{path}: no *.safetensors weights; editlab does not load pickled weights")
     for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
         if is_lfs_pointer(file):
@@ -204,52 +255,3 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError("model.tokenizer must be a fast tokenizer: offsets are needed")
     return tokenizer
-
-
-def fetch(source: str, directory: Path, *, revision: str | None = None) -> None:
-    """Fill ``directory`` with links to the files of a model directory, or of the hub snapshot at ``revision``.
-
-    ``source.json`` tells where they came from; of a snapshot, every file is compared with the checksum that names it.
-
-    Raises:
-        ModelError: the model is not there, cannot be reached, is damaged or has no safetensors weights.
-    """
-    from editlab.files.artifacts import write_json
-
-    path = Path(source).expanduser()
-    origin: dict[str, str | None] = {"source": source, "revision": revision}
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            path = Path(
-                snapshot_download(
-                    source, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]
-                )
-            )
-        except Exception as error:
-            raise ModelError(f"{source}: cannot be fetched ({one_line(error)})") from None
-        origin["commit"] = path.name
-        for file in sorted(path.rglob("*")):
-            check_blob(file)
-    check_model_directory(path)
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        (directory / file.name).symlink_to(file.resolve())
-    write_json(directory / SOURCE, origin)
-
-
-def check_blob(file: Path) -> None:
-    """Compare a file of the hub's cache with its name there: sha256 of large files, git's object id of others.
-
-    Raises:
-        ModelError: it is truncated or altered.
-    """
-    blob = file.resolve()
-    if blob == file or not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-        return
-    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(f"blob {blob.stat().st_size}\0".encode())
-    with blob.open("rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != blob.name:
-        raise ModelError(f"{file}: its content is not what the hub's checksum says; delete {blob} and rerun")

@@ -193,8 +193,11 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str =
 
 
 def check_lengths(rows: Sequence[Sequence[int]], model: Any) -> None:
-    """Raise :class:`ModelError` when a row is longer than the model's context."""
+    """Raise :class:`ModelError` when a row is longer than the model's context; names how the longest one begins."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max((len(row) for row in rows), default=0)
-    if limit and longest > limit:
-        raise ModelError(f"a prompt has {longest} tokens; the model's context holds {limit}")
+    longest = max(rows, key=len, default=())
+    if limit and len(longest) > limit:
+        start = " ".join(model.tokenizer.decode(list(longest[:20])).split())
+        raise ModelError(
+            f"a prompt has {len(longest)} tokens; the model's context holds {limit} (it begins with {start[:60]!r})"
+        )

@@ -41,6 +41,9 @@ SHARDS = 2
 GROUP_TOKENS = 1024
 """Tokens that run through the model at once: few enough to stay in the processor's caches."""
 
+GPU_GROUP_TOKENS = 16_384
+"""The same on a GPU: enough to keep it busy."""
+
 
 def _gpt2(options: Substrate, end: int, vocabulary: int) -> PreTrainedModel:
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -115,6 +118,7 @@ def train_substrate(
     *,
     rewrites: Sequence[Statement] | None = None,
     subjects: Sequence[str] = (),
+    device: str = "cpu",
     progress: bool = True,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train tokenizer and model; the tokenizer travels as ``model.tokenizer``.
@@ -124,6 +128,7 @@ def train_substrate(
         neutral: sentences that state no fact: trained on, and cut into the short contexts.
         rewrites: the statements that the recall gate looks at; default all.
         subjects: names of the subjects, found in the prompts for ``subject_end_share``.
+        device: where it is trained, and stays. It starts from the same weights everywhere.
 
     Returns:
         The model in evaluation mode and the training log: rows of step, loss, recall (of a sample of the gate's
@@ -144,7 +149,8 @@ def train_substrate(
         model = _BUILDERS[options.architecture](options, tokenizer.eos_token_id, len(tokenizer))
     tokenizer.model_max_length = options.context
     model.tokenizer = tokenizer  # type: ignore[assignment]
-    with _shard_pool() as pool:
+    model = model.to(device)  # type: ignore[arg-type]
+    with _shard_pool() if torch.device(device).type == "cpu" else contextlib.nullcontext() as pool:
         log = _fit(model, corpus, options, gate[:: max(1, len(gate) // 400)], progress, pool)
         reached = recall(model, gate)
     log.append({"step": options.steps, "loss": log[-1]["loss"], "recall": reached})
@@ -215,10 +221,11 @@ def _step(
     """
     learned = sum(len(row.ids) - 1 - row.first for row in rows)
     parameters = list(model.parameters())
+    on_cpu = parameters[0].device.type == "cpu"
 
     def gradient(shard: Sequence[Row]) -> tuple[float, list[Tensor]]:
         total, sums = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
-        for group in grouped(shard, GROUP_TOKENS):
+        for group in grouped(shard, GROUP_TOKENS if on_cpu else GPU_GROUP_TOKENS):
             logits, following, _ = predictions(model, group, pad_id)
             loss = cross_entropy(logits, following, reduction="sum") / learned
             for part, new in zip(sums, torch.autograd.grad(loss, parameters), strict=True):

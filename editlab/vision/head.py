@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.solvers import Emmet
 from editlab.config.vision import HeadClosedForm, HeadEwc

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import SecondMoment
 from editlab.algebra.null_space import Spectrum, spectrum
+from editlab.algebra.second_moment import SecondMoment
 from editlab.data.images import Array
 from editlab.errors import ArtifactError, DataError
 from editlab.files.artifacts import load_tensors, save_tensors
-from editlab.moments import mix_keys
+from editlab.moments.collection import mix_keys
 from editlab.networks.hooks import capture
 from editlab.networks.vision import CLS, Classifier, load_classifier
 from editlab.randomness import set_threads, torch_rng

@@ -6,7 +6,7 @@ import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
-from editlab.config.models import HubModel, SubstrateModel
+from editlab.config.models import HubModel, RandomModel, SubstrateModel
 from editlab.config.solvers import SOLVERS, RandomUpdate
 
 STUDY = RUN.edit
@@ -94,12 +94,10 @@ def names(kind, section):
 def loading(model):
     """How a model is loaded."""
     chosen = STUDY.models[model]
-    hub = isinstance(chosen, HubModel)
-    return (
-        {"dtype": chosen.dtype, "device_map": chosen.device_map}
-        if hub
-        else {"dtype": "float32"}
-    )
+    if isinstance(chosen, HubModel | RandomModel):
+        return {"dtype": chosen.dtype, "device_map": chosen.device_map}
+    where = {} if chosen.device == "cpu" else {"device_map": chosen.device}
+    return {"dtype": "float32", **where}
 
 
 def dataset_source(dataset):
@@ -117,21 +115,25 @@ def neutral_sentences(model):
     chosen = STUDY.models[model]
     return (
         (chosen.neutral_sentences, chosen.seed)
-        if isinstance(chosen, SubstrateModel)
+        if isinstance(chosen, SubstrateModel | RandomModel)
         else (0, 0)
     )
 
 
 def statistics_inputs(wildcards):
-    """The model, and the texts: a file, or the requests that the substrate's corpus is made of."""
+    """The model, and what is read: published statistics, a text, or the requests that the substrate's corpus is made of."""
     chosen = STUDY.models[wildcards.model]
     inputs = {"model": f"{INPUTS}/models/{wildcards.model}"}
-    if STUDY.statistics.text is not None:
+    if STUDY.statistics.published is not None:
+        layers = wildcards.get("layer")
+        layers = CONFIGURED_LAYERS if layers is None else [int(layers)]
+        inputs["published"] = [STUDY.statistics.published_file(k) for k in layers]
+    elif STUDY.statistics.text is not None:
         inputs["text"] = STUDY.statistics.text
-    elif isinstance(chosen, SubstrateModel):
+    elif isinstance(chosen, SubstrateModel | RandomModel):
         inputs["requests"] = f"{INPUTS}/data/{chosen.dataset}/requests.json"
     else:
-        inputs["text"] = f"{INPUTS}/data/statistics_text.txt"
+        inputs["text"] = f"{INPUTS}/data/statistics_text.jsonl"
     return inputs
 
 
@@ -154,20 +156,20 @@ def used_recipes():
     return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
 
 
-def configured_layers(study):
-    """Layers that the recipes of a study's experiments name."""
-    used = [study.methods[m] for e in study.experiments.values() for m in e.methods]
-    return sorted({layer for r in used if r.layers != "auto" for layer in r.layers})
-
-
 # Collected in one pass, by the run that the inputs belong to.
-CONFIGURED_LAYERS = configured_layers(SOURCE.edit)
+CONFIGURED_LAYERS = SOURCE.edit.moment_layers()
 
 
 def statistics_file(model, layer):
     """Second moments of a layer: among the inputs, or this run's own where the run of the inputs has no use for it."""
     own = OUT != INPUTS and int(layer) not in CONFIGURED_LAYERS
     return f"{OUT if own else INPUTS}/statistics/{model}/layer-{layer}.safetensors"
+
+
+def rome_folder(recipe):
+    """Where the contexts of a recipe are: rank-one recipes may have their own."""
+    own = recipe.site == "mlp" and STUDY.contexts.rome is not None
+    return "rome/" if own else ""
 
 
 def cell_inputs(wildcards):
@@ -180,15 +182,16 @@ def cell_inputs(wildcards):
     inputs = {
         "model": f"{INPUTS}/models/{wildcards.model}",
         "requests": f"{INPUTS}/data/{wildcards.dataset}/requests.json",
-        "known": f"{INPUTS}/known/{base}.csv",
-        "contexts": f"{INPUTS}/contexts/{wildcards.model}.json",
+        "contexts": f"{INPUTS}/contexts/{rome_folder(recipe)}{wildcards.model}.json",
     }
+    if STUDY.experiments[wildcards.experiment].known_only:
+        inputs["known"] = f"{INPUTS}/known/{base}.csv"
     if layers == "auto":
         inputs["layers"] = checkpoints.choose_layers.get(
             model=wildcards.model, dataset=wildcards.dataset
         ).output[0]
         layers = traced_layers(inputs["layers"])
-    if SOLVERS[recipe.solver].moment or SOLVERS[recipe.solver].site == "mlp":
+    if recipe.reads_moment:
         inputs["statistics"] = [
             statistics_file(wildcards.model, layer) for layer in layers
         ]

@@ -22,7 +22,7 @@ rule train_control:
         runtime=resource("train_control", "runtime"),
     params:
         options=lambda w: STUDY.models[w.model].model_dump(
-            exclude={"source", "dataset"}
+            exclude={"source", "dataset", "device"}
         ),
         evaluation=plain("evaluation"),
         num_edits=lambda w: STUDY.experiments["edit"].num_edits,

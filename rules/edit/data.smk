@@ -90,7 +90,7 @@ rule read_dataset:
 
 rule fetch_text:
     output:
-        "<inputs>/data/statistics_text.txt",
+        "<inputs>/data/statistics_text.jsonl",
     log:
         "<logs>/fetch_text.log",
     benchmark:

@@ -21,10 +21,12 @@ rule train_substrate:
     resources:
         mem_mb=resource("train_substrate", "mem_mb"),
         runtime=resource("train_substrate", "runtime"),
+        gpu=resource("train_substrate", "gpu"),
     params:
         options=lambda w: STUDY.models[w.model].model_dump(
-            exclude={"source", "dataset"}
+            exclude={"source", "dataset", "device"}
         ),
+        device=lambda w: STUDY.models[w.model].device,
         # The weights do not depend on it: each step is two shards, side by side or one after the other.
         torch_threads=2,
         code=code_digest("edit/train_substrate"),
@@ -61,6 +63,32 @@ rule fetch_model:
         "../../workflow_scripts/edit/fetch_model.py"
 
 
+rule make_random_model:
+    input:
+        requests=lambda w: f"<inputs>/data/{STUDY.models[w.model].dataset}/requests.json",
+    output:
+        model=directory("<inputs>/models/{model}"),
+    log:
+        "<logs>/make_random_model/{model}.log",
+    benchmark:
+        "<inputs>/benchmarks/rules/make_random_model/{model}.jsonl"
+    wildcard_constraints:
+        model=names(RandomModel, STUDY.models),
+    conda:
+        "../../envs/editlab.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("make_random_model", "mem_mb"),
+        runtime=resource("make_random_model", "runtime"),
+    params:
+        options=lambda w: STUDY.models[w.model].model_dump(),
+        code=code_digest("edit/make_random_model"),
+    message:
+        "Describe the random model {wildcards.model}"
+    script:
+        "../../workflow_scripts/edit/make_random_model.py"
+
+
 rule make_contexts:
     input:
         model="<inputs>/models/{model}",
@@ -80,13 +108,27 @@ rule make_contexts:
         runtime=model_resource("make_contexts", "runtime", STUDY),
         gpu=model_resource("make_contexts", "gpu", STUDY),
     params:
-        contexts=STUDY.contexts.model_dump(),
+        contexts=STUDY.contexts.model_dump(exclude={"rome"}),
         loading=lambda w: loading(w.model),
         code=code_digest("edit/make_contexts"),
     message:
         "Let {wildcards.model} write its context templates"
     script:
         "../../workflow_scripts/edit/make_contexts.py"
+
+
+# Rank-one recipes may have contexts of their own.
+use rule make_contexts as make_rome_contexts with:
+    output:
+        "<inputs>/contexts/rome/{model}.json",
+    log:
+        "<logs>/make_rome_contexts/{model}.log",
+    benchmark:
+        "<inputs>/benchmarks/rules/make_rome_contexts/{model}.jsonl"
+    params:
+        contexts=(STUDY.contexts.rome or STUDY.contexts).model_dump(exclude={"rome"}),
+        loading=lambda w: loading(w.model),
+        code=code_digest("edit/make_contexts"),
 
 
 rule trace_layers:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.linalg import Factors
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.spd import RIDGE_STEPS, estimated_condition, factor_spd
 from editlab.errors import NumericalError
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History
+from editlab.algebra.linalg import Factors
 from editlab.algebra.low_rank import (
     FROBENIUS,
     EditMetric,
@@ -19,6 +20,7 @@ from editlab.algebra.low_rank import (
     residual_of,
 )
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import LowRankStorage
 from editlab.config.solvers import SOLVERS, Solver
@@ -54,7 +56,7 @@ def dense(metric: EditMetric) -> torch.Tensor:
         matrix = matrix + metric.weight * metric.moment.matrix
     if metric.keys is not None:
         matrix = matrix + metric.keys @ metric.keys.T
-    return matrix if metric.history is None else matrix + metric.history
+    return matrix if metric.history is None else matrix + metric.history.dense()
 
 
 def distance(a: torch.Tensor, b: torch.Tensor, metric: EditMetric) -> float:
@@ -121,9 +123,9 @@ def test_low_rank_alphaedit_stays_in_the_null_space():
 
 def test_metric_takes_history_and_column_weights():
     batch = replace(problem(4), column_weights=torch.tensor([1.0, 2.0, 0.0, 4.0]))
-    earlier = gaussian(D_IN, D_IN, seed=8)
-    earlier = earlier @ earlier.T
-    metric = metric_of(batch, options("memit").penalty(), earlier)
+    keys = gaussian(D_IN, 3, seed=8)
+    earlier = keys @ keys.T
+    metric = metric_of(batch, options("memit").penalty(), History.of(keys))
     weighted = (batch.keys * batch.column_weights) @ batch.keys.T
     torch.testing.assert_close(dense(metric), 2.0 * batch.moment.matrix + weighted + earlier)
     right = gaussian(3, D_IN, seed=9)

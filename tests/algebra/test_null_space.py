@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.algebra.linalg import SecondMoment
 from editlab.algebra.null_space import Projector, project_update, projector, spectrum
 from editlab.algebra.problem import Problem
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.solvers import AlphaEdit
 from editlab.errors import ConfigError, NumericalError

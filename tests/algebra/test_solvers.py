@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editlab.algebra.linalg import Factors, SecondMoment
+from editlab.algebra.history import History
+from editlab.algebra.linalg import Factors
 from editlab.algebra.postprocess import largest_relative, restrain_total_on_top
 from editlab.algebra.problem import Problem, Solution
+from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import select_neurons, solve, update
 from editlab.config.base import validated
 from editlab.config.solvers import SOLVERS as REGISTERED
@@ -60,9 +62,14 @@ def problem(n: int = N, d_in: int = D_IN, d_out: int = D_OUT, seed: int = 0, dec
     )
 
 
-def history(d_in: int = D_IN, n: int = 7, seed: int = 20) -> torch.Tensor:
+def history(d_in: int = D_IN, n: int = 7, seed: int = 20) -> History:
+    """Seven keys in three batches; in a small map some of them are folded."""
     keys = gaussian(d_in, n, seed=seed)
-    return keys @ keys.T
+    return History.of(keys[:, :2]).extended(keys[:, 2:3]).extended(keys[:, 3:])
+
+
+def dense(earlier: History | None) -> torch.Tensor:
+    return torch.zeros(D_IN, D_IN, dtype=F64) if earlier is None else earlier.dense()
 
 
 def change(name: str, given: Problem, form: str = "auto", **values) -> torch.Tensor:
@@ -125,7 +132,7 @@ def test_alphaedit_is_the_published_asymmetrical_solve(n, earlier, form):
     vectors, values, _ = torch.linalg.svd(given.moment.matrix)
     small = vectors[:, values < threshold]
     projector = small @ small.T
-    cache = torch.zeros(D_IN, D_IN, dtype=F64) if earlier is None else earlier
+    cache = dense(earlier)
     system = projector @ (given.keys @ given.keys.T + cache) + l2 * torch.eye(D_IN, dtype=F64)
     expected = torch.linalg.solve(system, projector @ given.keys @ given.residual.T).T
     found = change("alphaedit", given, l2=l2, null_space_threshold=threshold, null_space_share=None, form=form)
@@ -136,7 +143,7 @@ def test_alphaedit_is_the_published_asymmetrical_solve(n, earlier, form):
 def test_encore_is_memit_with_history_and_a_norm_term(earlier):
     given, weight, norm = replace(problem(), history=earlier), 5.0, 2.0
     matrix = weight * given.moment.matrix + given.keys @ given.keys.T + norm * torch.eye(D_IN, dtype=F64)
-    expected = given.residual @ torch.linalg.solve(matrix if earlier is None else matrix + earlier, given.keys).T
+    expected = given.residual @ torch.linalg.solve(matrix + dense(earlier), given.keys).T
     for form in ("auto", "direct", "woodbury"):
         close(change("encore", given, second_moment_weight=weight, update_norm_weight=norm, form=form), expected)
 
@@ -146,7 +153,7 @@ def test_nse_is_the_published_solve_on_the_selected_neurons(earlier):
     given, weight, share = replace(problem(), history=earlier), 5.0, 0.8
     scores, order = torch.sort(given.keys.abs().sum(dim=1), descending=True)
     rows = order[: int(torch.where(torch.cumsum(scores, 0) <= share * scores.sum())[0][-1]) + 1]
-    cache = torch.zeros(D_IN, D_IN, dtype=F64) if earlier is None else earlier
+    cache = dense(earlier)
     block = weight * given.moment.matrix[rows][:, rows] + cache[rows][:, rows] + given.keys[rows] @ given.keys[rows].T
     expected = torch.zeros(D_OUT, D_IN, dtype=F64)
     expected[:, rows] = given.residual @ torch.linalg.solve(block, given.keys[rows]).T
@@ -283,10 +290,10 @@ def test_history_shields_the_keys_of_earlier_batches(name):
     given = problem()
     free, shielded = (
         solved(name, given),
-        solved(name, replace(given, history=100 * earlier @ earlier.T)),
+        solved(name, replace(given, history=History.of(10 * earlier))),
     )
     assert float(shielded.factors.apply(earlier).norm()) < 0.2 * float(free.factors.apply(earlier).norm())
-    close(change(name, replace(given, history=torch.zeros(D_IN, D_IN))), free.factors.dense())
+    close(change(name, replace(given, history=History.of(torch.zeros(D_IN, 1)))), free.factors.dense())
 
 
 @pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if not s.history])
@@ -341,9 +348,9 @@ def test_shape_rank_and_determinism(name, n):
 @every
 def test_the_inputs_are_not_touched(name):
     given = replace(problem(facts_for(SOLVERS[name])), history=history())
-    before = [t.clone() for t in (given.keys, given.residual, given.weight, given.history, given.moment.matrix)]
+    before = [t.clone() for t in (given.keys, given.residual, given.weight, given.history.dense(), given.moment.matrix)]
     solved(name, given)
-    after = (given.keys, given.residual, given.weight, given.history, given.moment.matrix)
+    after = (given.keys, given.residual, given.weight, given.history.dense(), given.moment.matrix)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -386,9 +393,9 @@ def test_no_facts_no_update_and_zero_residual_no_update(name, n):
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_non_finite_input_is_an_error_of_one_line(name, field, poison):
     given = replace(problem(facts_for(SOLVERS[name])), history=history())
-    bad = (given.moment.matrix if field == "moment" else getattr(given, field)).clone()
+    bad = {"moment": given.moment.matrix, "history": given.history.dense()}.get(field, getattr(given, field)).clone()
     bad[0, 0] = poison
-    value = SecondMoment(bad, 5) if field == "moment" else bad
+    value = {"moment": SecondMoment(bad, 5), "history": History.of(bad[:, :1])}.get(field, bad)
     with pytest.raises(NumericalError, match="NaN or Inf") as caught:
         solved(name, replace(given, **{field: value}))
     assert "\n" not in str(caught.value)
@@ -519,7 +526,7 @@ def test_an_empty_null_space_is_refused_with_the_bound():
     [
         {"residual": torch.zeros(D_OUT, N + 1)},
         {"weight": torch.zeros(D_IN, D_OUT)},
-        {"history": torch.zeros(D_OUT, D_OUT)},
+        {"history": History.of(torch.zeros(D_OUT, 1))},
         {"clean_keys": torch.zeros(D_IN, 1)},
         {"column_weights": torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0])},
         {"moment": SecondMoment(torch.eye(3), 1)},

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_requests
 
+from editlab.analysis.edit import cells as cells_module
 from editlab.analysis.edit import decisions as decisions_module
 from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
 from editlab.analysis.edit.comparisons import NAMES, compare, paired_differences
@@ -22,7 +23,7 @@ from editlab.analysis.edit.lora import lora_table
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
-from editlab.moments import save_statistics
+from editlab.moments.stored import save_statistics
 
 COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
 LORA = {"solver": "emmet", "backend": "lora", **COMMON}
@@ -64,7 +65,7 @@ def make_inputs(home: Path) -> dict[str, Any]:
     write_requests(tiny_requests(120), home / "requests.json")
     (home / "contexts.json").write_text(json.dumps([["{}"], ["Yes. {}"]]))
     keys = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    from editlab.algebra.linalg import SecondMoment
+    from editlab.algebra.second_moment import SecondMoment
 
     statistics = home / "layer-0.safetensors"
     save_statistics(statistics, 0, SecondMoment(keys.T @ keys / 256, 256))
@@ -263,3 +264,16 @@ def test_a_killed_cell_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert not list((tmp_path / "killed").glob(".checkpoint-*"))
     short = cell_module.CellPlan.model_validate(plan_of(cell))
     assert cell_module._checkpoint(short, {}, tmp_path) is None
+
+
+def test_the_cases_of_a_row_are_not_its_probes(tmp_path, monkeypatch):
+    """Of RippleEdits a case has several probes of a kind, and how many were executed counts these."""
+    rows = [("final", m, "accuracy", 0.5, 8) for m in ("ES", "PS")]
+    rows += [("final", "Relation_Specificity_executed", "accuracy", 0.5, 40)]
+    rows += [("immediate", "multi_hop", "accuracy", 0.5, 4)]
+    frame = pd.DataFrame(rows, columns=["when", "metric", "protocol", "value", "n"]).assign(ci_low=0.4, ci_high=0.6)
+    frame.to_csv(tmp_path / "metrics.csv", index=False)
+    pd.DataFrame({"edits_seen": [8], "metric": ["perplexity"], "value": [4.0]}).to_csv(tmp_path / "curve.csv")
+    monkeypatch.setattr(cells_module, "read_verified", lambda path: path)
+    (row,) = cells_module.cell_rows(tmp_path)
+    assert (row["when"], row["n"], row["ES"]) == ("final", 8, 0.5)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from editlab.analysis.edit.portability import COLUMNS, LAST, by_probe, findings, side_by_side
+from editlab.analysis.edit.portability import (
+    COLUMNS,
+    FEW,
+    LAST,
+    by_probe,
+    findings,
+    portability_by_method,
+    portability_sheet,
+    side_by_side,
+)
 
 VALUES = {"shuffled": 0.95, "memit": 0.5, "trained": 0.9, "none": 1.0, "emmet": 0.4, "random": 0.99}
 
@@ -58,3 +67,36 @@ def test_the_most_and_the_fewest_are_told_apart_or_not_claimed():
 def test_means_are_over_seeds():
     rows = by_probe(table()).set_index(["method", "metric"])["value"]
     assert rows["memit", "multi_hop"] == pytest.approx(0.5)
+
+
+def few(cases: int) -> pd.DataFrame:
+    """Inverse questions that a third of the probes of two seeds allow, answered by nobody."""
+    frame = table()
+    inverse = frame[(frame["metric"] == "multi_hop") & (frame["seed"] < 3)].assign(value=0.0, ci_low=0.0, ci_high=0.0)
+    asked = inverse.assign(metric="Logical_Generalization_executed", value=1 / 3, n=3 * cases // 2)
+    return pd.concat([frame, inverse.assign(metric="Logical_Generalization", n=cases // 2), asked], ignore_index=True)
+
+
+def test_a_share_of_few_cases_is_not_told():
+    frame = few(FEW - 2)
+    rows = by_probe(frame).set_index(["method", "metric"])
+    assert rows.loc[("memit", "Logical_Generalization"), ["value", "low", "high"]].isna().all()
+    assert rows.loc[("memit", "Logical_Generalization"), "n"] == FEW - 2
+    assert rows.loc[("memit", "multi_hop"), "value"] == pytest.approx(0.5)
+    found = told(frame)
+    assert not {"portability.best_Logical_Generalization", "portability.control_Logical_Generalization"} & set(found)
+    sentence = found["portability.few_Logical_Generalization"].sentence
+    assert f"knows what {FEW - 2} of {3 * (FEW - 2)} stand on: too few for a share" in sentence
+    printed = portability_sheet.make({"portability": frame})
+    assert f"inverse {FEW - 2} (too few to tell), two hops 96" in printed.legend
+    assert all(
+        "--" in line.split("&")[2] for line in printed.latex().splitlines() if line.startswith(("MEMIT", "EMMET"))
+    )
+    portability_by_method.drawn(frame)
+    assert "Logical_Generalization" not in set(portability_by_method.rows(frame)["metric"])
+
+
+def test_enough_cases_are_told():
+    found = told(few(FEW))
+    assert "portability.few_Logical_Generalization" not in found
+    assert found["portability.best_Logical_Generalization"].sentence.startswith("No method answers any of the inverse")

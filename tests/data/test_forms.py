@@ -10,7 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forms import KNOWEDIT, MOTHER, MQUAKE, PEAK, QAEDIT, RECENT, RECORDS, RELATION, RIPPLE, WIKIBIO
+from forms import (
+    COUNTERFACT,
+    EASYEDIT,
+    KNOWEDIT,
+    MOTHER,
+    MQUAKE,
+    PEAK,
+    QAEDIT,
+    RECENT,
+    RECORDS,
+    RELATION,
+    RIPPLE,
+    WIKIBIO,
+    ZSRE,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,10 +163,101 @@ def test_recent_facts_of_ripple_edits_have_no_previous_one(write: Any) -> None:
     assert (request.target_new, request.target_true) == ("mayor of Oslo", PLACEHOLDER)
 
 
+@pytest.mark.parametrize("subject", ["Ann Bell", "Bank of Ann", "What Love Is", "The Name"])
+@pytest.mark.parametrize("previous", [None, "Bo Bell", "Bo Downs"])
+@pytest.mark.parametrize(("relation", "before", "after"), [
+    ("MOTHER", "The name of the mother of ", " is"),
+    ("SIBLING", "The names of the siblings of ", " are"),
+    ("CAPITAL", "The name of the capital city of ", " is"),
+    ("SEX_OR_GENDER", "The gender of ", " is"),
+    ("COUNTRY_OF_CITIZENSHIP", "The name of the country of citizenship of ", " is"),
+    ("LEAGUE", "The name of the league which ", " plays in is"),
+    ("COUNTRY", "The name of the country which ", " is associated with is"),
+    ("POSITION_HELD", "The name of the position held by ", " is"),
+    ("AWARD_RECEIVED", "The name of the award ", " won is"),
+    ("NUMBER_OF_CHILDREN", "The number of children ", " has is"),
+    ("CURRENCY", "The name of the currency in ", " is"),
+    ("FOLLOWS", "", " follows"),
+    ("FOLLOWED_BY", "", " is followed by"),
+])  # fmt: skip
+def test_ripple_edits_sentences_of_every_shape(
+    write: Any, relation: str, before: str, after: str, previous: str | None, subject: str
+) -> None:
+    fact = {"subject_id": "Q1", "relation": relation, "target_id": "Q2"}
+    edit = {**fact, "prompt": f"{before}{subject}{after} Bo Dow."}
+    if previous:
+        edit["previous_fact"] = {**fact, "prompt": f"{before}{subject}{after} {previous}."}
+    (request,) = load_requests(write([{"edit": edit, "Forgetfulness": []}]))
+    assert (request.prompt, request.subject) == (f"{before}{{}}{after}", subject)
+    assert (request.target_new, request.target_true) == ("Bo Dow", previous or PLACEHOLDER)
+
+
 def test_a_subject_that_cannot_be_told_is_an_error(write: Any) -> None:
     edit = {**RECENT["edit"], "prompt": "It is mayor of Oslo."}
     with pytest.raises(DataError, match=r"record 0: the subject cannot be told from 'It is mayor of Oslo'"):
         load_requests(write([{**RECENT, "edit": edit}]))
+
+
+def test_questions_of_easyedits_portability_have_their_own_answers(write: Any) -> None:
+    asked = {
+        "portability_prompt": ["Its capital is", "Its coin is"],
+        "portability_ground_truth": ["Lima", ["sol", "Sol"]],
+    }
+    (request,) = load_requests(write([{**EASYEDIT, **asked}]))
+    assert request.probes == (
+        Probe.simple("Reasoning", "Its capital is", ("Lima",)),
+        Probe.simple("Reasoning", "Its coin is", ("sol", "Sol")),
+    )
+    for answers in (["Lima"], ["Lima", "sol", "x"], ["Lima", ""]):
+        with pytest.raises(DataError, match="portability_ground_truth must be of equal length"):
+            load_requests(write([{**EASYEDIT, **asked, "portability_ground_truth": answers}]))
+
+
+def test_easyedit_may_name_the_new_object_in_several_ways(write: Any) -> None:
+    (request,) = load_requests(write([{**EASYEDIT, "target_new": ["Peru", "Republic of Peru"]}]))
+    assert (request.target_new, request.target_aliases) == ("Peru", ("Republic of Peru",))
+
+
+def test_easyedits_new_question_follows_from_what_is_taught(write: Any) -> None:
+    portability = {"Recalled Relation": "(a, b, c)", "New Question": "Which sea is near?", "New Answer": "Atlantic"}
+    probe = Probe.simple("Reasoning", "Which sea is near?", ("Atlantic",))
+    for record, new, true in ((COUNTERFACT, "Peru", "Portugal"), (ZSRE, "Portugal", "Peru")):
+        data = read_dataset(write([{**record, "portability": portability}]))
+        (request,) = data.requests
+        assert (request.target_new, request.target_true, request.probes) == (new, true, (probe,))
+        assert data.account["not_scored"]["portability.Recalled Relation"] == 1
+        with pytest.raises(DataError, match=r"portability\.New Answer"):
+            load_requests(write([{**record, "portability": {**portability, "New Answer": " "}}]))
+    assert any("alt" in note for note in data.account["notes"])
+    assert load_requests(write([ZSRE]))[0].target_new == "Peru"
+
+
+@pytest.mark.parametrize("kind", ["easyedit", "counterfact", "mquake"])
+def test_spaces_behind_a_prompt_are_taken_off_and_counted(write: Any, kind: str) -> None:
+    record = json.loads(
+        json.dumps(RECORDS[kind]).replace(' of"', ' of "').replace("Which city is it?", "Which city is it? ")
+    )
+    data, plain = read_dataset(write([record])), load_requests(write([RECORDS[kind]]))
+    assert data.requests == plain
+    assert [r.probes for r in data.requests] == [r.probes for r in plain]
+    assert data.account["notes"]["prompts that ended in a space, which is taken off"] > 0
+
+
+def test_letters_that_were_escaped_twice_are_noted(write: Any) -> None:
+    data = read_dataset(write([{**EASYEDIT, "target_new": "Bras\\u00edlia"}]))
+    assert data.requests[0].target_new == "Bras\\u00edlia"
+    assert any("escape" in note for note in data.account["notes"])
+    assert not read_dataset(write([{**EASYEDIT, "target_new": "Brasília"}])).account["notes"]
+
+
+@pytest.mark.parametrize("value", ["\u200b", "\u00a0", "\x00", " \u2060 "])
+def test_a_target_of_which_nothing_can_be_seen_is_refused(write: Any, value: str) -> None:
+    with pytest.raises(DataError, match=r"record 0.*'target_new' is missing, empty"):
+        load_requests(write([{**EASYEDIT, "target_new": value}]))
+
+
+def test_spaces_around_a_subject_are_not_its_own(write: Any) -> None:
+    assert load_requests(write([{**EASYEDIT, "subject": " Ann Bell "}])) == load_requests(write([EASYEDIT]))
 
 
 def test_peak_has_pairs_as_neighbours(write: Any) -> None:

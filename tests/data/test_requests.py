@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editlab.data.requests import EditRequest, fill, read_json, read_records, unfill, write_requests
+from editlab.data.requests import EditRequest, fill, is_blank, read_json, read_records, unfill, write_requests
 from editlab.errors import DataError
 
-texts = st.text(min_size=1, max_size=20).filter(str.strip)
+texts = st.text(min_size=1, max_size=20).filter(lambda text: not is_blank(text))
 plain = texts.filter(lambda text: "{}" not in text)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -37,7 +37,7 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
     rewrite = {
         **draw(unknown),
         "prompt": f"{before}{{}}{after}",
-        "subject": draw(texts),
+        "subject": draw(texts).strip(),
         "relation_id": draw(st.text(max_size=5)),
         "target_new": draw(target),
         "target_true": draw(target),

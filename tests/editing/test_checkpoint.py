@@ -11,7 +11,7 @@ import torch
 from test_trust import recipe, session
 from tiny import tiny_model, tiny_requests
 
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.config.models import Substrate
 from editlab.data import make_facts, sample_requests, true_statements
 from editlab.data.corpus import substrate_corpus

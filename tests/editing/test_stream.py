@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,23 +12,26 @@ import reference
 import torch
 from tiny import tiny_model, tiny_requests
 
-from editlab.algebra.linalg import SecondMoment
+from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
-from editlab.config.edit import Evaluation
+from editlab.config.evaluation import Evaluation
 from editlab.config.recipe import RECIPES, Recipe
-from editlab.data.requests import write_requests
+from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe
+from editlab.data.requests import EditRequest, write_requests
 from editlab.editing import proposer
 from editlab.editing.cell import RESULTS, run_cell
 from editlab.editing.events import read_events
+from editlab.editing.followup import FollowUp
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError, DataError, NumericalError
 from editlab.evaluation import evaluate
 from editlab.evaluation.perplexity import perplexity
+from editlab.evaluation.probing import answer_questions, questions_of, rewrite_question, score_probes
 from editlab.evaluation.scoring import score_requests
 from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
-from editlab.moments import save_statistics
+from editlab.moments.stored import save_statistics
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
 CONTEXTS = [["{}"], ["Yes. {}"]]
@@ -239,6 +243,43 @@ def test_a_killed_stream_goes_on_and_ends_as_an_undisturbed_one(tmp_path, after,
     pd.testing.assert_frame_equal(resumed.metrics, whole.metrics)
     pd.testing.assert_frame_equal(resumed.cases, whole.cases)
     pd.testing.assert_frame_equal(resumed.curve, whole.curve)
+
+
+def cases_of_two(count: int) -> list[EditRequest]:
+    """MQuAKE's manner: two edits a case, of which the second carries the questions; one question has an answer at hand."""
+    found = [dataclasses.replace(r, group=str(i // 2)) for i, r in enumerate(tiny_requests(2 * count))]
+    for first, last in zip(found[::2], found[1::2], strict=True):
+        hops = (rewrite_question(first), rewrite_question(last))
+        probes = (Probe(MULTI_HOP, hops), Probe(SINGLE_HOP, hops, every=True))
+        found[found.index(last)] = dataclasses.replace(last, probes=probes)
+    return found
+
+
+def test_multi_hop_questions_are_asked_when_the_edits_of_a_case_are_in_and_again_at_the_end(tmp_path):
+    requests, plan = cases_of_two(4), planned(3, 4, checkpoint_every=1)
+    frames, model = [], tiny_model("gpt2")
+    with session_of(model) as session:
+        follow_up = FollowUp(session, requests, plan.evaluation, 0)
+        for start in (0, 3, 6):
+            session.step(requests[start : start + 3])
+            last = [r for r in requests[start : start + 3] if r.probes]
+            answers = answer_questions(model, questions_of(last))
+            frames.append(score_probes(last, {}, answers))
+            pd.testing.assert_frame_equal(follow_up.immediate(requests[start : start + 3]), frames[-1])
+    whole = stream(requests, plan)
+    for when, expected in (("immediate", pd.concat(frames)), ("final", None)):
+        part = whole.metrics[(whole.metrics["when"] == when) & (whole.metrics["protocol"] == "exact")]
+        for metric in (MULTI_HOP, SINGLE_HOP):
+            (row,) = part[part["metric"] == metric].to_dict("records")
+            assert row["n"] == 4
+            if expected is not None:
+                rows = expected[(expected["kind"] == metric) & (expected["measure"] == "exact")]
+                assert row["value"] == pytest.approx(rows["right"].mean())
+    assert not whole.metrics.query("when == 'immediate' and metric == 'generation'").size
+    checkpoint = tmp_path / "state.safetensors"
+    with pytest.raises(Killed), session_of(tiny_model("gpt2")) as session:
+        run_stream(session, requests, plan, progress=Killer(5), checkpoint=checkpoint)
+    pd.testing.assert_frame_equal(stream(requests, plan, checkpoint=checkpoint).metrics, whole.metrics)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -211,7 +211,9 @@ def test_a_fact_with_nan_does_not_spoil_the_others():
 
 def test_a_prompt_longer_than_the_context_is_an_error_of_one_line():
     long = dataclasses.replace(tiny_requests(1)[0], prompt="word " * 200 + "{} is")
-    with pytest.raises(ModelError, match=r"^a prompt has \d+ tokens; the model's context holds 128$"):
+    with pytest.raises(
+        ModelError, match=r"^a prompt has \d+ tokens; the model's context holds 128 \(it begins with '.+'\)$"
+    ):
         optimize_targets(model_of("gpt2"), [long], 1, CONTEXTS, OPTIONS)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
-from editlab.config.edit import Tracing
+from editlab.config.preparation import Tracing
 from editlab.editing.tracing import (
     LAST,
     SITES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import subprocess
@@ -15,12 +16,13 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 from zoo import TOKENIZERS, tokenizer
 
-from editlab.config.edit import ContextTemplates
+from editlab.config.preparation import ContextTemplates
+from editlab.data.probes import Probe
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation import evaluate
 from editlab.evaluation.generation import make_contexts
 from editlab.evaluation.perplexity import perplexity
-from editlab.evaluation.scoring import pack, score_requests, score_targets
+from editlab.evaluation.scoring import check_prompts, pack, score_requests, score_targets
 from editlab.evaluation.summary import summarize
 
 TARGETS = ("Paris", "Madrid", "Portuguese", "Buenos Aires", "Rome")
@@ -169,6 +171,16 @@ class TestScoring:
             score_targets(gpt2, [("a b " * 200, "c")])
         with pytest.raises(ConfigError, match="probes: 'other'"):
             score_requests(gpt2, tiny_requests(1), ("other",))
+
+    def test_what_is_too_long_is_found_before_anything_is_edited(self, gpt2):
+        request, *others = tiny_requests(3)
+        check_prompts(gpt2, [request, *others])
+        long = "a b " * 200
+        neighbours = {"neighborhood_prompts": (long,), "neighborhood_targets": ("c",)}
+        asked = Probe.simple("Reasoning", long, ("c",))
+        for changed in ({"paraphrase_prompts": (long,)}, neighbours, {"probes": (asked,)}, {"target_true": long}):
+            with pytest.raises(ModelError, match=r"context holds 128 \(it begins with"):
+                check_prompts(gpt2, [*others, dataclasses.replace(request, **changed)])
 
     def test_pack(self):
         assert pack([5, 1, 3, 1, 9], 6) == [[1, 3], [2], [0], [4]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
-from editlab.config.edit import ContextTemplates
+from editlab.config.preparation import ContextTemplates
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.evaluation.generation import generate, make_contexts, ngram_entropy
 from editlab.evaluation.perplexity import negative_log_likelihood, perplexity

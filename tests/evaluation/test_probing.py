@@ -15,6 +15,7 @@ from editlab.data.inverses import described, true_world
 from editlab.data.probes import GENERATION, INVERSE, MULTI_HOP, SINGLE_HOP, Probe, Question
 from editlab.data.world import RELATIONS
 from editlab.data.world_probes import unique_aliases, with_world_probes
+from editlab.evaluation import probing
 from editlab.evaluation.probing import (
     answer_questions,
     first_sentence,
@@ -139,6 +140,32 @@ def test_questions_are_scored_by_teacher_forcing_and_by_what_the_model_writes():
         assert found[question]["exact"] == (bool(written) and written == normalise(question.answer))
     assert not found[questions[-1]]["contained"]
     assert answer_questions(model, []) == {}
+
+
+@pytest.mark.parametrize(("names", "text", "exact", "contained"), [
+    (("Washington, D.C.",), " Washington, D.C. It is large.", True, True),
+    (("Washington, D.C.",), " washington, d.c.", True, True),
+    (("Washington, D.C.",), " Washington. D.C.", False, False),
+    (("Washington, D.C.",), " the city of Washington, D.C., which", False, True),
+    (("St. Louis", "Saint Louis"), " St. Louis.", True, True),
+    (("St. Louis", "Saint Louis"), " Saint Louis. Or", True, True),
+    (("St. Louis",), " St. Petersburg.", False, False),
+    (("J. R. R. Tolkien",), " J. R. R. Tolkien\nand", True, True),
+    (("Martin Luther King Jr.",), " Martin Luther King Jr. was", True, True),
+    ((")",), " ).", True, True),
+    ((")",), " Yes.", False, False),
+    (("The",), " The.", True, True),
+    (("The",), "", False, False),
+])  # fmt: skip
+def test_a_stop_inside_of_an_answer_does_not_end_it(monkeypatch, names, text, exact, contained):
+    asked = Question("Where?", (names,))
+
+    def write(_model, prompts, _count, *, stop=None):
+        return [text if stop is None else text[: text.find(stop) + 1] or text for _ in prompts]
+
+    monkeypatch.setattr(probing, "continue_prompts", write)
+    found = answer_questions(tiny_model(), [asked, Question("Who?", (("Bo",),))])[asked]
+    assert (found["exact"], found["contained"]) == (exact, contained)
 
 
 def test_greedy_continuations_are_those_of_the_argmax_and_do_not_depend_on_packing():

@@ -121,7 +121,7 @@ def only_for_types(names: set[str]) -> set[str]:
 
 
 def test_what_was_recorded_is_compared_with_what_is_there(tmp_path):
-    assert not code_changed(code_digest("edit/edit_cell", "editlab.moments"))
+    assert not code_changed(code_digest("edit/edit_cell", "editlab.moments.collection"))
     for other in ("edit/edit_cell:0000000000000000", "edit/gone:0", "x", ""):
         assert code_changed(other)
 

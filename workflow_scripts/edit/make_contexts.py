@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.edit import ContextTemplates
+    from editlab.config.preparation import ContextTemplates
     from editlab.editing.keys import check_contexts
     from editlab.evaluation.generation import make_contexts
     from editlab.files.artifacts import write_json

@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.edit import Retraining
+    from editlab.config.evaluation import Retraining
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
     from editlab.editing.probes import evaluated_prompts

@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.edit import Tracing
+    from editlab.config.preparation import Tracing
     from editlab.data import load_requests
     from editlab.data.corpus import read_known, sample_known
     from editlab.editing.tracing import indirect_effects, trace_layers

@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake):
-    from editlab.config.edit import Evaluation
+    from editlab.config.evaluation import Evaluation
     from editlab.config.models import Substrate
     from editlab.data import load_requests
     from editlab.data.corpus import read_known

@@ -9,14 +9,16 @@ with job(snakemake):
     from editlab.data import load_requests
     from editlab.data.corpus import substrate_corpus
     from editlab.files.artifacts import replace_directory, write_csv
+    from editlab.networks.loading import fastest_device
     from editlab.randomness import set_threads
     from editlab.training.substrate import train_substrate
 
     set_threads(snakemake.params.torch_threads)
     options = Substrate.model_validate(snakemake.params.options)
     corpus = substrate_corpus(load_requests(snakemake.input.requests), options.neutral_sentences, options.seed)
+    device = fastest_device() if snakemake.params.device == "auto" else "cpu"
     model, log = train_substrate(
-        corpus.statements, corpus.neutral, options, rewrites=corpus.rewrites, subjects=corpus.subjects
+        corpus.statements, corpus.neutral, options, rewrites=corpus.rewrites, subjects=corpus.subjects, device=device
     )
     with replace_directory(snakemake.output.model) as directory:
         model.save_pretrained(directory)

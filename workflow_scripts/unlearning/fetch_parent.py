@@ -4,7 +4,7 @@ from common import job
 
 with job(snakemake):
     from editlab.files.artifacts import replace_directory
-    from editlab.networks.loading import fetch
+    from editlab.networks.fetching import fetch
 
     with replace_directory(snakemake.output[0]) as directory:
         fetch(snakemake.params.source, directory, revision=snakemake.params.revision)

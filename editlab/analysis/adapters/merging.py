@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.scores import basis, difference, joined, means
-from editlab.analysis.draw.plots import legend, panels, sides
+from editlab.analysis.draw.plots import Drawing, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, MARKERS
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.text.findings import Finding, size
+from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.text.findings import Finding, direction, size
 from editlab.analysis.text.wording import listed, signed_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 BY = ["pool", "rule", "space", "rank"]
 NAMES = {
@@ -75,7 +73,7 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
     names = list(dict.fromkeys(rows["name"]))
     figure, (axis,) = panels(1, 1, 0.7 + 0.17 * len(names))
     for place, (pool, part) in enumerate(rows.groupby("pool", sort=False)):
-        ends = sides(part, "letters_low", "letters_high", "letters")
+        ends = sides(part, "letters")
         look: dict[str, Any] = {"fmt": MARKERS[place], "color": COLORS[place], "elinewidth": 0.8, "capsize": 1.5}
         y = [names.index(n) + 0.16 * (2 * place - 1) for n in part["name"]]
         axis.errorbar(part["letters"], y, xerr=ends, label=str(pool), **look)
@@ -92,15 +90,12 @@ def merging_sheet(tables: Tables) -> Printed:
     frame = _named(means(_side_by_side(tables["merge"]), BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
     for column in ("cosine_to_sum", "norm_to_sum"):
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
-    columns = [
-        Column("pool", "pool", "text"),
-        Column("name", "rule", "text"),
-        Column("letters", "letters"),
-        Column("exact", "exact"),
-        Column("cosine_to_sum", "cosine to the exact mean"),
-        Column("norm_to_sum", "norm"),
-        Column("seeds", "seeds", "count"),
-    ]
+    heads = {"letters": "letters", "exact": "exact", "cosine_to_sum": "cosine to the exact mean", "norm_to_sum": "norm"}
+    columns = (
+        columns_of({"pool": "pool", "name": "rule"}, "text")
+        + columns_of(heads)
+        + columns_of({"seeds": "seeds"}, "count")
+    )
     stands = basis(tables["merge"])
     told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products"
     told += f"{SAME if len(set(frame['seeds'])) > 1 else ''}."
@@ -109,7 +104,7 @@ def merging_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> list[Finding]:
     """Factor averages against product averages in each pool, and TIES and DARE against the mean."""
-    table = tables.get("merge", pd.DataFrame())
+    table = tables["merge"]
     if not len(table):
         return []
     found = []
@@ -133,13 +128,11 @@ def _rows(part: pd.DataFrame, rule: str, space: str, cut: bool = True) -> pd.Dat
 
 def _finding(key: str, one: pd.DataFrame, other: pd.DataFrame, subject: str) -> Finding:
     row = difference(one, other, "letters")
-    numbers = row["value"], row["ci_low"], row["ci_high"]
-    sure = row["ci_low"] > 0 or row["ci_high"] < 0
-    if sure:
-        told = f"{'gains' if row['value'] > 0 else 'loses'} {size(*numbers)} letters against the exact mean"
-    else:
-        told = f"changes letters against the exact mean by {signed_with(*numbers)}, which is no measurable difference"
-    return Finding(key, f"{subject} {told}.", *numbers, int(row["n"]), bool(sure), "merge")
+    numbers = Interval.of(row)
+    told = f"changes letters against the exact mean by {signed_with(*numbers)}, which is no measurable difference"
+    if verb := direction(numbers.low, numbers.high, "gains", "loses"):
+        told = f"{verb} {size(*numbers)} letters against the exact mean"
+    return Finding(key, f"{subject} {told}.", *numbers, int(row["n"]), numbers.clear, "merge")
 
 
 TOPIC = Topic(

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import Interval, mean_interval, pooled, wilson
+from editlab.analysis.statistics.intervals import Interval, beside, grouped, mean_interval, pooled_shares
 from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.wording import counted, level_with
 from editlab.data.questions import CHANCE
 
 ACCURACIES = ("A", "B", "C", "N", "B_two_fold", "C_two_fold", "N_two_fold")
+RATES = ("recovery", "recovery_corrected", "recovery_two_fold", "recovery_corrected_two_fold", "retain_drop")
 NAMES = {
     "gd": "GD",
     "whp": "WHP",
@@ -48,35 +49,16 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str] = ("method", "rank")) -> pd
     Accuracies honour both the questions of a seed (Wilson) and the spread of seeds; rates and drops have Student's interval
     over seeds.
     """
-    found = []
-    for key, part in rows.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        row |= {"seeds": len(part), "questions": int(part["V_n"].max())}
-        for name in ACCURACIES:
-            row |= spread(name, accuracy(part[name], part["V_n"]))
-        for name in (
-            "recovery",
-            "recovery_corrected",
-            "recovery_two_fold",
-            "recovery_corrected_two_fold",
-            "retain_drop",
-        ):
-            row |= spread(name, mean_interval(part[name]))
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = {name: pooled_shares(part[name], part["V_n"]) for name in ACCURACIES}
+        found |= {name: mean_interval(part[name]) for name in RATES}
         rise = mean_interval(part["B_two_fold"] - part["A"])
-        row |= spread("rise", rise if len(part) >= ENOUGH else Interval(rise.value))
-        found.append(row | {"retain": float(part["retain"].mean()), "kl": float(part["kl"].mean())})
-    return pd.DataFrame(found)
+        found["rise"] = rise if len(part) >= ENOUGH else Interval(rise.value)
+        means = {name: float(part[name].mean()) for name in ("retain", "kl")}
+        return {"seeds": len(part), "questions": int(part["V_n"].max()), **beside(found), **means}
 
-
-def accuracy(values: pd.Series[float], n: pd.Series[float]) -> tuple[float, float, float]:
-    """Mean accuracy over seeds with its interval."""
-    low, high = wilson(values, n)
-    return pooled(values, low, high)
-
-
-def spread(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
-    """Columns of a number with its interval."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+    return grouped(rows, by, told)
 
 
 def basis(rows: pd.DataFrame) -> str:
@@ -109,5 +91,4 @@ def against(row: Mapping[str, Any]) -> str:
     """The control of a rate in words: the model that never knew, or chance where there is none."""
     if pd.isna(row["N_two_fold"]):
         return f"a chance of {CHANCE} (there is no model that never knew)"
-    never = row["N_two_fold"], row["N_two_fold_low"], row["N_two_fold_high"]
-    return f"{level_with(*never)} of the model that never knew"
+    return f"{level_with(*Interval.of(row, 'N_two_fold'))} of the model that never knew"

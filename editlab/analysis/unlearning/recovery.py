@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, doublings, error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import NAN, mean_interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
@@ -27,9 +27,6 @@ from editlab.analysis.unlearning.numbers import (
     shown,
 )
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
 BY = ("method", "rank")
@@ -88,11 +85,8 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
             error_bars(axis, ranked["rank"], ranked, mark, shown(str(method)))
         for row in records(part[part["rank"] == 0]):
             axis.axhline(row["value"], color=mark.color, linestyle=mark.line, linewidth=1.0, label=shown(str(method)))
-    ranks = sorted(rows.loc[rows["rank"] > 0, "rank"].unique())
-    if ranks:
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ranks, [str(rank) for rank in ranks])
-        axis.minorticks_off()
+    if ranks := sorted(rows.loc[rows["rank"] > 0, "rank"].unique()):
+        doublings(axis, ranks)
     axis.axhline(1, color=DARK, linewidth=0.6)
     axis.set(xlabel="rank", ylabel="recovery rate B / C")
     share_axis(axis, 0.0, 1.1)
@@ -100,19 +94,12 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
     return drawing
 
 
-LETTERS = (
-    Column("A", "A"),
-    Column("B_two_fold", "B"),
-    Column("C_two_fold", "C"),
-    Column("N_two_fold", "N"),
-    Column("recovery_two_fold", "B / C"),
-    Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
+LETTERS = columns_of(
+    {"A": "A", "B_two_fold": "B", "C_two_fold": "C", "N_two_fold": "N", "recovery_two_fold": "B / C"}
+    | {"recovery_corrected_two_fold": "(B - N) / (C - N)"}
 )
-NAME, COST, SEEDS = (
-    Column("name", "method", "text"),
-    Column("retain_drop", "retain lost", "difference"),
-    Column("seeds", "seeds", "count"),
-)
+NAME, SEEDS = Column("name", "method", "text"), Column("seeds", "seeds", "count")
+COST = Column("retain_drop", "retain lost", "difference")
 LEFT_OUT = "A rate is left out where less than a quarter was unlearned: nothing can come back"
 
 
@@ -169,7 +156,7 @@ def attacks_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> list[Finding]:
     """By method, whether held-out facts come back beyond the control that never knew."""
-    summary = tables.get("summary", pd.DataFrame())
+    summary = tables["summary"]
     if not len(summary):
         return []
     rows = chosen(summary)
@@ -200,16 +187,14 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
             f"After {hidden} of {among}, retraining on other facts brings back what was not told, beyond the control: it had "
             f"been hidden, not removed ({names[True]}){rest}"
         )
-    return [Finding("recovery.hidden", sentence, hidden / len(rows), NAN, NAN, len(rows), hidden > 0, "summary")]
+    share = Interval(hidden / len(rows))
+    return [Finding("recovery.hidden", sentence, *share, len(rows), hidden > 0, "summary")]
 
 
 def _came_back(row: dict[str, Any]) -> Finding:
-    name, key, questions = (
-        shown(row["method"], row["rank"]),
-        f"recovery.{row['method']}_{row['rank']}",
-        int(row["questions"]),
-    )
-    b, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "A"))
+    name, key = shown(row["method"], row["rank"]), f"recovery.{row['method']}_{row['rank']}"
+    questions = int(row["questions"])
+    b, a = (Interval.of(row, name) for name in ("B_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
@@ -241,7 +226,7 @@ def _other_attacks(summary: pd.DataFrame) -> list[Finding]:
     for attack, said in SAID.items():
         rows = chosen(summary, "selected", attack)
         for row in records(over_seeds(rows)) if len(rows) else []:
-            b, c = ((row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("B_two_fold", "C_two_fold"))
+            b, c = (Interval.of(row, name) for name in ("B_two_fold", "C_two_fold"))
             name = shown(row["method"], row["rank"])
             sentence = said.format(name=name, a=level(row["A"]), b=level_with(*b))
             sentence += f", against {against(row)} and {level_with(*c)} before unlearning."
@@ -263,13 +248,12 @@ def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
         if low == high:
             continue
         numbers = mean_interval(table[low] - table[high])
-        sure = bool(numbers.low > 0 or numbers.high < 0)
-        said = "differs from" if sure else "is not distinguishable from"
+        said = "differs from" if numbers.clear else "is not distinguishable from"
         sentence = (
             f"At one level of forgetting the recovery rate after {shown(str(method), low)} {said} that after rank {high}: "
             f"{level(float(table[low].mean()))} and {level(float(table[high].mean()))}, difference {signed_with(*numbers, 2)}."
         )
-        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), sure, "summary"))
+        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), numbers.clear, "summary"))
     return found
 
 
@@ -280,12 +264,11 @@ def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
     for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
         missing = int((part["found"] == 0).sum())
         if missing:
-            name, nan = shown(str(method), int(str(rank))), float("nan")
-            seeds = counted(len(part), "seed")
+            name, seeds = shown(str(method), int(str(rank))), counted(len(part), "seed")
             where = f"in {missing} of {seeds}; its numbers are of the others" if missing < len(part) else f"({seeds})"
             sentence = f"No run of {name} kept what had to be retained {where}."
             key = f"recovery.{method}_{rank}_none"
-            found.append(Finding(key, sentence, nan, nan, nan, len(part), False, "summary"))
+            found.append(Finding(key, sentence, *UNKNOWN, len(part), False, "summary"))
     return found
 
 

@@ -3,7 +3,7 @@
 ROME, MEMIT and their kin weigh an update by ``C = E[k k^T]`` (d_in, d_in), the uncentred second moment of the input of
 a layer's MLP output projection over the tokens of a corpus: directions that text uses often are expensive to change
 (Meng et al., 2022, arXiv 2202.05262, eq. 2; 2210.07229, section 4.2). The estimate streams: each batch adds ``K^T K``
-of its tokens (float32 product, float64 sum, kept off the GPU), for all layers in one pass that stops after the highest.
+of its tokens (float32 product, float64 sum on the device of the layer), for all layers in one pass that stops after the highest.
 Every token of a text counts, special tokens included, as in MEMIT's published statistics; padding never does.
 The sums depend on the texts, their order and the batch size only, so a run that was interrupted and resumed from its
 partial file equals an undisturbed one bit for bit.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,14 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.algebra.linalg import SecondMoment
-from editlab.config.edit import Statistics
+from editlab.algebra.second_moment import SecondMoment
+from editlab.config.preparation import Statistics
 from editlab.errors import ArtifactError, ConfigError, DataError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen, run
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import pad
+
+logger = logging.getLogger(__name__)
 
 SORT_WINDOW = 512
 """Texts that are tokenised together, and rows that are sorted by length so that batches hold little padding."""
@@ -55,7 +58,8 @@ def collect_second_moments(
         texts: corpus, read in order until the budget is spent; a text longer than ``options.max_length`` tokens (at most
             the model's context) is cut into windows of that length.
         options: its budget is ``tokens_per_dimension`` times the largest d_in: with fewer tokens than d_in, ``C`` is
-            singular. A shorter corpus is used whole; ``count`` of the result says how many tokens there were.
+            singular. A shorter corpus is used whole; ``count`` of the result says how many tokens there were. With
+            ``samples`` the budget is so many texts, the first window of each, as published.
         tokens: exact token budget in place of that.
         batch_tokens: tokens (with padding) a forward pass.
         partial: file to which the sums go every ``save_every`` batches and from which an interrupted run of the same
@@ -74,14 +78,18 @@ def collect_second_moments(
     layers = architecture.check_layers(layers)
     sizes = {layer: architecture.weight_shape(layer)[1] for layer in layers}
     options = options or Statistics()
+    samples = options.samples if tokens is None else None
     budget = int(options.tokens_per_dimension * max(sizes.values())) if tokens is None else int(tokens)
     for name, value in (("tokens", budget), ("batch_tokens", batch_tokens)):
         if value < 1:
             raise ConfigError(f"statistics: {name}: {value} is not allowed; it must be 1 or more")
     width = min(options.max_length, getattr(model.config, "max_position_embeddings", None) or options.max_length)
-    rows = _within_budget(_windows(tokenizer_of(model), texts, width), budget)
-    sums = _Sums.start(architecture, sizes, partial, (budget, width, batch_tokens))
-    with _bar(budget, progress) as bar, frozen(model):
+    if samples is None:
+        rows = _within_budget(_windows(tokenizer_of(model), texts, width), budget)
+    else:
+        rows, budget = _samples(_windows(tokenizer_of(model), texts, width, first_only=True), samples), 0
+    sums = _Sums.start(architecture, sizes, partial, (budget, samples or 0, width, batch_tokens))
+    with _bar(budget or None, progress) as bar, frozen(model):
         for batch in sums.skip_done(_batches(rows, batch_tokens), bar.update):
             sums.add(batch, _products(architecture, layers, batch))
             bar.update(sum(map(len, batch)))
@@ -89,15 +97,27 @@ def collect_second_moments(
                 sums.save(partial)
     if not sums.count:
         raise DataError("statistics: the texts hold no token to collect second moments over")
-    return {layer: SecondMoment(sums.sums[layer] / sums.count, sums.count) for layer in layers}
+    return {layer: SecondMoment((sums.sums.pop(layer) / sums.count).cpu(), sums.count) for layer in layers}
 
 
-def _windows(tokenizer: Any, texts: Iterable[str], width: int) -> Iterator[Row]:
+def _windows(tokenizer: Any, texts: Iterable[str], width: int, *, first_only: bool = False) -> Iterator[Row]:
     """Token rows of at most ``width``, in the order of the texts, tokenised :data:`SORT_WINDOW` texts at a time."""
     stream = iter(texts)
     while chunk := list(islice(stream, SORT_WINDOW)):
         encoded = tokenizer(chunk, add_special_tokens=True, verbose=False).input_ids
-        yield from (tuple(ids[i : i + width]) for ids in encoded for i in range(0, len(ids), width))
+        for ids in encoded:
+            ends = [0] if first_only and ids else range(0, len(ids), width)
+            yield from (tuple(ids[i : i + width]) for i in ends)
+
+
+def _samples(rows: Iterable[Row], wanted: int) -> Iterator[Row]:
+    """So many rows; a warning where there are fewer."""
+    count = 0
+    for row in islice(rows, wanted):
+        count += 1
+        yield row
+    if count < wanted:
+        logger.warning("statistics: the text has %d samples, %d were asked for", count, wanted)
 
 
 def _within_budget(rows: Iterable[Row], budget: int) -> Iterator[Row]:
@@ -120,7 +140,7 @@ def _batches(rows: Iterable[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 
 def _products(architecture: Architecture, layers: Sequence[int], rows: Sequence[Row]) -> dict[int, Tensor]:
-    """``K^T K`` (d_in, d_in) over the real tokens of one batch, by layer: float32 product, returned as float64."""
+    """``K^T K`` (d_in, d_in) over the real tokens of one batch, by layer: a float32 product on the layer's device."""
     tokenizer = tokenizer_of(architecture.model)
     ids, mask = pad(rows, int(tokenizer.pad_token_id or 0), architecture.device)
     projections = {layer: architecture.projection(layer) for layer in layers}
@@ -130,13 +150,13 @@ def _products(architecture: Architecture, layers: Sequence[int], rows: Sequence[
     for layer in layers:
         keys = captured.pop(layer)
         keys = keys[mask.to(keys.device).bool()].float()
-        products[layer] = (keys.T @ keys).to("cpu", torch.float64)
+        products[layer] = keys.T @ keys
         if not bool(products[layer].isfinite().all()):
             raise NumericalError(f"statistics: the activations of layer {layer} hold NaN or infinite values")
     return products
 
 
-def _bar(budget: int, progress: bool) -> Any:
+def _bar(budget: int | None, progress: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=budget, desc="second moments", unit=" tokens", disable=None if progress else True)
@@ -157,13 +177,14 @@ class _Sums:
     def start(
         cls, architecture: Architecture, sizes: Mapping[int, int], partial: str | Path | None, settings: tuple[int, ...]
     ) -> _Sums:
-        zeros = {layer: torch.zeros(d_in, d_in, dtype=torch.float64) for layer, d_in in sizes.items()}
+        places = {layer: architecture.weight(layer).device for layer in sizes}
+        zeros = {k: torch.zeros(d_in, d_in, dtype=torch.float64, device=places[k]) for k, d_in in sizes.items()}
         fresh = cls(zeros, _fingerprint(architecture.model, (sorted(sizes), settings)))
         if partial is None or not Path(partial).is_file():
             return fresh
         try:
             tensors, metadata = load_tensors(partial)
-            found = {layer: tensors[f"sum.{layer}"] for layer in sizes}
+            found = {layer: tensors[f"sum.{layer}"].to(places[layer]) for layer in sizes}
             resumed = cls(found, fresh.digest, int(metadata["count"]), 0, int(metadata["batches"]), metadata["digest"])
         except (ArtifactError, KeyError, TypeError, ValueError):
             return fresh
@@ -210,123 +231,6 @@ def _fingerprint(model: Any, settings: Any) -> str:
         sample = flat[:: max(1, flat.numel() // 256)].to("cpu", torch.float64)
         digest.update(name.encode() + sample.numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_statistics(
-    path: str | Path, layer: int, moment: SecondMoment, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Write one layer's second moment with its Cholesky factor and eigen-decomposition, computed here if need be.
-
-    A singular ``C`` (fewer tokens than d_in) is factored with the smallest ridge that the solver accepts; the file
-    records it, absolute and relative to the mean of the diagonal.
-
-    Raises:
-        NumericalError: the moment is not finite, or no ridge makes it solvable.
-        ArtifactError: the file cannot be written.
-    """
-    lower = moment.factor()
-    eigenvalues, eigenvectors = moment.eigh()
-    tensors = {"second_moment": moment.matrix, "cholesky": lower}
-    tensors |= {"eigenvalues": eigenvalues, "eigenvectors": eigenvectors}
-    mean = float(moment.matrix.diagonal().mean())
-    facts = {
-        "layer": int(layer),
-        "count": int(moment.count),
-        "ridge": moment.ridge,
-        "relative_ridge": moment.ridge / mean,
-    }
-    save_tensors(path, tensors, {**(metadata or {}), **facts})
-
-
-def load_statistics(path: str | Path) -> tuple[int, SecondMoment]:
-    """Read (layer, second moment) from a file of :func:`save_statistics`.
-
-    Raises:
-        ArtifactError: missing, truncated, not such a file, wrong shapes, or numbers that do not belong together.
-    """
-    tensors, metadata = load_tensors(path)
-    try:
-        names = ("second_moment", "cholesky", "eigenvalues", "eigenvectors")
-        matrix, lower, eigenvalues, eigenvectors = (tensors[name] for name in names)
-        layer, count, ridge = int(metadata["layer"]), int(metadata["count"]), float(metadata["ridge"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a statistics file ({error} is missing or malformed)") from None
-    size = matrix.shape[0] if matrix.ndim else 0
-    shapes = [tuple(t.shape) for t in (matrix, lower, eigenvalues, eigenvectors)]
-    if size == 0 or shapes != [(size, size), (size, size), (size,), (size, size)]:
-        raise ArtifactError(f"{path}: tensors of shapes {shapes} do not belong together; delete it and rerun")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise ArtifactError(f"{path}: holds NaN or infinite values; delete it and rerun")
-    moment = SecondMoment(
-        matrix, count, cholesky=lower, eigenvalues=eigenvalues, eigenvectors=eigenvectors, ridge=ridge
-    )
-    try:
-        return layer, moment.validate()
-    except NumericalError as error:
-        raise ArtifactError(f"{path}: {error}; delete it and rerun") from None
-
-
-def resolve_statistics(
-    statistics: Any, layers: Sequence[int], d_in: Mapping[int, int] | None = None
-) -> dict[int, SecondMoment]:
-    """The second moments of ``layers`` from whatever a caller may hold.
-
-    Args:
-        statistics: None (gives {}), a statistics file, a directory of ``layer-<n>.safetensors``, a list of files, or
-            {layer: (d_in, d_in) tensor, :class:`SecondMoment` or file}.
-        layers: those needed; files of other layers in a directory are not read.
-        d_in: expected size by layer, checked when given.
-
-    Raises:
-        ConfigError: a needed layer is missing, something has the wrong type or shape.
-        ArtifactError: a file is missing or damaged.
-    """
-    if statistics is None:
-        return {}
-    if isinstance(statistics, Mapping):
-        found = {int(layer): _moment(statistics[layer], int(layer)) for layer in statistics if int(layer) in layers}
-    elif isinstance(statistics, str | Path) and Path(statistics).is_dir():
-        found = dict(_read(Path(statistics) / f"layer-{layer}.safetensors", layer) for layer in layers)
-    elif isinstance(statistics, str | Path):
-        found = dict([load_statistics(statistics)])
-    elif isinstance(statistics, Sequence) and all(isinstance(item, str | Path) for item in statistics):
-        found = dict(load_statistics(item) for item in statistics)
-    else:
-        raise ConfigError(
-            f"statistics: {type(statistics).__name__} is not allowed; give a file, a directory, a list of files or "
-            "{layer: second moment}"
-        )
-    given = sorted(int(layer) for layer in (statistics if isinstance(statistics, Mapping) else found))
-    for layer in layers:
-        if layer not in found:
-            raise ConfigError(f"statistics: layer {layer} is missing; given: {given}")
-        if d_in is not None and found[layer].size != d_in[layer]:
-            raise ConfigError(f"statistics: layer {layer} has size {found[layer].size}; the model needs {d_in[layer]}")
-    return {layer: found[layer] for layer in layers}
-
-
-def _moment(value: Any, layer: int) -> SecondMoment:
-    """A given second moment, checked; a bare tensor has an unknown count (0)."""
-    if isinstance(value, str | Path):
-        return _read(Path(value), layer)[1]
-    if isinstance(value, Tensor):
-        value = SecondMoment(value.detach(), 0)
-    if not isinstance(value, SecondMoment):
-        raise ConfigError(
-            f"statistics: layer {layer}: {type(value).__name__} is not allowed; give a tensor (d_in, d_in), a "
-            "SecondMoment or a file"
-        )
-    try:
-        return value.validate()
-    except NumericalError as error:
-        raise ConfigError(f"statistics: layer {layer}: {error}") from None
-
-
-def _read(path: Path, layer: int) -> tuple[int, SecondMoment]:
-    found, moment = load_statistics(path)
-    if found != layer:
-        raise ArtifactError(f"{path}: holds layer {found}, not layer {layer}")
-    return layer, moment
 
 
 def mix_keys(groups: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,1 @@
+"""Second moments of keys: collected over a text, or read from files."""

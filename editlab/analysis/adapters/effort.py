@@ -87,8 +87,8 @@ def findings(tables: Tables) -> list[Finding]:
     row = records(best)[0]
     name = NAMES.get(row["method"], row["method"])
     sentence = (
-        f"The best generator ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, and reaches "
-        f"{row['exact']:.2f} exact match."
+        f"The generator with the highest exact match ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, "
+        f"and reaches {row['exact']:.2f}."
     )
     seconds = Interval(float(row["seconds"]))
     return [Finding("effort.best", sentence, *seconds, len(table), True, "adapter_effort")]

@@ -15,7 +15,7 @@ from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding, direction, size
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import level_with, listed, signed_with
+from editlab.analysis.text.wording import counted, level_with, listed, signed_with
 
 METHODS = {"weights": "weights only", "both": "weights and deltas", "deltas": "deltas only"}
 DECODERS = {"coefficients": "coefficients", "hyperconvolution": "hyper-convolution"}
@@ -114,7 +114,8 @@ def findings(tables: Tables) -> list[Finding]:
     if "adapters" in tables:
         part = tables["adapters"][tables["adapters"]["split"] == COMBINATIONS]
         found += [*_linear(part), *_rivals(part)]
-    found += _supervision(tables.get("adapter_margins", pd.DataFrame()))
+    choices = tables.get("adapter_choices", pd.DataFrame())
+    found += _supervision(tables.get("adapter_margins", pd.DataFrame()), choices)
     found += _degenerate(tables.get("adapter_checks", pd.DataFrame()))
     if "adapters" in tables:
         found += _operations(tables["adapters"])
@@ -162,7 +163,19 @@ def _rivals(part: pd.DataFrame) -> list[Finding]:
     return found
 
 
-def _supervision(table: pd.DataFrame) -> list[Finding]:
+def _still_rising(choices: pd.DataFrame, decoder: str) -> str:
+    """Where training on deltas had its most validation letters at its last step, a longer one might do better: says so."""
+    if not len(choices):
+        return ""
+    own = choices[(choices["decoder"] == decoder) & (choices["supervision"] == "deltas")]
+    ends = [part.loc[part["letters"].idxmax(), "step"] == part["step"].max() for _, part in own.groupby("seed")]
+    if not any(ends):
+        return ""
+    last = f"after {int(own['step'].max())} steps of training on deltas"
+    return f" Letters on validation tasks were still rising {last} in {sum(ends)} of {counted(len(ends), 'seed')}."
+
+
+def _supervision(table: pd.DataFrame, choices: pd.DataFrame) -> list[Finding]:
     found = []
     exact = table[(table["metric"] == "exact") & (table["supervision"] == "deltas")] if len(table) else table
     for row in records(exact):
@@ -178,7 +191,7 @@ def _supervision(table: pd.DataFrame) -> list[Finding]:
             told = "is not separated from tuned supervision by weights, nor shown equal to it"
         sentence = (
             f"In the decoder of {decoder}, supervision by deltas alone {told}: {signed_with(*numbers)} exact match, paired over "
-            "tasks."
+            f"tasks.{_still_rising(choices, row['decoder'])}"
         )
         sure = not floor and bool(row["equal"] or numbers.clear)
         key = f"generators.supervision_{row['decoder']}"
@@ -228,7 +241,7 @@ TOPIC = Topic(
     ),
     figures=(adapter_methods,),
     sheets=(generators_sheet,),
-    reads=("adapters", "adapter_margins", "adapter_checks"),
+    reads=("adapters", "adapter_margins", "adapter_checks", "adapter_choices"),
     findings=findings,
     sentences=4,
 )

@@ -14,7 +14,7 @@ from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding, direction, size
-from editlab.analysis.text.wording import signed_with
+from editlab.analysis.text.wording import listed, signed_with
 
 BY = ["pool", "rule", "space", "rank"]
 NAMES = {
@@ -22,10 +22,28 @@ NAMES = {
     "dare_linear": "DARE", "dare_ties": "DARE and TIES", "dare_shared": "DARE, shared mask",
 }  # fmt: skip
 
+SAME = "; pools are to be compared on the same seeds"
+
 
 def merge_table(run: Run) -> pd.DataFrame:
     """Scores of every rule on every held-out task."""
     return joined(run, "merges")
+
+
+def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The pools on equal terms: where one of them has fewer seeds, the other's rows of those seeds come again as a pool."""
+    seeds = {str(pool): set(part["seed"]) for pool, part in table.groupby("pool", sort=False)}
+    both = set.intersection(*seeds.values())
+    again = [
+        table[(table["pool"] == pool) & table["seed"].isin(both)].assign(pool=f"{pool}, same {_seeds(both)}")
+        for pool, own in seeds.items()
+        if both and own != both
+    ]
+    return pd.concat([table, *again], ignore_index=True)
+
+
+def _seeds(seeds: set[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in sorted(seeds)])}"
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +53,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    return _named(means(table, BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
+    return _named(means(_side_by_side(table), BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
 
 
 @figure(
@@ -43,7 +61,8 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     "merge",
     lambda rows: (
         "Ten adapters retrieved by text and merged with equal weights: letters right on held-out tasks "
-        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own."
+        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own"
+        f"{SAME if len(set(rows['seeds'])) > 1 else ''}."
     ),
     rows=_shown,
     cites=("merging.*",),
@@ -68,13 +87,18 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
 @sheet("merging", "Merged adapters", "merge", level=5)
 def merging_sheet(tables: Tables) -> Printed:
     """Every rule: scores, likeness to the exact sum, size."""
-    frame = _named(means(tables["merge"], BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
+    frame = _named(means(_side_by_side(tables["merge"]), BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
     for column in ("cosine_to_sum", "norm_to_sum"):
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
     heads = {"letters": "letters", "exact": "exact", "cosine_to_sum": "cosine to the exact mean", "norm_to_sum": "norm"}
-    columns = columns_of({"pool": "pool", "name": "rule"}, "text") + columns_of(heads)
+    columns = (
+        columns_of({"pool": "pool", "name": "rule"}, "text")
+        + columns_of(heads)
+        + columns_of({"seeds": "seeds"}, "count")
+    )
     stands = basis(tables["merge"])
-    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products."
+    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products"
+    told += f"{SAME if len(set(frame['seeds'])) > 1 else ''}."
     return Printed(frame, columns, told, "merge")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.adapters.scores import COMBINATIONS, documents, joined, means, stands
+from editlab.analysis.adapters.scores import COMBINATIONS, documents, joined, means, over_tasks, stands
 from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Tables, sheet
@@ -35,7 +35,7 @@ def methods_table(run: Run) -> pd.DataFrame:
     and for generators how alike their adapters are."""
     scores = joined(run, "adapter_scores")
     frame = means(scores, ["split", "group", "method"])
-    frame["gain"] = [_share(frame, row) for row in records(frame)]
+    frame["gain"] = [_share(scores, row) for row in records(frame)]
     frame["won"] = [_won(scores, row) for row in records(frame)]
     checks = pd.DataFrame(documents(run, "checks"))
     if "likeness" in checks:
@@ -57,10 +57,13 @@ def shown(row: dict[str, Any]) -> str:
     return f"{name}, shuffled" if row["group"] == "shuffled" else name
 
 
-def _share(frame: pd.DataFrame, row: dict[str, Any]) -> float:
-    own = frame[(frame["split"] == row["split"]) & (frame["group"] == "reference")].set_index("method")["exact"]
-    gain = own["teacher"] - own["base"]
-    return float((row["exact"] - own["base"]) / gain) if gain > 0 else float("nan")
+def _share(table: pd.DataFrame, row: dict[str, Any]) -> float:
+    """Gain over the base as a share of the teachers', on the seeds that the method has."""
+    split = table[table["split"] == row["split"]]
+    own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
+    rivals = split[(split["group"] == "reference") & split["seed"].isin(own["seed"])]
+    base, teacher = (over_tasks(rivals[rivals["method"] == m], "exact").value for m in ("base", "teacher"))
+    return float((row["exact"] - base) / (teacher - base)) if teacher > base else float("nan")
 
 
 def _won(table: pd.DataFrame, row: dict[str, Any]) -> float:

@@ -16,7 +16,16 @@ from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interv
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
-from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
+from editlab.analysis.unlearning.numbers import (
+    INTERVALS,
+    above_control,
+    against,
+    basis,
+    chosen,
+    over_seeds,
+    recovered,
+    shown,
+)
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
@@ -170,12 +179,14 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
         sure: listed([shown(r["method"], r["rank"]) for r in rows if recovered(r) == sure]) for sure in (True, False)
     }
     hidden = sum(recovered(row) for row in rows)
-    sentence = (
-        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
-        "brings back what was not told, beyond the model that never knew"
-    )
-    sentence += f" ({names[True]})" if names[True] else ""
-    sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
+    among = f"{counted(len(rows), 'method')} that forgot enough to be attacked"
+    sentence = f"After none of {among} does retraining on other facts bring back, beyond doubt, what was not told."
+    if hidden:
+        rest = f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
+        sentence = (
+            f"After {hidden} of {among}, retraining on other facts brings back what was not told, beyond the control: it had "
+            f"been hidden, not removed ({names[True]}){rest}"
+        )
     share = Interval(hidden / len(rows))
     return [Finding("recovery.hidden", sentence, *share, len(rows), hidden > 0, "summary")]
 
@@ -183,23 +194,29 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
 def _came_back(row: dict[str, Any]) -> Finding:
     name, key = shown(row["method"], row["rank"]), f"recovery.{row['method']}_{row['rank']}"
     questions = int(row["questions"])
-    b, n, a = (Interval.of(row, name) for name in ("B_two_fold", "N_two_fold", "A"))
+    b, a = (Interval.of(row, name) for name in ("B_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
     sure = recovered(row)
-    said = "brings back facts that it was not told" if sure else "brings back nothing distinguishable from the control"
+    said = (
+        "brings back facts that it was not told"
+        if sure
+        else "may bring back facts, which these seeds do not settle"
+        if above_control(row, "B_two_fold") and row["B_two_fold"] > row["A"]
+        else "brings back nothing beyond the control"
+    )
     sentence = (
-        f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
-        f"against {level_with(*n)} of the model that never knew."
+        f"After {name}, retraining on other facts {said}: held-out accuracy goes from {level_with(*a)} to {level_with(*b)}, "
+        f"against {against(row)}."
     )
     return Finding(key, sentence, *b, questions, sure, "summary")
 
 
 SAID = {
-    "lora": "Retraining a LoRA on other facts brings {name} to {b} on held-out ones",
-    "prompt": "Other facts in the prompt bring {name} to {b} on held-out ones",
-    "probe": "A linear probe of the hidden states reads {b} of the held-out facts after {name}",
+    "lora": "Retraining a LoRA on other facts takes held-out accuracy after {name} from {a} to {b}",
+    "prompt": "Other facts in the prompt take held-out accuracy after {name} from {a} to {b}",
+    "probe": "A linear probe of the hidden states reads {b} of the held-out facts after {name}, which itself answers {a} of them",
 }
 
 
@@ -209,13 +226,13 @@ def _other_attacks(summary: pd.DataFrame) -> list[Finding]:
     for attack, said in SAID.items():
         rows = chosen(summary, "selected", attack)
         for row in records(over_seeds(rows)) if len(rows) else []:
-            b, n, c = (Interval.of(row, name) for name in ("B_two_fold", "N_two_fold", "C_two_fold"))
-            sentence = said.format(name=shown(row["method"], row["rank"]), b=level_with(*b))
-            sentence += (
-                f", against {level_with(*n)} of the model that never knew and {level_with(*c)} before unlearning."
-            )
+            b, c = (Interval.of(row, name) for name in ("B_two_fold", "C_two_fold"))
+            name = shown(row["method"], row["rank"])
+            sentence = said.format(name=name, a=level(row["A"]), b=level_with(*b))
+            sentence += f", against {against(row)} and {level_with(*c)} before unlearning."
             key = f"recovery.{attack}_{row['method']}_{row['rank']}"
-            found.append(Finding(key, sentence, *b, int(row["questions"]), recovered(row), "summary"))
+            sure = above_control(row) if attack == "probe" else recovered(row)
+            found.append(Finding(key, sentence, *b, int(row["questions"]), sure, "summary"))
     return found
 
 
@@ -241,13 +258,15 @@ def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
 
 
 def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
-    """Methods for which no run kept what had to be kept."""
+    """Methods for which no run kept what had to be kept, in all seeds or in some: their numbers are of the others."""
     rows = summary[(summary["point"] == "selected") & (summary["attack"] == "full")]
     found = []
     for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
-        if not part["found"].any():
-            name = shown(str(method), int(str(rank)))
-            sentence = f"No run of {name} kept what had to be retained ({counted(len(part), 'seed')})."
+        missing = int((part["found"] == 0).sum())
+        if missing:
+            name, seeds = shown(str(method), int(str(rank))), counted(len(part), "seed")
+            where = f"in {missing} of {seeds}; its numbers are of the others" if missing < len(part) else f"({seeds})"
+            sentence = f"No run of {name} kept what had to be retained {where}."
             key = f"recovery.{method}_{rank}_none"
             found.append(Finding(key, sentence, *UNKNOWN, len(part), False, "summary"))
     return found

@@ -168,7 +168,7 @@ def _still_rising(choices: pd.DataFrame, decoder: str) -> str:
     if not len(choices):
         return ""
     own = choices[(choices["decoder"] == decoder) & (choices["supervision"] == "deltas")]
-    ends = [part.loc[part["letters"].idxmax(), "step"] == part["step"].max() for _, part in own.groupby("seed")]
+    ends = [part["step"].iloc[int(part["letters"].argmax())] == part["step"].max() for _, part in own.groupby("seed")]
     if not any(ends):
         return ""
     last = f"after {int(own['step'].max())} steps of training on deltas"

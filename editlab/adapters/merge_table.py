@@ -1,7 +1,8 @@
 """The merge table: which rule joins ten retrieved adapters best, in which space, and what a shared A_0 has to do with it.
 
 Members come from text retrieval among the tasks that both pools hold, so that the pools differ in their A_0 alone.
-Every rule merges the same members with equal weights; random rules are averaged over several draws.
+Every rule merges the same members with equal weights, so that it averages them in its own space; random rules are averaged
+over several draws.
 """
 
 from __future__ import annotations
@@ -84,8 +85,7 @@ def _one(
         """Merged when they are scored: in a large model the dense sums of all tasks would not fit."""
         products = []
         for task in part:
-            # Rules that divide by a number of adapters take weights of 1, the others weights that sum to 1.
-            weights = [1.0 if rule in COUNTED else 1 / len(chosen[task])] * len(chosen[task])
+            weights = [_weight(rule, space, len(chosen[task]))] * len(chosen[task])
             generator = torch_rng("adapters", "merge", bench.seed, rule, space, task, draw)
             found = merged(pool, chosen[task], weights, **options, generator=generator)
             products.append({k: update.dense() for k, update in found.items()})
@@ -93,6 +93,17 @@ def _one(
         return {k: torch.stack([p[k] for p in products]) for k in products[0]}
 
     return bench.scorer.score(list(chosen), changes).merge(pd.DataFrame(extra), on="task")
+
+
+def _weight(rule: str, space: str, count: int) -> float:
+    """What makes a rule average: 1 where it divides by a number of adapters itself, else 1 / count.
+
+    Factors are weighted with its root, so that means of both sides need 1 / count^2; with 1 / count the product of the two
+    sums would be count times the mean where the adapters share one A.
+    """
+    if rule in COUNTED:
+        return 1.0
+    return 1 / count if space == "product" else 1 / count**2
 
 
 def _likeness(found: Mapping[str, Tensor], exact: Mapping[str, Factors]) -> dict[str, float]:

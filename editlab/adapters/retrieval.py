@@ -54,12 +54,14 @@ class DeltaIndex:
         """The k nearest adapters with their cosines, nearest first; fewer where the index holds fewer.
 
         Raises:
-            ConfigError: k below 1, a query of another dimension, or nothing left after ``exclude``.
+            ConfigError: k below 1, a query of another dimension or with NaN in it, or nothing left after ``exclude``.
         """
         query = np.asarray(query, dtype=np.float64)
         if k < 1 or query.shape != self.rows.shape[1:]:
             wanted = self.rows.shape[1:]
             raise ConfigError(f"index: k {k} and a query of shape {query.shape}; allowed are k >= 1 and {wanted}")
+        if not np.isfinite(query).all():
+            raise ConfigError("index: the query holds values that are no numbers")
         direction = query - self.centre
         norm = np.linalg.norm(direction)
         direction = direction / norm if norm > 0 else direction

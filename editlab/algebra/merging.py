@@ -21,6 +21,7 @@ Rules, each of them peft's ``add_weighted_adapter`` where that has it (in produc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -61,11 +62,11 @@ def merge(
         generator: of the random masks.
 
     Raises:
-        ConfigError: no adapters, counts that differ, an unknown rule or space, a density outside (0, 1], maps of
-            different shapes (different bases), or different ranks in factor space.
+        ConfigError: no adapters, counts that differ, weights that are no numbers, an unknown rule or space, a density outside
+            (0, 1], a rank below 1, maps of different shapes (different bases), or different ranks in factor space.
     """
     scales = [1.0] * len(adapters) if scales is None else scales
-    _check(adapters, weights, scales, rule, space, density, generator)
+    _check(adapters, weights, scales, rule, space, density, rank, generator)
     generator = torch.Generator() if generator is None else generator
     merged: dict[Key, Factors] = {}
     for key in dict.fromkeys(key for adapter in adapters for key in adapter):
@@ -175,12 +176,18 @@ def _check(
     rule: str,
     space: str,
     density: float,
+    rank: int | None,
     generator: torch.Generator | None,
 ) -> None:
     if not adapters:
         raise ConfigError("merge: no adapters given; one or more")
     if not len(adapters) == len(weights) == len(scales):
         raise ConfigError(f"merge: {len(adapters)} adapters, {len(weights)} weights and {len(scales)} scales; one each")
+    wrong = [number for number in (*weights, *scales) if not math.isfinite(number)]
+    if wrong:
+        raise ConfigError(f"merge: weight or scale {wrong[0]} is not allowed; numbers are needed")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"merge: rank {rank} is not allowed; 1 or more")
     if rule not in RULES:
         raise ConfigError(f"merge: rule {rule!r} is not allowed; one of {', '.join(RULES)}")
     if space not in SPACES:

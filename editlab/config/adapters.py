@@ -144,7 +144,6 @@ class AdapterScores(Section):
     strings: Count = Field(100, description="test examples a task")
     validation: Count = Field(50, description="examples a validation task")
     rows: Count = Field(1600, description="sequences that run through the model at once")
-    resamples: Count = Field(2000, description="bootstrap resamples over tasks and seeds")
     margin: Positive = Field(0.05, description="exact match within which two supervisions count as equal")
 
 

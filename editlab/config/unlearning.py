@@ -279,7 +279,6 @@ class Selection(Section):
     """Rule U7: which evaluated epoch of a grid stands for a method. It never looks at an attack."""
 
     tau: PositiveShare = Field(0.05, description="retain accuracy that may be lost, on the half that is chosen on")
-    taus: list[PositiveShare] = Field([0.02, 0.05, 0.1], description="values of tau for the front")
     perplexity_factor: Positive = Field(1.2, description="perplexity of neutral text, at most so many times the base's")
     level: Share = Field(0.4, description="forget accuracy at which ranks are compared")
     tolerance: PositiveShare = Field(0.03, description="a checkpoint is at the level when it is so near")

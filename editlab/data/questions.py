@@ -156,9 +156,18 @@ def read_split(directory: str | Path, name: str) -> Split:
 def _check_aligned(
     file: Path, texts: Sequence[Text], questions: Sequence[Question], corpus: Sequence[Text] | None
 ) -> None:
-    """Each text names a question of the split and its choices; a form that names none must follow the corpus, row by row."""
+    """Each text names a question of the split and its choices; a form that names none must follow the corpus, row by row.
+
+    A corpus need not name questions, but the split that its texts are of is that of the other forms.
+    """
     known = {(q.question, q.right, tuple(sorted(q.wrong))) for q in questions}
+    splits = {t.split for t in corpus or ()}
     for line, text in enumerate(texts, start=1):
+        if splits and text.split not in splits:
+            raise DataError(
+                f"{file}: line {line}: a text of split {text.split[:40]!r}, but the corpus beside it is of "
+                f"{', '.join(sorted(splits))[:80]!r}; misaligned"
+            )
         if text.question is not None:
             if (text.question, text.correct, tuple(sorted(text.wrong))) not in known:
                 raise DataError(
@@ -211,15 +220,17 @@ def _question(record: dict[str, Any], where: str) -> Question:
 
 
 def _text(record: dict[str, Any], where: str) -> Text:
-    text, wrong = record.get("text"), record.get("wrong_answers")
+    text, wrong, asked = record.get("text"), record.get("wrong_answers"), record.get("original_question")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: field 'text' is missing, empty or not a string")
+    if asked is not None and not isinstance(asked, str):
+        raise DataError(f"{where}: field 'original_question' is {str(asked)[:40]!r}; a string is needed")
     if (wrong is None) != (record.get("correct_answer") is None) or not isinstance(wrong, list | None):
         raise DataError(f"{where}: fields 'correct_answer' and 'wrong_answers' (a list) come together")
     return Text(
         text,
         str(record.get("split", "")),
-        record.get("original_question"),
+        asked,
         None if wrong is None else _answer(record["correct_answer"], "correct_answer", where),
         tuple(_answer(w, "wrong_answers", where) for w in wrong or ()),
     )

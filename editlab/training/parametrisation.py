@@ -7,6 +7,7 @@ in float32 before a checkpoint is saved, so that an attack meets an ordinary mod
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from editlab.errors import ConfigError
+from editlab.files.artifacts import write_json
 from editlab.networks.architectures import Architecture
 from editlab.randomness import derive_seed
 
@@ -121,5 +123,13 @@ def save_model(model: Any, directory: str | Path) -> None:
 def save_checkpoint(trainable: Trainable, directory: Path) -> None:
     """Save the plain model; a LoRA also by itself under ``adapter/``, as peft reads it on top of the model before."""
     if trainable.is_lora:
-        trainable.model.save_pretrained(directory / "adapter")  # type: ignore[operator]
+        adapter = directory / "adapter"
+        trainable.model.save_pretrained(adapter)  # type: ignore[operator]
+        _ordered(adapter / "adapter_config.json")
     save_model(plain(trainable), directory)
+
+
+def _ordered(path: Path) -> None:
+    """The names of the adapted maps in order: peft holds them as a set, whose order differs from process to process."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, "target_modules": sorted(config["target_modules"])})

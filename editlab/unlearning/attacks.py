@@ -14,16 +14,16 @@ from editlab.data.questions import Question, Split, halves, leave_one_out
 from editlab.errors import DataError
 from editlab.evaluation.choices import ChoiceScores, score_cloze, score_letters
 from editlab.files.artifacts import write_csv
-from editlab.networks.loading import load_model, tokenizer_of
-from editlab.randomness import set_threads
+from editlab.networks.loading import tokenizer_of
 from editlab.training.batches import question_rows, text_rows
 from editlab.training.optimizers import optimizer_of
 from editlab.training.parametrisation import lora, whole
 from editlab.training.retraining import TokenRow, finetune, restored
-from editlab.unlearning.facts import Facts, load_facts
+from editlab.unlearning.facts import Facts
 from editlab.unlearning.probing import probe
 from editlab.unlearning.scores import metrics, score_questions
 from editlab.unlearning.selection import NO_POINT
+from editlab.unlearning.stage import Stage
 
 ATTACKS = ("full", *OTHER_ATTACKS)
 ATTACKED = ["v_split", "lr", "epoch", "set", "half", "metric", "value", "n"]  # columns of an attack
@@ -205,28 +205,12 @@ def _once(secret: Split, scored: Callable[[Sequence[Question]], Scored], seed: i
 
 
 def attack_stage(
-    *,
-    model: str,
-    loading: Mapping[str, Any],
-    facts: str,
-    splits: Sequence[str],
-    options: Mapping[str, Any],
-    scoring: Mapping[str, Any],
-    kind: str,
-    seed: int,
-    threads: int,
-    target: str,
+    *, given: Mapping[str, Any], splits: Sequence[str], options: Mapping[str, Any], kind: str, target: str
 ) -> None:
     """One kind of attack on one model, every split held out in turn."""
-    set_threads(threads)
+    stage, retraining = Stage(**given), Retraining.model_validate(options)
+    place = Path(stage.model)
     table = attack_kept(
-        Path(model),
-        lambda: load_model(model, **loading),
-        load_facts(Path(facts)),
-        splits,
-        Retraining.model_validate(options),
-        Scoring.model_validate(scoring),
-        kind=kind,
-        seed=seed,
+        place, stage.load, stage.known(), splits, retraining, stage.scored(), kind=kind, seed=stage.seed
     )
     write_csv(target, table)

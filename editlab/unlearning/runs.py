@@ -13,14 +13,14 @@ from editlab.config.unlearning import Method, Scoring
 from editlab.errors import ModelError
 from editlab.files.artifacts import write_csv, write_json
 from editlab.networks.loading import load_model
-from editlab.randomness import set_threads
 from editlab.training.batches import collate, text_rows
 from editlab.training.objectives import FORMS
 from editlab.training.parametrisation import Trainable, save_checkpoint
 from editlab.training.unlearning import UnlearningTexts, divergence, unlearn
-from editlab.unlearning.facts import Facts, load_facts, load_neutral
+from editlab.unlearning.facts import Facts
 from editlab.unlearning.scores import score_model
 from editlab.unlearning.selection import NO_POINT
+from editlab.unlearning.stage import Stage
 
 Neutral = Mapping[str, Sequence[str]]  # "training" and "held_out" sentences
 
@@ -143,61 +143,45 @@ def check_reloaded(before: pd.DataFrame, after: pd.DataFrame, where: str | Path)
 
 
 def unlearn_stage(
-    *,
-    model: str,
-    loading: Mapping[str, Any],
-    facts: str,
-    method: Mapping[str, Any],
-    scoring: Mapping[str, Any],
-    rank: int,
-    lr: float,
-    retain: float,
-    seed: int,
-    threads: int,
-    target: str,
+    *, given: Mapping[str, Any], method: Mapping[str, Any], rank: int, lr: float, retain: float, target: str
 ) -> None:
     """One point of a grid."""
-    set_threads(threads)
+    stage = Stage(**given)
     scores = run_unlearning(
-        load_model(model, **loading),
-        load_facts(Path(facts)),
-        load_neutral(Path(facts)),
+        stage.load(),
+        stage.known(),
+        stage.neutral(),
         Method.model_validate(method),
-        Scoring.model_validate(scoring),
+        stage.scored(),
         rank=rank,
         lr=lr,
         retain=retain,
-        seed=seed,
+        seed=stage.seed,
     )
     write_csv(target, scores)
 
 
 def keep_stage(
     *,
-    model: str,
-    loading: Mapping[str, Any],
-    facts: str,
+    given: Mapping[str, Any],
     chosen: str,
     point: str,
     method: Mapping[str, Any],
-    scoring: Mapping[str, Any],
     rank: int,
-    seed: int,
-    threads: int,
     directory: str,
     target: str,
 ) -> None:
     """The model of a chosen point, and the scores of what is loaded from its file."""
-    set_threads(threads)
+    stage = Stage(**given)
     scores = keep_point(
-        lambda: load_model(model, **loading),
-        load_facts(Path(facts)),
-        load_neutral(Path(facts)),
+        stage.load,
+        stage.known(),
+        stage.neutral(),
         Method.model_validate(method),
-        Scoring.model_validate(scoring),
+        stage.scored(),
         Path(directory),
         json.loads(Path(chosen).read_text(encoding="utf-8"))[point],
         rank=rank,
-        seed=seed,
+        seed=stage.seed,
     )
     write_csv(target, scores)

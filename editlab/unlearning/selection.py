@@ -127,17 +127,6 @@ def _plain(point: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def front(found: pd.DataFrame) -> pd.DataFrame:
-    """The candidates that no other one beats in both forget and retain accuracy, by forget accuracy."""
-    order = found.sort_values(["forget", "keep"], ascending=[True, False])
-    best, kept = -math.inf, []
-    for index, row in order.iterrows():
-        if row["keep"] > best:
-            best = row["keep"]
-            kept.append(index)
-    return found.loc[kept]
-
-
 def choose_stage(
     *,
     files: Sequence[str],

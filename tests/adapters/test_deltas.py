@@ -160,3 +160,10 @@ def test_a_pool_of_another_base_is_refused(tiny, tmp_path):
     tiny.pool.save(tmp_path / "pool.safetensors")
     with pytest.raises(ModelError, match="another base"):
         Bench.open(tiny.study, 0, tmp_path / "base", tmp_path / "pool.safetensors")
+
+
+def test_an_adapter_is_known_by_both_of_its_factors():
+    left, right = torch.ones(1, 3, 2), torch.ones(1, 2, 3)
+    known = Pool(["a"], {"m": (left, right)}, "base").digest("a")
+    assert Pool(["a"], {"m": (left, 2 * right)}, "base").digest("a") != known
+    assert Pool(["a"], {"m": (2 * left, right)}, "base").digest("a") != known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -335,3 +336,15 @@ def test_the_merge_table_has_every_rule_for_both_pools(tiny):
     exact = table[(table["rule"] == "linear") & (table["space"] == "product") & (table["rank"] == 0)]
     assert exact["cosine_to_sum"].min() == pytest.approx(1.0, abs=1e-5)
     assert exact["norm_to_sum"].max() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_rule_of_factors_averages_them(tiny):
+    members = tiny.tasks.names("train")
+    factors = random_factors(tiny.model, len(members), seed=8)
+    same_right = {k: (left, right[:1].expand_as(right)) for k, (left, right) in factors.items()}
+    bench = dataclasses.replace(tiny, pool=Pool(members, same_right, tiny.pool.base))
+    table = compare_merges(bench, Pool(members, factors, tiny.pool.base))
+    table = table[(table["space"] == "factor") & (table["rule"] == "linear")].set_index("pool")
+    # With one A the mean of the factors is the mean of the products; with an A each it is much smaller.
+    np.testing.assert_allclose(table.loc["shared A_0", ["cosine_to_sum", "norm_to_sum"]].astype(float), 1.0, atol=1e-4)
+    assert (table.loc["own A_0", "norm_to_sum"] < 1).all()

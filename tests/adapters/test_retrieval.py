@@ -71,6 +71,7 @@ def test_the_own_task_can_be_left_out_and_zero_rows_are():
         (lambda: DeltaIndex(np.ones((1, 3)), ["a"], backend="annoy"), "one of numpy, faiss"),
         (lambda: DeltaIndex(np.ones((1, 3)), ["a"]).search(np.ones(3), 0), "k >= 1"),
         (lambda: DeltaIndex(np.ones((1, 3)), ["a"]).search(np.ones(2), 1), "query of shape"),
+        (lambda: DeltaIndex(np.ones((1, 3)), ["a"]).search(np.full(3, np.nan), 1), "no numbers"),
         (lambda: DeltaIndex(np.ones((1, 3)), ["a"]).search(np.ones(3), 1, exclude=["a"]), "nothing is left"),
     ],
 )

@@ -155,6 +155,8 @@ def test_pruning_keeps_the_largest_share():
     [
         ({"adapters": []}, "no adapters"),
         ({"weights": [1.0]}, "2 adapters, 1 weights"),
+        ({"weights": [1.0, float("nan")]}, "weight or scale nan"),
+        ({"rank": 0}, "rank 0 is not allowed"),
         ({"rule": "soup"}, "one of linear"),
         ({"space": "tangent"}, "product or factor"),
         ({"density": 0.0}, "above 0"),

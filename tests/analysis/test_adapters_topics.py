@@ -10,6 +10,7 @@ import pytest
 
 from editlab.analysis.adapters import REPORT, deltas, distance, effort, generators, merging, methods, pages, retrieval
 from editlab.analysis.adapters.scores import COMBINATIONS, difference, means
+from editlab.analysis.report.making import findings_of
 from editlab.analysis.report.run import Run
 from editlab.files.artifacts import write_csv, write_provenance
 
@@ -96,7 +97,9 @@ def run(tmp_path):
         put("pooling", f"{here}/pooling.csv", pd.DataFrame([
             {"seed": seed, "position": p, "pool": "mean", "raw_reliability": 0.95, "reliability": r, "seed_cosine": 0.7,
              "seed_nearest": 0.9, "text_r2": 0.4} for p, r in (("answer", 0.9), ("neutral", 0.3))]))  # fmt: skip
-        put("choices", f"{here}/choices.csv", pd.DataFrame([{"seed": seed, "step": 0, "penalty": 0.1, "letters": 0.5}]))
+        put("choices", f"{here}/choices.csv", pd.DataFrame([
+            {"seed": seed, "decoder": "coefficients", "supervision": "weights", "step": 0, "penalty": 0.1,
+             "letters": 0.5}]))  # fmt: skip
         gates = {"seed": int(seed), "measured": {"prompted": 0.97, "prompted_held_out": 0.8, "bare": 0.001, "teacher": 0.99,
                  "teachers": 1.0, "reliability": 0.85 - 0.1 * int(seed)},
                  "holds": {"prompted": True, "bare": True, "teachers": True, "reliability": seed == 0}}  # fmt: skip
@@ -121,7 +124,7 @@ def test_every_figure_sheet_and_finding_is_made(run):
             assert topic.name in REPORT.names
     for name, (_, sheet) in REPORT.sheets.items():
         assert "toprule" in sheet.make(found).latex(), name
-    keys = [f.key for t in REPORT.topics for f in t.findings({n: found[n] for n in t.reads if n in found})]
+    keys = [f.key for t in REPORT.topics for f in findings_of(t, found)]
     assert len(keys) == len(set(keys)) > 15
     assert {k.split(".")[0] for k in keys} == set(REPORT.names) - {"effort"}
 
@@ -163,6 +166,40 @@ def test_verdicts_follow_the_numbers(run):
     assert "no measurable difference" in told["merging.ties_own"]
     assert told["deltas.gates"] == "These gates fail: the reliability of deltas (seed 1)."
     assert "0.95 can hide a centred one of 0.30" in told["deltas.common_part"]
+
+
+def test_pools_are_compared_on_the_seeds_that_both_have(run):
+    table = tables(run)["merge"]
+    assert set(merging._shown(table)["pool"]) == {"shared A_0", "own A_0"}
+    one = table[(table["pool"] == "shared A_0") | (table["seed"] == 0)]
+    one = one.assign(letters=one["letters"] + 0.2 * one["seed"])
+    shown = merging._shown(one).set_index(["pool", "name"])
+    mean = "mean of products"
+    assert shown.loc[("shared A_0, same seed 0", mean), "letters"] == shown.loc[("own A_0", mean), "letters"]
+    assert shown.loc[("shared A_0", mean), "letters"] == pytest.approx(shown.loc[("own A_0", mean), "letters"] + 0.1)
+    assert "compared on the same seeds" in merging.merging_sheet.make({"merge": one}).legend
+
+
+def test_training_that_was_still_rising_is_told(run):
+    rows = [{"seed": seed, "decoder": "coefficients", "supervision": "deltas", "step": step, "penalty": 0.1, "letters": letters}
+            for seed, path in ((0, (0.1, 0.5, 0.9)), (1, (0.1, 0.9, 0.5)))
+            for step, letters in zip((0, 20, 40), path, strict=True)]  # fmt: skip
+    found = tables(run) | {"adapter_choices": pd.DataFrame(rows)}
+    told = {f.key: f.sentence for f in generators.findings(found)}
+    said = "still rising after 40 steps of training on deltas in 1 of 2 seeds."
+    assert told["generators.supervision_coefficients"].endswith(said)
+    assert "rising" not in told["generators.supervision_hyperconvolution"]
+
+
+def test_the_gain_is_that_of_the_seeds_a_method_has():
+    table = scores()
+    table["exact"] -= 0.3 * table["seed"] * (table["method"] == "base, described")
+    base = table["method"] == "base"
+    table.loc[base, "exact"] = 0.5 * table.loc[base, "seed"]
+    one = table[(table["seed"] == 0) | (table["group"] != "generator")]
+    row = {"split": COMBINATIONS, "group": "generator", "method": "coefficients, weights", "exact": 0.495}
+    teacher = one[(one["method"] == "teacher") & (one["seed"] == 0)]["exact"].mean()
+    assert methods._share(one, row) == pytest.approx(0.495 / teacher)
 
 
 def test_a_difference_is_paired_and_counts_seeds():

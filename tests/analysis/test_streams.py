@@ -110,7 +110,7 @@ def test_two_streams_describe_themselves_and_three_speak_for_others():
     assert 0.02 < two.low < two.high < 0.08
     assert over_streams([0.051, 0.049, 0.02]).general
     assert np.isnan(over_streams([0.05]).low)
-    assert over_streams([]).streams == 0
+    assert np.isnan(over_streams([]).value)
 
 
 def test_streams_that_disagree_support_nothing():

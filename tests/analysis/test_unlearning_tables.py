@@ -126,9 +126,59 @@ def test_a_linear_probe_has_its_row_and_its_sentence(settings, tmp_path):
     assert summary[["A", "B", "C", "N"]].drop_duplicates().to_numpy().tolist() == [[0.25, 0.75, 1.0, 0.25]]
     said = {f.key: f.sentence for f in findings({"summary": summary})}
     assert said["recovery.probe_gd_0"].startswith("A linear probe of the hidden states reads ")
-    assert "of the held-out facts after GD, against " in said["recovery.probe_gd_0"]
+    assert "of the held-out facts after GD, which itself answers 0.25 of them, against " in said["recovery.probe_gd_0"]
     assert {"recovery.lora_gd_0", "recovery.prompt_gd_0"} <= set(said)
-    assert said["recovery.hidden"].startswith("Of 1 method that unlearn")
+    assert said["recovery.hidden"].startswith("After none of 1 method that forgot enough")  # of 8 questions
+
+
+def points(a, b, n, seeds=3):
+    """Rows of a summary: one method, the same numbers in each seed but for a thousandth."""
+    rows = [
+        {"method": "gd", "rank": 0, "seed": seed, "attack": "full", "point": "selected", "found": 1, "V_n": 1000, "kl": 0.0,
+         "retain": 1.0, "retain_drop": 0.0, "recovery": b, "recovery_corrected": b, "recovery_two_fold": b,
+         "recovery_corrected_two_fold": b, "A": a, "B": b, "C": 1.0, "N": n, "B_two_fold": b + seed / 1000, "C_two_fold": 1.0,
+         "N_two_fold": n} for seed in range(seeds)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "n", "seeds", "back"),
+    [
+        (0.2, 0.8, 0.25, 3, True),
+        (0.5, 0.5, 0.25, 3, False),  # above the control, but no more than unlearning had left
+        (0.0, 0.25, 0.25, 3, False),  # a rise to what the control learns too
+        (0.2, 0.8, math.nan, 3, True),  # no model that never knew: chance in its place
+        (0.0, 0.25, math.nan, 3, False),
+        (0.2, 0.8, 0.25, 1, True),
+        (0.79, 0.8, 0.25, 1, False),
+        (0.2, 0.8, 0.25, 2, True),
+    ],
+)
+def test_facts_came_back_where_they_rise_above_what_was_left_and_above_the_control(a, b, n, seeds, back):
+    found = {f.key: f for f in findings({"summary": points(a, b, n, seeds)})}
+    assert found["recovery.gd_0"].supported == back
+    assert ("brings back facts" in found["recovery.gd_0"].sentence) == back
+    assert found["recovery.hidden"].value == back
+    start = "After 1 of 1 method" if back else "After none of 1 method"
+    assert found["recovery.hidden"].sentence.startswith(start)
+    assert "nan" not in found["recovery.gd_0"].sentence
+    assert ("chance of 0.25" in found["recovery.gd_0"].sentence) == math.isnan(n)
+
+
+def test_seeds_without_a_point_are_told_and_an_attack_that_lowers_accuracy_is_no_return():
+    rows = points(0.6, 0.5, 0.25)
+    prompted = rows.assign(attack="prompt")
+    missing = rows.tail(1).assign(found=0, seed=3)
+    told = {f.key: f for f in findings({"summary": pd.concat([rows, prompted, missing])})}
+    assert told["recovery.gd_0_none"].sentence == (
+        "No run of GD kept what had to be retained in 1 of 4 seeds; its numbers are of the others."
+    )
+    assert "from 0.60 to 0.50" in told["recovery.prompt_gd_0"].sentence
+    assert not told["recovery.prompt_gd_0"].supported
+    wide = points(0.2, 0.6, 0.25).assign(B_two_fold=[0.2, 0.6, 1.0])
+    unsettled = {f.key: f for f in findings({"summary": wide})}["recovery.gd_0"]
+    assert "these seeds do not settle" in unsettled.sentence
 
 
 def test_runs_have_an_id_that_depends_on_all_that_they_depend_on(settings, tmp_path):

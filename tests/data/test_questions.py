@@ -87,6 +87,8 @@ def test_a_split_comes_back_as_it_was_written(tmp_path):
         ("whp_corpus_split_0", {"original_question": "When was Nobody born?"}, "misaligned"),
         ("whp_corpus_split_0", {"correct_answer": "1066"}, "misaligned"),
         ("fwf_corpus_split_0", {"wrong_answers": ["1", "2", "3"]}, "misaligned"),
+        ("fwf_corpus_split_0", {"split": "split_1"}, "misaligned"),
+        ("corpus_split_0", {"original_question": [1]}, "original_question"),
         ("fwf_corpus_split_0", {"wrong_answers": None}, "come together"),
     ],
 )

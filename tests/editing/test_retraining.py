@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 from test_trust import moments
@@ -54,6 +56,4 @@ def test_recovery_is_a_share_of_what_the_edit_took():
             rows.append({"model": model, "facts": facts, "when": when, "probe": "rewrite", "accuracy": value})
     found = recovery(pd.DataFrame(rows))
     assert found["restored"] == pytest.approx(0.5)
-    assert found["edited"] == pytest.approx(0.4)
-    assert found["unedited"] == pytest.approx(-0.1)
-    assert found["never_edited"] == pytest.approx(-0.1)
+    assert math.isnan(found["restored_redrawn"])

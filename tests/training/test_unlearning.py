@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -250,6 +251,9 @@ def test_a_checkpoint_is_the_merged_model_and_its_adapter_loads_in_peft(family, 
     with torch.no_grad():
         expected = trainable.model(**ids.inputs).logits
     save_checkpoint(trainable, tmp_path)
+    names = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert names == sorted(names)  # the same bytes in every process
+    assert len(names) > 1
     with torch.no_grad():
         merged = load_model(tmp_path)(**ids.inputs).logits
         adapted = PeftModel.from_pretrained(tiny_model(family), tmp_path / "adapter")(**ids.inputs).logits

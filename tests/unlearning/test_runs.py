@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -11,12 +13,14 @@ from editlab.config.unlearning import Birthdays, Learning, Method, QuestionFiles
 from editlab.data.neutral import neutral_sentences
 from editlab.data.questions import leave_one_out, split_names
 from editlab.errors import ConfigError, DataError, ModelError
+from editlab.files.artifacts import write_csv, write_json
 from editlab.networks.loading import load_model
 from editlab.training.answering import build_model, corpus_of, learn, train_answerer
+from editlab.training.parametrisation import save_model
 from editlab.unlearning import attacks
-from editlab.unlearning.attacks import attack, attack_kept
+from editlab.unlearning.attacks import attack, attack_kept, attack_stage
 from editlab.unlearning.facts import load_facts, load_neutral, make_facts, neutral_texts, read_published, write_facts
-from editlab.unlearning.runs import check_reloaded, keep_point, run_unlearning, texts_of
+from editlab.unlearning.runs import check_reloaded, keep_point, run_unlearning, texts_of, unlearn_stage
 from editlab.unlearning.scores import score_model
 from editlab.unlearning.selection import NO_POINT
 from editlab.unlearning.teaching import learned
@@ -70,6 +74,27 @@ def test_a_kept_point_is_the_epoch_that_was_scored(chosen, rank, tmp_path):
     check_reloaded(seen, after, "there")
     assert (tmp_path / "adapter").is_dir() == bool(rank)
     assert load_model(tmp_path).config.num_hidden_layers == 2
+
+
+def test_stages_do_what_their_scripts_tell_them_in_json(tmp_path):
+    """The scores of a run, then an attack on the same model, from files alone."""
+    write_facts(FACTS, tmp_path / "facts")
+    write_json(tmp_path / "facts" / "neutral.json", BOTH)
+    save_model(small(), tmp_path / "model")
+    about = {"model": str(tmp_path / "model"), "facts": str(tmp_path / "facts"), "loading": {"dtype": "float32"}}
+    given = json.loads(json.dumps({**about, "scoring": SCORING.model_dump(mode="json"), "seed": 1, "threads": 1}))
+    chosen = method().model_dump(mode="json")
+    unlearn_stage(given=given, method=chosen, rank=0, lr=1e-2, retain=1.0, target=str(tmp_path / "run.csv"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run.csv"), pd.read_csv(written(run(method()), tmp_path)))
+    options = RTT.model_dump(mode="json")
+    attack_stage(given=given, splits=["split_0"], options=options, kind="prompt", target=str(tmp_path / "attack.csv"))
+    expected = attack(small(), FACTS, ["split_0"], RTT, SCORING, kind="prompt", seed=1)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "attack.csv"), pd.read_csv(written(expected, tmp_path)))
+
+
+def written(table, folder):
+    write_csv(folder / "expected.csv", table)
+    return folder / "expected.csv"
 
 
 def test_no_point_leaves_a_note_and_no_rows(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from editlab.config.unlearning import Scoring, Selection
 from editlab.errors import DataError
 from editlab.unlearning.recovery import attacked, epochs_to, rates
-from editlab.unlearning.selection import admissible, candidates, choose, front, primary_metric
+from editlab.unlearning.selection import admissible, candidates, choose, primary_metric
 
 N = 100
 
@@ -71,14 +71,6 @@ def test_matched_disruption_looks_at_divergence_alone():
         BASE, point(1e-3, 1, 0.5, 0.99, kl=0.01), point(1e-2, 1, 0.1, 0.2, kl=0.04), point(1e-2, 2, 0.0, 0.2, kl=0.06)
     )
     assert choose(scores, "cloze", Selection(kl_budget=0.05))["budget"]["forget"] == pytest.approx(0.1)
-
-
-def test_the_front_holds_what_nothing_beats():
-    scores = table(
-        BASE, point(1e-3, 1, 0.5, 0.9), point(1e-3, 2, 0.5, 0.8), point(1e-2, 1, 0.2, 0.7), point(1e-2, 2, 0.3, 0.6)
-    )
-    found = front(candidates(scores, "cloze"))
-    assert found["forget"].tolist() == [0.2, 0.5, 1.0]
 
 
 def test_without_scores_there_is_nothing_to_choose():

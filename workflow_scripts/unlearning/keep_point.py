@@ -1,7 +1,7 @@
 """Make a chosen point again, save the model, and score what is loaded from the file."""
 
 from common import job
-from unlearning_job import perform
+from unlearning_job import on_model, perform
 
 with job(snakemake) as log:
     from editlab.files.artifacts import replace_directory
@@ -12,16 +12,11 @@ with job(snakemake) as log:
             snakemake,
             log,
             "editlab.unlearning.runs:keep_stage",
-            model=snakemake.input.model,
-            loading=given.loading,
-            facts=snakemake.input.facts,
+            given=on_model(snakemake),
             chosen=snakemake.input.chosen,
             point=given.point,
             method=given.method,
-            scoring=given.scoring,
             rank=given.rank,
-            seed=given.study_seed,
-            threads=snakemake.threads,
             directory=str(directory),
             target=snakemake.output.scores,
         )

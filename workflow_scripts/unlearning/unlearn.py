@@ -1,7 +1,7 @@
 """One point of a grid: unlearn, and score after every epoch."""
 
 from common import job
-from unlearning_job import perform
+from unlearning_job import on_model, perform
 
 with job(snakemake) as log:
     given = snakemake.params
@@ -9,15 +9,10 @@ with job(snakemake) as log:
         snakemake,
         log,
         "editlab.unlearning.runs:unlearn_stage",
-        model=snakemake.input.model,
-        loading=given.loading,
-        facts=snakemake.input.facts,
+        given=on_model(snakemake),
         method=given.method,
-        scoring=given.scoring,
         rank=given.rank,
         lr=given.lr,
         retain=given.retain,
-        seed=given.study_seed,
-        threads=snakemake.threads,
         target=snakemake.output[0],
     )

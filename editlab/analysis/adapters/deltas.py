@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from editlab.analysis.adapters.scores import joined
-from editlab.analysis.draw.plots import legend, panels
+from editlab.analysis.adapters.scores import documents, joined
+from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, listed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 GATES = {
     "prompted": "the base with a description",
@@ -27,7 +22,6 @@ GATES = {
     "reliability": "the reliability of deltas",
 }
 POSITIONS = {"answer": "answer", "prompt_end": "end of the prompt", "neutral": "neutral text"}
-UNKNOWN = float("nan")
 
 
 def deltas_table(run: Run) -> pd.DataFrame:
@@ -42,10 +36,9 @@ def pooling_table(run: Run) -> pd.DataFrame:
 
 def gates_table(run: Run) -> pd.DataFrame:
     """One row a seed: what was measured, and ``{gate}_holds``."""
-    found = [json.loads((run.root / file).read_text(encoding="utf-8")) for file in run.inputs["gates"]]
-    return pd.DataFrame(
-        [{"seed": g["seed"], **g["measured"], **{f"{k}_holds": v for k, v in g["holds"].items()}} for g in found]
-    )
+    found = documents(run, "gates")
+    holds = [{f"{gate}_holds": held for gate, held in g["holds"].items()} for g in found]
+    return pd.DataFrame([{"seed": g["seed"], **g["measured"], **h} for g, h in zip(found, holds, strict=True)])
 
 
 @figure(
@@ -82,15 +75,9 @@ def pooling_sheet(tables: Tables) -> Printed:
     table = tables["adapter_pooling"].reindex(columns=["position", "pool", *numbers])
     frame = table.groupby(["position", "pool"], sort=False).mean().reset_index()
     frame["position"] = frame["position"].map(POSITIONS)
-    columns = [
-        Column("position", "states at", "text"),
-        Column("pool", "probes", "text"),
-        Column("raw_reliability", "reliability, raw"),
-        Column("reliability", "centred"),
-        Column("seed_cosine", "cosine of two trainings"),
-        Column("seed_nearest", "nearest is the other"),
-        Column("text_r2", "R2 from text"),
-    ]
+    heads = {"raw_reliability": "reliability, raw", "reliability": "centred", "seed_cosine": "cosine of two trainings"}
+    heads |= {"seed_nearest": "nearest is the other", "text_r2": "R2 from text"}
+    columns = columns_of({"position": "states at", "pool": "probes"}, "text") + columns_of(heads)
     seeds = tables["adapter_pooling"]["seed"].nunique()
     legend = (
         "How deltas are pooled. Reliability: cosine of the deltas of two halves of the probes, raw and centred by the mean of "
@@ -129,16 +116,11 @@ def findings(tables: Tables) -> list[Finding]:
         sentence = (
             f"These gates fail: {listed(failed)}." if failed else f"All gates hold ({counted(len(table), 'seed')})."
         )
-        share = 1 - len(failed) / (len(GATES) * len(table))
-        found.append(
-            Finding("deltas.gates", sentence, share, UNKNOWN, UNKNOWN, len(table), not failed, "adapter_gates")
-        )
+        share = Interval(1 - len(failed) / (len(GATES) * len(table)))
+        found.append(Finding("deltas.gates", sentence, *share, len(table), not failed, "adapter_gates"))
     if "adapter_pooling" in tables:
-        rows = (
-            tables["adapter_pooling"]
-            .groupby(["position", "pool"], sort=False)[["raw_reliability", "reliability"]]
-            .mean()
-        )
+        groups = tables["adapter_pooling"].groupby(["position", "pool"], sort=False)
+        rows = groups[["raw_reliability", "reliability"]].mean()
         gap = (rows["raw_reliability"] - rows["reliability"]).sort_values()
         position, pool = gap.index[-1]
         raw, centred = rows.loc[(position, pool)]
@@ -146,18 +128,8 @@ def findings(tables: Tables) -> list[Finding]:
             f"A raw reliability of {raw:.2f} can hide a centred one of {centred:.2f} (states at {POSITIONS[position]}, "
             f"{'mean over probes' if pool == 'mean' else 'probes apart'}): all adapters share a common part."
         )
-        found.append(
-            Finding(
-                "deltas.common_part",
-                sentence,
-                float(gap.iloc[-1]),
-                UNKNOWN,
-                UNKNOWN,
-                len(rows),
-                True,
-                "adapter_pooling",
-            )
-        )
+        most = Interval(float(gap.iloc[-1]))
+        found.append(Finding("deltas.common_part", sentence, *most, len(rows), True, "adapter_pooling"))
     return found
 
 

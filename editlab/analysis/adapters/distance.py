@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.generators import LINEAR
 from editlab.analysis.adapters.scores import SPLITS, joined
-from editlab.analysis.draw.plots import legend, panels
+from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import rank_correlation
-from editlab.analysis.text.findings import Finding
+from editlab.analysis.text.findings import Finding, direction
 from editlab.analysis.text.wording import signed_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 ORACLE = "teacher's delta (oracle)"
 
@@ -58,20 +55,18 @@ def generalisation_by_distance(table: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """How letters go with distance, by rank."""
-    table = tables.get("adapter_distances", pd.DataFrame())
+    table = tables["adapter_distances"]
     found = []
     for split, rows in table.groupby("split") if len(table) else ():
-        value, low, high = rank_correlation(rows["distance"], rows["letters"])
-        if value != value:
+        numbers = rank_correlation(rows["distance"], rows["letters"])
+        if not numbers.known:
             continue
-        sure = low > 0 or high < 0
-        number = signed_with(value, low, high, 2)
-        told = "get worse with" if high < 0 else "get better with" if low > 0 else "do not measurably go with"
+        told = direction(numbers.low, numbers.high, "get better with", "get worse with") or "do not measurably go with"
         sentence = (
             f"On {SPLITS.get(str(split), str(split))}, generated adapters {told} the distance to the nearest training "
-            f"teacher (rank correlation {number})."
+            f"teacher (rank correlation {signed_with(*numbers, 2)})."
         )
-        found.append(Finding(f"distance.{split}", sentence, value, low, high, len(rows), sure, "adapter_distances"))
+        found.append(Finding(f"distance.{split}", sentence, *numbers, len(rows), numbers.clear, "adapter_distances"))
     return found
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.methods import NAMES
 from editlab.analysis.adapters.scores import COMBINATIONS, joined, means
-from editlab.analysis.draw.plots import legend, panels
+from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
+from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.files.artifacts import load_provenance, provenance_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-UNKNOWN = float("nan")
 
 
 def effort_table(run: Run) -> pd.DataFrame:
@@ -80,7 +76,7 @@ def cost_against_quality(table: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """The best exact match of a generator for its seconds."""
-    table = tables.get("adapter_effort", pd.DataFrame())
+    table = tables["adapter_effort"]
     if not len(table):
         return []
     mean = table.groupby("method")[["seconds", "exact"]].mean()
@@ -91,12 +87,11 @@ def findings(tables: Tables) -> list[Finding]:
     row = records(best)[0]
     name = NAMES.get(row["method"], row["method"])
     sentence = (
-        f"The best generator ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, and reaches "
-        f"{row['exact']:.2f} exact match."
+        f"The generator with the highest exact match ({name}) takes {row['seconds']:.0f} CPU seconds to train, tune and score, "
+        f"and reaches {row['exact']:.2f}."
     )
-    return [
-        Finding("effort.best", sentence, float(row["seconds"]), UNKNOWN, UNKNOWN, len(table), True, "adapter_effort")
-    ]
+    seconds = Interval(float(row["seconds"]))
+    return [Finding("effort.best", sentence, *seconds, len(table), True, "adapter_effort")]
 
 
 TOPIC = Topic(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.methods import HIDDEN, generators_sheet, methods_table, shown
-from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, joined, means
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, documents, joined, means
+from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.text.findings import Finding, size
+from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.text.findings import Finding, direction, size
 from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import level_with, listed, signed_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from editlab.analysis.text.wording import counted, level_with, listed, signed_with
 
 METHODS = {"weights": "weights only", "both": "weights and deltas", "deltas": "deltas only"}
 DECODERS = {"coefficients": "coefficients", "hyperconvolution": "hyper-convolution"}
@@ -44,7 +41,7 @@ def adapters_table(run: Run) -> pd.DataFrame:
 
 def checks_table(run: Run) -> pd.DataFrame:
     """Degenerate answers of each generator."""
-    return pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+    return pd.DataFrame(documents(run, "checks"))
 
 
 def margins_table(run: Run) -> pd.DataFrame:
@@ -98,10 +95,9 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 def adapter_methods(rows: pd.DataFrame) -> Drawing:
     """A forest of methods by group."""
     figure, (axis,) = panels(1, 1, 0.5 + 0.15 * len(rows))
-    for place, row in enumerate(records(rows)):
-        sides = [[max(0.0, row["exact"] - row["exact_low"])], [max(0.0, row["exact_high"] - row["exact"])]]
-        sides = [[0.0 if side != side else side for side in ends] for ends in sides]
-        axis.errorbar(row["exact"], place, xerr=sides, fmt="o", color=GROUPS[row["group"]], elinewidth=0.8, capsize=1.5)
+    for place, ((group, _), part) in enumerate(rows.groupby(["group", "method"], sort=False)):
+        look: dict[str, Any] = {"fmt": "o", "color": GROUPS[str(group)], "elinewidth": 0.8, "capsize": 1.5}
+        axis.errorbar(part["exact"], [place], xerr=sides(part, "exact"), **look)
     axis.set_yticks(range(len(rows)), [shown(row) for row in records(rows)], size=5.5)
     axis.invert_yaxis()
     axis.set_xlim(-0.03, 1.03)
@@ -118,7 +114,8 @@ def findings(tables: Tables) -> list[Finding]:
     if "adapters" in tables:
         part = tables["adapters"][tables["adapters"]["split"] == COMBINATIONS]
         found += [*_linear(part), *_rivals(part)]
-    found += _supervision(tables.get("adapter_margins", pd.DataFrame()))
+    choices = tables.get("adapter_choices", pd.DataFrame())
+    found += _supervision(tables.get("adapter_margins", pd.DataFrame()), choices)
     found += _degenerate(tables.get("adapter_checks", pd.DataFrame()))
     if "adapters" in tables:
         found += _operations(tables["adapters"])
@@ -132,13 +129,12 @@ def _of(part: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
 def _linear(part: pd.DataFrame) -> list[Finding]:
     rows = {(row["group"], row["method"]): row for row in records(means(part, ["group", "method"], ["exact"]))}
     row, teacher = rows["generator", LINEAR], rows["reference", "teacher"]
-    number = level_with(row["exact"], row["exact_low"], row["exact_high"])
+    number = Interval.of(row, "exact")
     sentence = (
-        f"The linear hyper-network answers {number} of the questions of unseen task combinations exactly, without a description "
-        f"in the prompt; an adapter trained on the task itself answers {teacher['exact']:.2f}."
+        f"The linear hyper-network answers {level_with(*number)} of the questions of unseen task combinations exactly, without a "
+        f"description in the prompt; an adapter trained on the task itself answers {teacher['exact']:.2f}."
     )
-    ends = float(row["exact_low"]), float(row["exact_high"])
-    return [Finding("generators.linear", sentence, float(row["exact"]), *ends, int(row["n"]), True, "adapters")]
+    return [Finding("generators.linear", sentence, *number, int(row["n"]), True, "adapters")]
 
 
 def _rivals(part: pd.DataFrame) -> list[Finding]:
@@ -158,43 +154,46 @@ def _rivals(part: pd.DataFrame) -> list[Finding]:
         row = difference(own, _of(part, group, method))
         if not row["n"]:
             continue
-        sure = row["ci_low"] > 0 or row["ci_high"] < 0
-        verb = "exceeds" if row["value"] > 0 else "falls short of"
-        told = f"{verb} {name} by {size(row['value'], row['ci_low'], row['ci_high'])} exact match"
-        if not sure:
-            told = (
-                f"is not separated from {name}: {signed_with(row['value'], row['ci_low'], row['ci_high'])} exact match"
-            )
+        numbers = Interval.of(row)
+        told = f"is not separated from {name}: {signed_with(*numbers)} exact match"
+        if verb := direction(numbers.low, numbers.high, "exceeds", "falls short of"):
+            told = f"{verb} {name} by {size(*numbers)} exact match"
         sentence = f"On the same tasks the linear hyper-network {told}."
-        numbers = row["value"], row["ci_low"], row["ci_high"]
-        found.append(Finding(f"generators.{key}", sentence, *numbers, int(row["n"]), bool(sure), "adapters"))
+        found.append(Finding(f"generators.{key}", sentence, *numbers, int(row["n"]), numbers.clear, "adapters"))
     return found
 
 
-def _supervision(table: pd.DataFrame) -> list[Finding]:
+def _still_rising(choices: pd.DataFrame, decoder: str) -> str:
+    """Where training on deltas had its most validation letters at its last step, a longer one might do better: says so."""
+    if not len(choices):
+        return ""
+    own = choices[(choices["decoder"] == decoder) & (choices["supervision"] == "deltas")]
+    ends = [part["step"].iloc[int(part["letters"].argmax())] == part["step"].max() for _, part in own.groupby("seed")]
+    if not any(ends):
+        return ""
+    last = f"after {int(own['step'].max())} steps of training on deltas"
+    return f" Letters on validation tasks were still rising {last} in {sum(ends)} of {counted(len(ends), 'seed')}."
+
+
+def _supervision(table: pd.DataFrame, choices: pd.DataFrame) -> list[Finding]:
     found = []
     exact = table[(table["metric"] == "exact") & (table["supervision"] == "deltas")] if len(table) else table
     for row in records(exact):
-        number = signed_with(row["value"], row["ci_low"], row["ci_high"])
-        decoder = DECODERS[row["decoder"]]
+        numbers, decoder = Interval.of(row), DECODERS[row["decoder"]]
         floor = row["best"] < row["margin"]  # two that fail alike are no evidence that supervision does not matter
         if floor:
             told = f"and by weights fail alike (at most {row['best']:.2f}), so that they cannot be compared"
         elif row["equal"]:
             told = f"equals tuned supervision by weights within the margin of {row['margin']:g}"
-        elif row["ci_low"] > 0 or row["ci_high"] < 0:
-            told = (
-                "is better than tuned supervision by weights"
-                if row["value"] > 0
-                else "is worse than tuned supervision by weights"
-            )
+        elif numbers.clear:
+            told = f"is {'better' if numbers.low > 0 else 'worse'} than tuned supervision by weights"
         else:
             told = "is not separated from tuned supervision by weights, nor shown equal to it"
         sentence = (
-            f"In the decoder of {decoder}, supervision by deltas alone {told}: {number} exact match, paired over tasks."
+            f"In the decoder of {decoder}, supervision by deltas alone {told}: {signed_with(*numbers)} exact match, paired over "
+            f"tasks.{_still_rising(choices, row['decoder'])}"
         )
-        sure = not floor and bool(row["equal"] or row["ci_low"] > 0 or row["ci_high"] < 0)
-        numbers = row["value"], row["ci_low"], row["ci_high"]
+        sure = not floor and bool(row["equal"] or numbers.clear)
         key = f"generators.supervision_{row['decoder']}"
         found.append(Finding(key, sentence, *numbers, int(row["n"]), sure, "adapter_margins"))
     return found
@@ -212,9 +211,8 @@ def _degenerate(table: pd.DataFrame) -> list[Finding]:
         return []
     told = f"{len(found)} of {len(table)} trained generators give degenerate answers"
     sentence = f"{told}: {'; '.join(found)}." if found else f"No generator of {len(table)} gives degenerate answers."
-    share = len(found) / len(table)
-    unknown = float("nan")
-    return [Finding("generators.degenerate", sentence, share, unknown, unknown, len(table), True, "adapter_checks")]
+    share = Interval(len(found) / len(table))
+    return [Finding("generators.degenerate", sentence, *share, len(table), True, "adapter_checks")]
 
 
 def _operations(table: pd.DataFrame) -> list[Finding]:
@@ -223,10 +221,11 @@ def _operations(table: pd.DataFrame) -> list[Finding]:
     if not len(own):
         return []
     row = records(means(own, ["method"], ["exact"]))[0]
-    number = level_with(row["exact"], row["exact_low"], row["exact_high"])
-    sentence = f"Where a whole operation was held out, the linear hyper-network reaches {number} exact match."
-    numbers = float(row["exact"]), float(row["exact_low"]), float(row["exact_high"])
-    return [Finding("generators.operations", sentence, *numbers, int(row["n"]), True, "adapters")]
+    number = Interval.of(row, "exact")
+    sentence = (
+        f"Where a whole operation was held out, the linear hyper-network reaches {level_with(*number)} exact match."
+    )
+    return [Finding("generators.operations", sentence, *number, int(row["n"]), True, "adapters")]
 
 
 TOPIC = Topic(
@@ -242,7 +241,7 @@ TOPIC = Topic(
     ),
     figures=(adapter_methods,),
     sheets=(generators_sheet,),
-    reads=("adapters", "adapter_margins", "adapter_checks"),
+    reads=("adapters", "adapter_margins", "adapter_checks", "adapter_choices"),
     findings=findings,
     sentences=4,
 )

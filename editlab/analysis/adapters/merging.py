@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.adapters.scores import basis, difference, joined, means
-from editlab.analysis.draw.plots import legend, panels, sides
+from editlab.analysis.draw.plots import Drawing, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, MARKERS
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.text.findings import Finding, size
-from editlab.analysis.text.wording import signed_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.text.findings import Finding, direction, size
+from editlab.analysis.text.wording import listed, signed_with
 
 BY = ["pool", "rule", "space", "rank"]
 NAMES = {
@@ -24,10 +22,28 @@ NAMES = {
     "dare_linear": "DARE", "dare_ties": "DARE and TIES", "dare_shared": "DARE, shared mask",
 }  # fmt: skip
 
+SAME = "; pools are to be compared on the same seeds"
+
 
 def merge_table(run: Run) -> pd.DataFrame:
     """Scores of every rule on every held-out task."""
     return joined(run, "merges")
+
+
+def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The pools on equal terms: where one of them has fewer seeds, the other's rows of those seeds come again as a pool."""
+    seeds = {str(pool): set(part["seed"]) for pool, part in table.groupby("pool", sort=False)}
+    both = set.intersection(*seeds.values())
+    again = [
+        table[(table["pool"] == pool) & table["seed"].isin(both)].assign(pool=f"{pool}, same {_seeds(both)}")
+        for pool, own in seeds.items()
+        if both and own != both
+    ]
+    return pd.concat([table, *again], ignore_index=True)
+
+
+def _seeds(seeds: set[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in sorted(seeds)])}"
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +53,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    return _named(means(table, BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
+    return _named(means(_side_by_side(table), BY, ["letters", "cosine_to_sum"])).assign(tasks=basis(table))
 
 
 @figure(
@@ -45,7 +61,8 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     "merge",
     lambda rows: (
         "Ten adapters retrieved by text and merged with equal weights: letters right on held-out tasks "
-        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own."
+        f"({rows['tasks'].iloc[0]}), for adapters that start from one shared A and for adapters that each have their own"
+        f"{SAME if len(set(rows['seeds'])) > 1 else ''}."
     ),
     rows=_shown,
     cites=("merging.*",),
@@ -56,7 +73,7 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
     names = list(dict.fromkeys(rows["name"]))
     figure, (axis,) = panels(1, 1, 0.7 + 0.17 * len(names))
     for place, (pool, part) in enumerate(rows.groupby("pool", sort=False)):
-        ends = sides(part, "letters_low", "letters_high", "letters")
+        ends = sides(part, "letters")
         look: dict[str, Any] = {"fmt": MARKERS[place], "color": COLORS[place], "elinewidth": 0.8, "capsize": 1.5}
         y = [names.index(n) + 0.16 * (2 * place - 1) for n in part["name"]]
         axis.errorbar(part["letters"], y, xerr=ends, label=str(pool), **look)
@@ -70,25 +87,24 @@ def merge_interference(rows: pd.DataFrame) -> Drawing:
 @sheet("merging", "Merged adapters", "merge", level=5)
 def merging_sheet(tables: Tables) -> Printed:
     """Every rule: scores, likeness to the exact sum, size."""
-    frame = _named(means(tables["merge"], BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
+    frame = _named(means(_side_by_side(tables["merge"]), BY, ["exact", "letters", "cosine_to_sum", "norm_to_sum"]))
     for column in ("cosine_to_sum", "norm_to_sum"):
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
-    columns = [
-        Column("pool", "pool", "text"),
-        Column("name", "rule", "text"),
-        Column("letters", "letters"),
-        Column("exact", "exact"),
-        Column("cosine_to_sum", "cosine to the exact mean"),
-        Column("norm_to_sum", "norm"),
-    ]
+    heads = {"letters": "letters", "exact": "exact", "cosine_to_sum": "cosine to the exact mean", "norm_to_sum": "norm"}
+    columns = (
+        columns_of({"pool": "pool", "name": "rule"}, "text")
+        + columns_of(heads)
+        + columns_of({"seeds": "seeds"}, "count")
+    )
     stands = basis(tables["merge"])
-    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products."
+    told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products"
+    told += f"{SAME if len(set(frame['seeds'])) > 1 else ''}."
     return Printed(frame, columns, told, "merge")
 
 
 def findings(tables: Tables) -> list[Finding]:
     """Factor averages against product averages in each pool, and TIES and DARE against the mean."""
-    table = tables.get("merge", pd.DataFrame())
+    table = tables["merge"]
     if not len(table):
         return []
     found = []
@@ -112,13 +128,11 @@ def _rows(part: pd.DataFrame, rule: str, space: str, cut: bool = True) -> pd.Dat
 
 def _finding(key: str, one: pd.DataFrame, other: pd.DataFrame, subject: str) -> Finding:
     row = difference(one, other, "letters")
-    numbers = row["value"], row["ci_low"], row["ci_high"]
-    sure = row["ci_low"] > 0 or row["ci_high"] < 0
-    if sure:
-        told = f"{'gains' if row['value'] > 0 else 'loses'} {size(*numbers)} letters against the exact mean"
-    else:
-        told = f"changes letters against the exact mean by {signed_with(*numbers)}, which is no measurable difference"
-    return Finding(key, f"{subject} {told}.", *numbers, int(row["n"]), bool(sure), "merge")
+    numbers = Interval.of(row)
+    told = f"changes letters against the exact mean by {signed_with(*numbers)}, which is no measurable difference"
+    if verb := direction(numbers.low, numbers.high, "gains", "loses"):
+        told = f"{verb} {size(*numbers)} letters against the exact mean"
+    return Finding(key, f"{subject} {told}.", *numbers, int(row["n"]), numbers.clear, "merge")
 
 
 TOPIC = Topic(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.adapters.scores import COMBINATIONS, joined, means, stands
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.adapters.scores import COMBINATIONS, documents, joined, means, over_tasks, stands
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Tables, sheet
 from editlab.analysis.text.rows import records
@@ -36,9 +35,9 @@ def methods_table(run: Run) -> pd.DataFrame:
     and for generators how alike their adapters are."""
     scores = joined(run, "adapter_scores")
     frame = means(scores, ["split", "group", "method"])
-    frame["gain"] = [_share(frame, row) for row in records(frame)]
+    frame["gain"] = [_share(scores, row) for row in records(frame)]
     frame["won"] = [_won(scores, row) for row in records(frame)]
-    checks = pd.DataFrame([json.loads((run.root / f).read_text(encoding="utf-8")) for f in run.inputs["checks"]])
+    checks = pd.DataFrame(documents(run, "checks"))
     if "likeness" in checks:
         checks["method"] = checks["decoder"] + ", " + checks["supervision"]
         alike = checks.groupby(["split", "method"])["likeness"].mean().reset_index().assign(group="generator")
@@ -58,10 +57,13 @@ def shown(row: dict[str, Any]) -> str:
     return f"{name}, shuffled" if row["group"] == "shuffled" else name
 
 
-def _share(frame: pd.DataFrame, row: dict[str, Any]) -> float:
-    own = frame[(frame["split"] == row["split"]) & (frame["group"] == "reference")].set_index("method")["exact"]
-    gain = own["teacher"] - own["base"]
-    return float((row["exact"] - own["base"]) / gain) if gain > 0 else float("nan")
+def _share(table: pd.DataFrame, row: dict[str, Any]) -> float:
+    """Gain over the base as a share of the teachers', on the seeds that the method has."""
+    split = table[table["split"] == row["split"]]
+    own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
+    rivals = split[(split["group"] == "reference") & split["seed"].isin(own["seed"])]
+    base, teacher = (over_tasks(rivals[rivals["method"] == m], "exact").value for m in ("base", "teacher"))
+    return float((row["exact"] - base) / (teacher - base)) if teacher > base else float("nan")
 
 
 def _won(table: pd.DataFrame, row: dict[str, Any]) -> float:
@@ -79,18 +81,9 @@ def generators_sheet(tables: Tables) -> Printed:
     frame = tables["adapter_methods"]
     frame = frame[(frame["split"] == COMBINATIONS) & ~frame["method"].str.contains(HIDDEN)]
     frame = frame.assign(name=[shown(row) for row in records(frame)], kind=frame["group"].map(KINDS))
-    columns = [
-        Column("kind", "kind", "text"),
-        Column("name", "method", "text"),
-        Column("exact", "exact"),
-        Column("letters", "letters"),
-        Column("delta_ratio", "delta error"),
-        Column("delta_cosine", "cosine"),
-        Column("delta_r2", "R2"),
-        Column("gain", "gain"),
-        Column("won", "won"),
-        Column("likeness", "alike"),
-    ]
+    heads = {"exact": "exact", "letters": "letters", "delta_ratio": "delta error", "delta_cosine": "cosine"}
+    heads |= {"delta_r2": "R2", "gain": "gain", "won": "won", "likeness": "alike"}
+    columns = columns_of({"kind": "kind", "name": "method"}, "text") + columns_of(heads)
     legend = (
         f"Tasks whose combination was held out ({stands(frame)}). Delta error: squared, as a share of the teachers' squared "
         "deltas; cosine and R2 are against the mean delta of training. Gain: (exact - base) / (teacher - base). Won: share of "

@@ -7,6 +7,7 @@ seeds' means: tasks of one seed share its base, and agree more than tasks of ano
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.report.run import Run
-from editlab.analysis.statistics.intervals import mean_interval, pooled
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, mean_interval, pooled
 
 COMBINATIONS, OPERATIONS = "combinations", "operations"
 SPLITS = {COMBINATIONS: "held-out combinations", OPERATIONS: "held-out operations"}
@@ -25,24 +26,23 @@ def joined(run: Run, name: str) -> pd.DataFrame:
     return pd.concat([read(run.root / file) for file in run.inputs[name]], ignore_index=True)
 
 
+def documents(run: Run, name: str) -> list[dict[str, Any]]:
+    """The JSON files that the study's rules offer under a name."""
+    return [json.loads((run.root / file).read_text(encoding="utf-8")) for file in run.inputs[name]]
+
+
 def read(path: Path) -> pd.DataFrame:
     """A table whose texts are texts."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
-def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0.0, 1.0)) -> dict[str, float]:
-    """Mean of a column over tasks and seeds: value, low, high, n (tasks of all seeds), seeds."""
+def over_tasks(part: pd.DataFrame, column: str, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Mean of a column over tasks and seeds."""
     found = [mean_interval(rows[column]) for _, rows in part.groupby("seed", sort=True)]
     # A seed with one task has no interval of its own: its spread is that between seeds.
-    known = [(v, v if low != low else low, v if high != high else high) for v, low, high in found]
-    values, lows, highs = zip(*known, strict=True)
-    value, low, high = pooled(values, lows, highs, bounds)
-    if len(found) > 2:
-        _, below, above = mean_interval(values)
-        low, high = max(bounds[0], min(low, below)), min(bounds[1], max(high, above))
-    if len(part) < 2:
-        low = high = float("nan")
-    return {"value": value, "low": low, "high": high, "n": len(part), "seeds": len(found)}
+    values, lows, highs = zip(*(x if x.known else (x.value,) * 3 for x in found), strict=True)
+    mean = pooled(values, lows, highs, bounds)
+    return mean if len(part) > 1 else Interval(mean.value)
 
 
 def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exact", "letters")) -> pd.DataFrame:
@@ -51,20 +51,18 @@ def means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str] = ("exa
     With deltas in the table also ``delta_cosine``, ``delta_ratio`` (squared error of the deltas over their squared size)
     and ``delta_r2`` (1 - the error over the spread around the mean of training).
     """
-    rows: list[dict[str, Any]] = []
-    for key, part in table.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key, strict=True))
-        for column in columns:
-            found = over_tasks(part, column)
-            row |= {"n": found["n"], "seeds": found["seeds"], column: found["value"]}
-            row |= {f"{column}_low": found["low"], f"{column}_high": found["high"]}
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        counts = {"n": len(part), "seeds": part["seed"].nunique()}
+        row = counts | beside({column: over_tasks(part, column) for column in columns})
         if "delta_error" in part:
             known = part[["delta_error", "delta_size", "delta_spread"]].sum(min_count=1)
             row["delta_cosine"] = float(part["delta_cosine"].mean())
             row["delta_ratio"] = float(known["delta_error"] / known["delta_size"])
             row["delta_r2"] = float(1 - known["delta_error"] / known["delta_spread"])
-        rows.append(row)
-    return pd.DataFrame(rows)
+        return row
+
+    return grouped(table, by, told)
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "exact") -> dict[str, float]:
@@ -75,13 +73,9 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "exact") ->
     both = one[["seed", "task", column]].merge(
         other[["seed", "task", column]], on=["seed", "task"], suffixes=("", "_other")
     )
-    if not len(both):
-        unknown = float("nan")
-        return {"value": unknown, "ci_low": unknown, "ci_high": unknown, "n": 0, "seeds": 0}
     both["difference"] = both[column] - both[f"{column}_other"]
-    found = over_tasks(both, "difference", (-1.0, 1.0))
-    renamed = {"ci_low": found["low"], "ci_high": found["high"]}
-    return {"value": found["value"], **renamed, "n": found["n"], "seeds": found["seeds"]}
+    value, low, high = over_tasks(both, "difference", (-1.0, 1.0)) if len(both) else UNKNOWN
+    return {"value": value, "ci_low": low, "ci_high": high, "n": len(both), "seeds": both["seed"].nunique()}
 
 
 def stands(frame: pd.DataFrame) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from editlab.analysis.draw.style import COLUMN, DARK, HEAT, Mark, marks
+from editlab.analysis.statistics.intervals import ends_of
 from editlab.analysis.text.wording import label
 
 if TYPE_CHECKING:
@@ -46,10 +47,18 @@ def legend(figure: Figure, axis: Axes, columns: int = 3, **options: Any) -> None
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns, **spacing | options)
 
 
-def sides(rows: Any, low: str = "low", high: str = "high", value: str = "value") -> list[Any]:
-    """Lengths of error bars, below and above; 0 where a side is unknown."""
-    below, above = rows[value] - rows[low], rows[high] - rows[value]
+def sides(rows: Any, name: str = "value") -> list[Any]:
+    """Lengths of error bars of a column with its interval, below and above; 0 where a side is unknown."""
+    low, high = ends_of(rows, name)
+    below, above = rows[name] - rows[low], rows[high] - rows[name]
     return [below.clip(lower=0).fillna(0), above.clip(lower=0).fillna(0)]
+
+
+def of_methods(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Mark, str]]:
+    """The rows of each method, its look, and its name as it is shown."""
+    looks = marks(table["method"])
+    for method, rows in table.groupby("method", sort=False):
+        yield rows, looks[str(method)], label(str(method))
 
 
 def error_bars(axis: Axes, x: Any, rows: Any, mark: Mark, name: str | None = None, **options: Any) -> None:
@@ -59,24 +68,19 @@ def error_bars(axis: Axes, x: Any, rows: Any, mark: Mark, name: str | None = Non
 
 
 def band(
-    axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, marker: bool = True, alpha: float = 0.15
+    axis: Axes, rows: Any, x: str, mark: Mark, name: str | None = None, alpha: float = 0.15, **options: Any
 ) -> None:
     """A line with its 95 % band (columns value, low, high)."""
-    look = mark.plot() | ({} if marker else {"marker": ""})
-    axis.plot(rows[x], rows["value"], label=name, **look)
+    rows = rows.sort_values(x)
+    axis.plot(rows[x], rows["value"], label=name, **mark.plot() | options)
     axis.fill_between(rows[x], rows["low"], rows["high"], color=mark.color, alpha=alpha, linewidth=0)
 
 
-def shading(lines: int) -> float:
-    """Opacity of a band among so many: where they lie over each other they must not hide the lines."""
-    return 0.15 if lines < 6 else 0.07
-
-
-def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: dict[str, Mark], alpha: float, marker: bool = True) -> None:
-    """One line a method over the edits seen, with its 95 % band."""
+def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: Mapping[str, Mark], **options: Any) -> None:
+    """One line a method over the edits seen, with its 95 % band: paler where many would hide each other."""
     for method, part in rows.groupby("method", sort=False):
-        name = str(method)
-        band(axis, part.sort_values("edits_seen"), "edits_seen", looks[name], label(name), marker, alpha)
+        pale = 0.15 if len(looks) < 6 else 0.07
+        band(axis, part, "edits_seen", looks[str(method)], label(str(method)), pale, **options)
 
 
 def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], height: float) -> Drawing:
@@ -86,9 +90,9 @@ def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], heig
         parts: rows and labels (title, ylabel) of each panel.
     """
     figure, axes = panels(len(parts), 1, height, sharex=True)
-    methods = list(dict.fromkeys(method for rows, _ in parts for method in rows["method"]))
+    looks = marks(method for rows, _ in parts for method in rows["method"])
     for axis, (rows, labels) in zip(axes, parts, strict=True):
-        bands_over_edits(axis, rows, marks(methods), shading(len(methods)))
+        bands_over_edits(axis, rows, looks)
         axis.set(**labels)
         share_axis(axis, float(rows["low"].min()))
     axes[-1].set_xlabel("edits seen")
@@ -96,11 +100,54 @@ def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], heig
     return figure
 
 
-def beside_each_other(axis: Axes, table: pd.DataFrame, x: str, looks: dict[str, Mark], step: float) -> None:
-    """One series with error bars a method, shifted so that they do not hide each other."""
-    for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
-        shift = step * (i - (len(looks) - 1) / 2)
-        error_bars(axis, rows[x] + shift, rows, looks[str(method)], label(str(method)))
+def beside_each_other(table: pd.DataFrame, x: str, names: tuple[str, str], step: float) -> tuple[Figure, Axes]:
+    """A figure of few places: one series with error bars a method, shifted so that they do not hide each other."""
+    figure, (axis,) = panels(1, 1, 2.3)
+    for i, (rows, mark, name) in enumerate(of_methods(table)):
+        shift = step * (i - (table["method"].nunique() - 1) / 2)
+        error_bars(axis, rows[x] + shift, rows, mark, name)
+    axis.set_xticks(sorted(table[x].unique()))
+    axis.grid(axis="x", visible=False)
+    axis.set(xlabel=names[0], ylabel=names[1])
+    return figure, axis
+
+
+def forest(
+    names: Sequence[str],
+    series: Iterable[tuple[str, Any, Any, dict[str, Any]]],
+    height: float,
+    xlabel: str,
+    columns: int,
+) -> tuple[Figure, Axes]:
+    """A figure of shares across, one row a name, the first on top.
+
+    Args:
+        series: name, rows (columns value, low, high), their places, and further options of the marks.
+        columns: of the legend.
+    """
+    figure, (axis,) = panels(1, 1, height)
+    for name, rows, places, look in series:
+        fixed: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "elinewidth": 0.9, "capsize": 1.3}
+        axis.errorbar(rows["value"], places, xerr=sides(rows), label=name, **fixed, **look)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
+    axis.grid(axis="y", visible=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, columnspacing=1.2)
+    return figure, axis
+
+
+def rows_below(axis: Axes, names: Sequence[str]) -> None:
+    """Names of bars down the y axis, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+
+
+def doublings(axis: Axes, ticks: Sequence[float]) -> None:
+    """An x axis on which equal steps are doublings."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def share_axis(axis: Axes, low: float = 0.0, high: float = 1.0) -> None:

@@ -104,10 +104,11 @@ def marks(methods: Iterable[str]) -> dict[str, Mark]:
         colors = {slot % len(COLORS) for slot in slots.values()}
         free = [slot for slot in range(len(names) + len(SLOTS)) if slot not in slots.values()]
         slots[name] = next((slot for slot in free if slot % len(COLORS) not in colors), free[0])
-    return {name: CONTROL_MARKS[name] if name in CONTROL_MARKS else _mark(slots[name]) for name in names}
+    return {name: CONTROL_MARKS[name] if name in CONTROL_MARKS else mark_of(slots[name]) for name in names}
 
 
-def _mark(slot: int) -> Mark:
+def mark_of(slot: int) -> Mark:
+    """The mark of a slot; of the nth series, where series are no methods."""
     color = COLORS[slot % len(COLORS)]
     face = color if slot < len(COLORS) else "#ffffff"  # beyond the palette: hollow marks
     marker, line = MARKERS[(slot + slot // len(COLORS)) % len(MARKERS)], LINES[slot % len(LINES)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, apart, error_bars, legend, panels, share_axis
-from editlab.analysis.draw.style import marks
-from editlab.analysis.edit.comparisons import how_many, of_kind
+from editlab.analysis.draw.plots import Drawing, apart, doublings, error_bars, legend, of_methods, panels, share_axis
+from editlab.analysis.edit.comparisons import of_kind
 from editlab.analysis.edit.printing import METHOD, differences_sheet
 from editlab.analysis.edit.scores import SCORES, over, plain, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
-from editlab.analysis.text.findings import Finding, difference_finding
+from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import SCORE_NAMES, label
 
 
@@ -25,20 +27,17 @@ from editlab.analysis.text.wording import SCORE_NAMES, label
 )
 def batch_size(table: pd.DataFrame) -> Drawing:
     """ES, PS, NS and S over the batch size, one line a method."""
-    figure, axes = panels(2, 2, 3.3 + 0.13 * max(0, table["method"].nunique() // 3 - 1), sharex=True)
-    looks = marks(table["method"])
+    methods = table["method"].nunique()
+    figure, axes = panels(2, 2, 3.3 + 0.13 * max(0, methods // 3 - 1), sharex=True)
     batches = sorted(table["batch"].unique())
-    spread = min(0.16 if len(batches) < 4 else 0.06, 0.9 / len(looks))
+    spread = min(0.16 if len(batches) < 4 else 0.06, 0.9 / methods)
     for axis, metric in zip(axes, SCORES, strict=True):
         part = table[table["metric"] == metric]
-        for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
+        for i, (rows, mark, name) in enumerate(of_methods(part)):
             ordered = rows.sort_values("batch")
-            shift = 2 ** (spread * (i - (len(looks) - 1) / 2))
-            error_bars(axis, ordered["batch"] * shift, ordered, looks[str(method)], label(str(method)))
-        axis.set_xscale("log", base=2)
-        ticks = apart(batches)
-        axis.set_xticks(ticks, [f"{b:g}" for b in ticks])
-        axis.minorticks_off()
+            shift = 2 ** (spread * (i - (methods - 1) / 2))
+            error_bars(axis, ordered["batch"] * shift, ordered, mark, name)
+        doublings(axis, apart(batches))
         axis.set_xlim(batches[0] / 1.7, batches[-1] * 1.7)
         axis.set_title(SCORE_NAMES[metric])
         share_axis(axis, float(part["low"].min()))
@@ -60,16 +59,16 @@ def batch_effect_sheet(tables: Tables) -> Printed:
     return differences_sheet(rows, places, what, "comparisons")
 
 
+def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    instead = "one by one" if row["b_batch"] == 1 else str(row["b_batch"])
+    key = f"batch.{row['a']}" + (f"_rank{row['a_rank']}" if row["a_rank"] else "")
+    return key, f"Editing {row['a_batch']} facts at once instead of {instead}", f" of {label(row['a'])}"
+
+
 def findings(tables: Tables) -> list[Finding]:
-    """Each method's largest against its smallest batch: S, then whom it helps in all."""
-    rows = of_kind(tables, "batch")
-    found = []
-    for row in rows:
-        instead = "one by one" if row["b_batch"] == 1 else str(row["b_batch"])
-        change = f"Editing {row['a_batch']} facts at once instead of {instead}"
-        key = f"batch.{row['a']}" + (f"_rank{row['a_rank']}" if row["a_rank"] else "")
-        found.append(difference_finding(key, row, change, "S", "comparisons", f" of {label(row['a'])}"))
-    return found + how_many("batch.summary", rows, found, "A larger batch")
+    """Each method's largest batch against its smallest: S, then whom it helps in all."""
+    found, summary = of_kind(tables, "batch", _told, "A larger batch")
+    return found + summary
 
 
 TOPIC = Topic(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.report.run import EVENTS, Cells, Run
+from editlab.analysis.statistics.intervals import Interval, beside
 from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
@@ -69,24 +70,17 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
 
 def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
     """Value and interval of each metric that is there, side by side."""
-    found: dict[str, float] = {}
-    for name in (n for n in names if n in metrics.index):
-        value, low, high = metrics.loc[[name], ["value", "ci_low", "ci_high"]].to_numpy(dtype=float)[0].tolist()
-        found |= {f"{name}{suffix}": value, f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
-    return found
+    return beside({f"{name}{suffix}": Interval.of(metrics.loc[name]) for name in names if name in metrics.index})
 
 
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     """Side effects of the whole stream: the same in every row of a cell."""
-    generation = metrics[metrics["protocol"] == "generation"].set_index("metric")["value"]
-    found = {
-        name: float(generation[name])
-        for name in ("GE", "perplexity", "targets_unconverged", *MEMORY)
-        if name in generation.index
-    }
-    share = metrics.loc[metrics["protocol"] == "share"].set_index("metric")["value"]
-    found |= {name: float(share[name]) for name in share.index}
+    generation, share = (
+        metrics[metrics["protocol"] == p].set_index("metric")["value"] for p in ("generation", "share")
+    )
+    wanted = [name for name in ("GE", "perplexity", "targets_unconverged", *MEMORY) if name in generation]
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
+    found = {str(name): float(value) for part in (generation[wanted], share) for name, value in part.items()}
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
 
 
@@ -125,10 +119,10 @@ def read_curve(directory: str | Path) -> pd.DataFrame:
     return curve.pivot(index="edits_seen", columns="metric", values="value")
 
 
-def read_cases(directory: str | Path, when: str = "final") -> pd.DataFrame:
-    """Scores by case of one cell."""
+def read_cases(directory: str | Path) -> pd.DataFrame:
+    """Scores by case of one cell at the end of its stream."""
     cases = pd.read_csv(read_verified(Path(directory) / "cases.csv"), dtype={"case_id": str})
-    return cases[cases["when"] == when]
+    return cases[cases["when"] == "final"]
 
 
 def final_scores(directory: str | Path) -> dict[str, float]:

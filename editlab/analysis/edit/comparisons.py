@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,9 @@ def with_composite(means: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([means, harmonic_mean(means)[..., None]], axis=-1)
 
 
-def wide_cases(table: pd.DataFrame, value: str = "success") -> pd.DataFrame:
+def wide_cases(table: pd.DataFrame) -> pd.DataFrame:
     """Cases (sorted) x probes of ES, PS, NS."""
-    wide = table.pivot_table(index="case_id", columns="probe", values=value, aggfunc="mean")
+    wide = table.pivot_table(index="case_id", columns="probe", values="success", aggfunc="mean")
     return wide.reindex(columns=list(METRICS.values())).sort_index()
 
 
@@ -68,20 +69,19 @@ def _drawn(methods: Sequence[Sequence[pd.DataFrame]], resamples: int) -> list[Re
 
 
 def paired_differences(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], *, value: str = "success", resamples: int = RESAMPLES
+    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], *, resamples: int = RESAMPLES
 ) -> list[Difference]:
     """ES, PS, NS and S of A minus B.
 
     Args:
-        pairs: one a seed: the tables of A and B with columns case_id, probe and ``value`` (rows of ``cases.csv`` of one
-            ``when``).
+        pairs: one a seed: the tables of A and B with columns case_id, probe and success (rows of ``cases.csv`` of one ``when``).
 
     Raises:
         DataError: the cases of a pair differ, or there is no pair.
     """
     if not pairs:
         raise DataError("paired comparison: no pair of cells was given")
-    one, other = _drawn([[wide_cases(table, value) for table in side] for side in zip(*pairs, strict=True)], resamples)
+    one, other = _drawn([[wide_cases(table) for table in side] for side in zip(*pairs, strict=True)], resamples)
     return differences(one, other, NAMES)
 
 
@@ -102,14 +102,14 @@ def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
     seen: set[Any] = set()
     for kind, pair in _families(store):
         found, seeds = _together(store, pair, resamples)
-        marks = {"repeats": _seen(kind, [store[setting] for setting in pair], seen)}
+        marks = {"repeats": seen_before(kind, [store[setting] for setting in pair], seen)}
         rows += [_row(kind, pair, seeds, d) | marks for d in (differences(found[0], found[1], NAMES) if seeds else ())]
     for block in _blocks(store):
         rows += _best(block, *_together(store, block, resamples))
     return adjusted(pd.DataFrame(rows, columns=COLUMNS), ["kind", "metric"])
 
 
-def _seen(kind: str, sides: Sequence[Mapping[str, pd.DataFrame]], seen: set[Any]) -> bool:
+def seen_before(kind: Any, sides: Sequence[Mapping[str, pd.DataFrame]], seen: set[Any]) -> bool:
     """Whether cells with exactly these scores by case were compared before."""
     scores = tuple((seed, table.to_numpy().tobytes()) for side in sides for seed, table in sorted(side.items()))
     known = (kind, scores) in seen
@@ -204,62 +204,84 @@ def clear_winner(table: pd.DataFrame, best: str, others: Sequence[str], metric: 
     return bool(found) and all(pair is not None and pair.low > 0 for pair in found)
 
 
-def of_kind(tables: Tables, kind: str) -> list[dict[str, Any]]:
-    """Comparisons of S of one kind, controls left out."""
+def of_kind(
+    tables: Tables, kind: str, tell: Callable[[Mapping[str, Any]], tuple[str, str, str]], what: str
+) -> tuple[list[Finding], list[Finding]]:
+    """The comparisons of S of one kind, controls left out; and how many of them show a gain or a loss.
+
+    Args:
+        tell: key, subject and tail of :func:`editlab.analysis.text.findings.difference_finding`, from a row.
+        what: was changed, in all of them.
+    """
     if "comparisons" not in tables:
-        return []
+        return [], []
     compared = tables["comparisons"]
     rows = compared[(compared["kind"] == kind) & (compared["metric"] == "S") & ~compared["repeats"]]
     outside = {*CONTROLS, *(controls(tables["ablation_matrix"]) if "ablation_matrix" in tables else ())}
-    return [r for r in records(rows) if r["a"] not in outside]
-
-
-def how_many(key: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Finding], subject: str) -> list[Finding]:
-    """How many of the comparisons of S show a gain or a loss; value: the mean difference."""
+    found = []
+    for row in records(rows[~rows["a"].isin(outside)]):
+        key, subject, tail = tell(row)
+        found.append(difference_finding(key, row, subject, "S", "comparisons", tail))
     if not found:
-        return []
+        return [], []
     up, down = (sum(f.supported and sign * f.value > 0 for f in found) for sign in (1, -1))
     rest = len(found) - up - down
     parts = [f"raises S measurably in {up}", f"lowers it in {down}", f"makes no measurable difference in {rest}"]
-    mean = Interval(sum(f.value for f in found) / len(found))
-    sentence = f"{subject} {listed(parts)} of {counted(len(found), 'comparison')} on the same cases."
-    n = max(int(r["n"]) for r in rows)
-    return [Finding(key, sentence, *mean, n, up + down > 0, "comparisons")]
+    sentence = f"{what} {listed(parts)} of {counted(len(found), 'comparison')} on the same cases."
+    mean, n = Interval(sum(f.value for f in found) / len(found)), max(f.n for f in found)
+    return found, [Finding(f"{kind}.summary", sentence, *mean, n, up + down > 0, "comparisons")]
 
 
-def compare(cells: Cells, pairs: Sequence[tuple[str, str]], along: Sequence[str] = ("rank", "replay")) -> pd.DataFrame:
-    """Paired differences method A - method B over all seeds, at every value of the axes ``along``.
+def against(
+    cells: Cells,
+    along: Sequence[str],
+    rival: Callable[[Mapping[str, str]], str | None],
+    tell: Callable[..., Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Paired differences of cells to their rivals over all seeds, one place (values of the axes ``along``) after another.
 
-    An axis on which a method collapses (rank of raw recipes) matches any value. ``stored_ratio`` is how many times the
+    Args:
+        rival: the folder that a cell is held against; None leaves the cell out.
+        tell: further columns, from the place and its pairs of folders.
+    """
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for directory, cell in cells:
+        if (other := rival(cell)) is not None:
+            groups.setdefault(tuple(cell[k] for k in along), []).append((directory, other))
+    rows = []
+    for place, pairs in groups.items():
+        fixed = dict(zip(along, place, strict=True)) | {"seeds": len(pairs), **tell(place, pairs)}
+        found = paired_differences([(read_cases(one), read_cases(two)) for one, two in pairs])
+        rows += [{**fixed, **dataclasses.asdict(difference)} for difference in found]
+    return rows
+
+
+def compare(cells: Cells, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Paired differences method A - method B over all seeds, at every rank and replay rate.
+
+    A rank on which a method collapses (that of raw recipes) matches any other. ``stored_ratio`` is how many times the
     numbers of B's edit A's edit stores.
     """
     found = {tuple(sorted(cell.items())): directory for directory, cell in cells}
     rows = []
     for a, b in pairs:
-        groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-        for directory, cell in cells:
-            other = _partner(found, {**cell, "method": b}) if cell["method"] == a else None
-            if other is not None:
-                groups.setdefault(tuple(cell[k] for k in along), []).append((directory, other))
-        for key, matched in groups.items():
-            where = dict(zip(along, key, strict=True)) | {"seeds": len(matched), "stored_ratio": _stored_ratio(matched)}
-            tables = [(read_cases(one), read_cases(two)) for one, two in matched]
-            rows += [{"a": a, "b": b, **where, **dataclasses.asdict(d)} for d in paired_differences(tables)]
+        own = [(directory, cell) for directory, cell in cells if cell["method"] == a]
+        rival = partial(_same_place, found, b)
+        rows += [{"a": a, "b": b, **row} for row in against(own, ("rank", "replay"), rival, _stored_ratio)]
     return adjusted(pd.DataFrame(rows), ["metric"]) if rows else pd.DataFrame()
 
 
-def _stored_ratio(matched: Sequence[tuple[str, str]]) -> float:
+def _same_place(found: Mapping[Any, str], method: str, cell: Mapping[str, str]) -> str | None:
+    """The cell of a method with these coordinates, or with rank 0."""
+    here = {**cell, "method": method}
+    keys = [tuple(sorted(wanted.items())) for wanted in (here, here | {"rank": "0"})]
+    return next((found[key] for key in keys if key in found), None)
+
+
+def _stored_ratio(_: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Numbers that the first edits of the pairs store, over those of the second."""
-    first, second = (sum(stored(directory)["parameters"] for directory in side) for side in zip(*matched, strict=True))
-    return first / second if second else float("nan")
-
-
-def _partner(found: Mapping[tuple[tuple[str, str], ...], str], wanted: dict[str, str]) -> str | None:
-    """The cell with these coordinates, or with rank 0."""
-    for cell in (wanted, wanted | {"rank": "0"}):
-        if (directory := found.get(tuple(sorted(cell.items())))) is not None:
-            return directory
-    return None
+    first, second = (sum(stored(directory)["parameters"] for directory in side) for side in zip(*pairs, strict=True))
+    return {"stored_ratio": first / second if second else float("nan")}
 
 
 def gain_finding(topic: str, row: Mapping[str, Any]) -> Finding:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, legend, panels
+from editlab.analysis.draw.plots import Drawing, legend, panels, rows_below
 from editlab.analysis.draw.style import DARK, HATCHES
 from editlab.analysis.edit.cells import EDITING, cell_costs, cell_facts
 from editlab.analysis.edit.printing import BATCH, METHOD
 from editlab.analysis.edit.scores import SETTING, headline, with_batch
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import Interval, beside, grouped
@@ -76,9 +76,7 @@ def time_split(table: pd.DataFrame) -> Drawing:
             left = left + table[stage]
     for y, row in enumerate(records(table)):
         axis.plot([row["total_low"], row["total_high"]], [y, y], color="black", linewidth=1.1, marker="|", markersize=4)
-    axis.set_yticks(table.index, [with_batch(row) for row in records(table)])
-    axis.invert_yaxis()
-    axis.grid(axis="y", visible=False)
+    rows_below(axis, [with_batch(row) for row in records(table)])
     axis.set_xlabel("CPU seconds a cell")
     legend(figure, axis, columns=4)
     return figure
@@ -101,16 +99,16 @@ def costs_sheet(tables: Tables) -> Printed:
         "seconds; ms an edit on the wall clock. Times differ from run to run."
     )
     stages = {"editing": "editing", "cpu_targets": "targets", "cpu_solve": "solve", "cpu_evaluate": "eval."}
-    columns = [METHOD, BATCH, Column("seconds_per_edit", "ms/edit", "level", 0, 1000.0)]
-    columns += [Column(name, title, "level", 1) for name, title in stages.items()]
-    return Printed(frame, [*columns, Column("peak_memory_mb", "MB", "count")], text, "costs")
+    time, memory = Column("seconds_per_edit", "ms/edit", "level", 0, 1000.0), Column("peak_memory_mb", "MB", "count")
+    columns = [METHOD, BATCH, time, *columns_of(stages, digits=1), memory]
+    return Printed(frame, columns, text, "costs")
 
 
 def findings(tables: Tables) -> list[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
     found: list[Finding] = []
     most: dict[str, list[tuple[str, float]]] = {}
-    for method, part in headline(tables["costs"]).groupby("method", sort=False) if "costs" in tables else ():
+    for method, part in headline(tables["costs"]).groupby("method", sort=False):
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)
         if not (total > 0).all():

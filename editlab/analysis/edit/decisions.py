@@ -100,30 +100,21 @@ def _overhead(directory: str) -> float:
 
 def trust_curves(cells: Cells) -> pd.DataFrame:
     """ROC and precision-recall of each judged method, its seeds pooled: curve, threshold, x, y."""
-    judged = trust_decisions(cells)
-    rows = []
-    for method in dict.fromkeys(cell["method"] for _, cell in cells):
-        frame = judged[judged["method"] == method]
+    parts = [pd.DataFrame(columns=["threshold", "x", "y", "method", "curve", "n"])]
+    for method, frame in trust_decisions(cells).groupby("method", sort=False):
         if classification.both_classes(frame):
             curves = {"roc": classification.roc(frame), "precision_recall": classification.precision_recall(frame)}
             for name, curve in curves.items():
                 values = curve.set_axis(["threshold", "x", "y"], axis=1)
-                rows.append(values.assign(method=method, curve=name, n=len(frame)))
-    return (
-        pd.concat(rows, ignore_index=True)
-        if rows
-        else pd.DataFrame(columns=["threshold", "x", "y", "method", "curve", "n"])
-    )
+                parts.append(values.assign(method=method, curve=name, n=len(frame)))
+    return stacked(parts)
 
 
 def trust_decisions(cells: Cells) -> pd.DataFrame:
     """Every judged and labelled batch of the guarded cells: their coordinates, its ``number`` in the stream, and the
     other columns of ``decisions``."""
-    parts = [
-        decisions(read_events(directory)).rename(columns={"batch": "number"}).assign(**cell)
-        for directory, cell in cells
-    ]
-    return stacked(parts)
+    numbered = {"batch": "number"}
+    return stacked([decisions(read_events(d)).rename(columns=numbered).assign(**cell) for d, cell in cells])
 
 
 # Rates of decisions and the batches that they are shares of.

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from editlab.analysis.edit.printing import METHOD
 from editlab.analysis.edit.scores import without_effect
-from editlab.analysis.paper.tabular import Column, tabular, wrapped
+from editlab.analysis.paper.tabular import columns_of, tabular, wrapped
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.texts import batch_sentence, cell_sentences
 from editlab.analysis.report.topic import Description, Tables
@@ -195,8 +196,8 @@ def experiment_tabular(run: Run) -> str:
     plans = [run.settings["experiments"][e]["methods"] for e in frame["experiment"]]
     frame["methods"] = [", ".join(map(label, m)) if len(m) <= 4 else f"{len(m)} methods" for m in plans]
     axes = [a for a in ("batch", "replay", "rank", "seed") if frame[a].nunique() > 1 or set(frame[a]) - {"0", ""}]
-    columns = [Column(name, name, "text") for name in ("experiment", "methods", *axes)]
-    columns += [Column("edits", "edits", "count"), Column("finished", "cells", "count")]
+    columns = columns_of({name: name for name in ("experiment", "methods", *axes)}, "text")
+    columns += columns_of({"edits": "edits", "finished": "cells"}, "count")
     return tabular(frame, columns, "config.yaml")
 
 
@@ -214,7 +215,7 @@ def recipe_tabular(settings: Settings) -> str:
         said = list(core[2:]) if like == method else [f"as {label(like)}"]
         rows.append((method, layers, "; ".join(part for part in [*said, _storage(recipe)] if part)))
     frame = pd.DataFrame(rows, columns=["method", "layers", "parameters"])
-    columns = [Column("method", "method", "method"), *(Column(n, n, "text") for n in ("layers", "parameters"))]
+    columns = [METHOD, *columns_of({"layers": "layers", "parameters": "parameters"}, "text")]
     return wrapped(tabular(frame, columns, "config.yaml"), "llX")
 
 
@@ -254,7 +255,7 @@ def _storage(recipe: Mapping[str, Any]) -> str:
 def failure_tabular(missed: pd.DataFrame) -> str:
     """The worst facts."""
     heads = {"prompt": "prompt", "target_true": "old object", "target_new": "new object"}
-    columns = [*(Column(n, h, "text") for n, h in heads.items()), *(Column(s, s) for s in ("ES", "PS", "NS"))]
+    columns = columns_of(heads, "text") + columns_of({score: score for score in ("ES", "PS", "NS")})
     frame = missed.head(FAILURES)
     shortened = frame.assign(**{name: [_short(v) for v in frame[name]] for name in heads})
     layout = r">{\hsize=1.4\hsize}X>{\hsize=0.8\hsize}X>{\hsize=0.8\hsize}Xrrr"

@@ -14,9 +14,7 @@ from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.printing import METHOD, REPLAY
 from editlab.analysis.edit.scores import (
     NEIGHBORS,
-    NEIGHBORS_EXACT,
     RETENTION,
-    SAME_SUBJECT,
     SETTING,
     SURROUNDINGS,
     basis,
@@ -43,20 +41,21 @@ NEAR = "Neighbours suffer most under {name}: {number}."
 FEWEST = "The fewest edits hold under {name}: {number} after {edits}."
 READ = ("curves", "large_scale_forgetting", "turning_points")
 QUARTERS = ("newest", "2nd", "3rd", "oldest")
-SHOWN = {RETENTION: "edits that hold", NEIGHBORS: "NS", NEIGHBORS_EXACT: "NS exact", SAME_SUBJECT: "SS exact"}
+SHOWN = {RETENTION: "edits that hold", NEIGHBORS: "NS", "neighborhood_accuracy": "NS exact"}
+SHOWN |= {"same_subject_accuracy": "SS exact"}
 LONG = (RETENTION, NEIGHBORS)
 
 
-def turning_points(table: pd.DataFrame, metric: str = RETENTION) -> pd.DataFrame:
+def turning_points(table: pd.DataFrame) -> pd.DataFrame:
     """The turning point of each method's curve, seeds together: knot with interval, slopes, kind."""
-    curves = table[table["metric"] == metric]
+    curves = table[table["metric"] == RETENTION]
     snapshots = curves.groupby(list(SETTING))["edits_seen"].transform("nunique")
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         point = stream_turning_point(part, "value")
         knot = {"edits": point.knot, "ci_low": point.low, "ci_high": point.high}
         slopes = {"slope_before": point.slope_before, "slope_after": point.slope_after, "p_value": point.p_value}
-        return {"metric": metric, "kind": point.kind, **knot, **slopes, "seeds": part["seed"].nunique()}
+        return {"metric": RETENTION, "kind": point.kind, **knot, **slopes, "seeds": part["seed"].nunique()}
 
     return grouped(curves[snapshots >= MINIMUM], SETTING, told)
 
@@ -129,12 +128,10 @@ def forgetting_curves(table: pd.DataFrame) -> Drawing:
 )
 def retention_by_age(table: pd.DataFrame) -> Drawing:
     """Edits that hold at the end of the stream by their age, in quarters of the stream."""
-    figure, (axis,) = panels(1, 1, 2.3)
-    looks = marks(table["method"])
-    plots.beside_each_other(axis, table.sort_values("age", kind="stable"), "age", looks, min(0.1, 0.8 / len(looks)))
+    names = "age of the edit (quarter of the stream)", "edits that hold at the end"
+    step = min(0.1, 0.8 / table["method"].nunique())
+    figure, axis = plots.beside_each_other(table.sort_values("age", kind="stable"), "age", names, step)
     axis.set_xticks(range(1, 5), QUARTERS)
-    axis.grid(axis="x", visible=False)
-    axis.set(xlabel="age of the edit (quarter of the stream)", ylabel="edits that hold at the end")
     share_axis(axis, float(table["low"].min()))
     legend(figure, axis)
     return figure
@@ -155,13 +152,13 @@ def large_scale_forgetting(curves: pd.DataFrame) -> Drawing:
     rates = rates if len(rates) < 3 else [rates[0], rates[-1]]
     methods = list(dict.fromkeys(curves["method"]))
     figure, axes = panels(2, len(rates), 3.25 + 0.14 * -(-len(methods) // 2), sharex=True, sharey="row")
-    looks, faint = marks(methods), plots.shading(len(methods))
+    looks = marks(methods)
     for axis, (metric, rate) in zip(axes, itertools.product(LONG, rates), strict=True):
         part = curves[(curves["metric"] == metric) & (curves["replay"] == rate)]
-        plots.bands_over_edits(axis, part, looks, faint, marker=False)
+        plots.bands_over_edits(axis, part, looks, marker="")
         axis.set_ylim(-0.02, 1.03)
-    for axis, name in zip(axes[:: len(rates)], (SHOWN[metric] for metric in LONG), strict=True):
-        axis.set_ylabel(name)
+    for axis, metric in zip(axes[:: len(rates)], LONG, strict=True):
+        axis.set_ylabel(SHOWN[metric])
     for upper, lower, rate in zip(axes, axes[len(rates) :], rates, strict=False):
         upper.set_title("no replay" if rate == 0 else f"replay {rate:g}")
         lower.set_xlabel("edits seen")
@@ -181,12 +178,11 @@ def forgetting_sheet(tables: Tables) -> Printed:
 
     frame = grouped(last, SETTING, told)
     if len(points):
-        turns = points.rename(columns={"edits": "turn", "ci_low": "turn_low", "ci_high": "turn_high"})
-        wanted = [*SETTING, "kind", "turn", "turn_low", "turn_high", "p_value"]
-        frame = frame.merge(turns[wanted], on=list(SETTING), how="left")
+        knot = {"edits": "turn", "ci_low": "turn_low", "ci_high": "turn_high"}
+        turns = points.rename(columns=knot)[[*SETTING, "kind", *knot.values(), "p_value"]]
+        frame = frame.merge(turns, on=list(SETTING), how="left")
         frame["kind"] = frame["kind"].map(lambda k: str(k).replace("_", " ") if k != "none" else "even")
-        for name in ("turn", "turn_low", "turn_high"):
-            frame[name] = frame[name].where(frame["kind"] != "even")
+        frame[list(knot.values())] = frame[list(knot.values())].where(frame["kind"] != "even")
     text = (
         f"After {counted(int(last['edits_seen'].max()), 'edit')} in sequence: edits that hold and neighbours unharmed with "
         f"{over(frame)}, and the turning point of retention (broken line; interval "
@@ -222,13 +218,13 @@ def _along(table: pd.DataFrame) -> list[Finding]:
             continue
         start, end = ends(part, "edits_seen")
         first, last = Interval.of(start), Interval.of(end)
-        lost, gained = last.high < first.low, last.low > first.high
-        how = "falls" if lost else "rises" if gained else "does not change measurably"
+        moved = "falls" if last.value < first.value else "rises"
+        how = moved if last.apart(first) else "does not change measurably"
         sentence = (
             f"The share of edits that hold under {label(str(method))} (batch {end['batch']}, no replay) {how}: "
             f"{level_with(*first)} after {start['edits_seen']} edits, {level_with(*last)} after {end['edits_seen']}."
         )
-        found.append(Finding(f"forgetting.{method}", sentence, *last, int(end["n"]), lost or gained, "curves"))
+        found.append(Finding(f"forgetting.{method}", sentence, *last, int(end["n"]), last.apart(first), "curves"))
     return found
 
 

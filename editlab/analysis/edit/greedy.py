@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, panels, share_axis
-from editlab.analysis.draw.style import DARK, Mark, marks
+from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, of_methods, panels, share_axis
+from editlab.analysis.draw.style import DARK
 from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
 from editlab.analysis.edit.printing import (
@@ -88,46 +88,25 @@ def greedy_steps(events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=STEP)
 
 
-def _gains(steps: pd.DataFrame) -> pd.DataFrame:
-    """Mean gain by method and step with its normal interval: value, low, high, n."""
-
-    def told(part: pd.DataFrame) -> dict[str, Any]:
-        mean, n = float(part["gain"].mean()), len(part)
-        half = Z * float(part["gain"].std(ddof=1)) / n**0.5
-        return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
-
-    return grouped(steps, ["method", "step"], told, sort=True)
+def _gain(steps: pd.DataFrame) -> dict[str, Any]:
+    """Mean gain with its normal interval: value, low, high, n."""
+    mean, n = float(steps["gain"].mean()), len(steps)
+    half = Z * float(steps["gain"].std(ddof=1)) / n**0.5
+    return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def _acceptance(steps: pd.DataFrame) -> pd.DataFrame:
-    """Share of steps accepted by method and layer with Wilson's interval: value, low, high, n."""
-
-    def told(part: pd.DataFrame) -> dict[str, Any]:
-        return {**share_interval(float(part["accepted"].mean()), len(part))._asdict(), "n": len(part)}
-
-    return grouped(steps, ["method", "layer"], told, sort=True)
-
-
-def _looks(table: pd.DataFrame) -> dict[str, Mark]:
-    """The same in the three figures, whatever the order of their rows."""
-    return marks(sorted(table["method"].unique()))
+def _acceptance(steps: pd.DataFrame) -> dict[str, Any]:
+    """Share of steps accepted with Wilson's interval: value, low, high, n."""
+    return {**share_interval(float(steps["accepted"].mean()), len(steps))._asdict(), "n": len(steps)}
 
 
 def _n(steps: pd.DataFrame) -> str:
     return f"n = {counted(len(steps), 'step')}, {counted(steps['seed'].nunique(), 'seed')}"
 
 
-def _drawn(table: pd.DataFrame, x: str, names: tuple[str, str], zero: bool) -> Drawing:
-    figure, (axis,) = panels(1, 1, 2.3)
-    beside_each_other(axis, table, x, _looks(table), 0.07)
-    axis.set_xticks(sorted(table[x].unique()))
+def _drawn(table: pd.DataFrame, x: str, names: tuple[str, str]) -> Drawing:
+    figure, axis = beside_each_other(table, x, names, 0.07)
     axis.set_xlim(table[x].min() - 0.4, table[x].max() + 0.4)
-    axis.grid(axis="x", visible=False)
-    axis.set(xlabel=names[0], ylabel=names[1])
-    if zero:
-        axis.axhline(0, color=DARK, linewidth=0.7)
-    else:
-        share_axis(axis, float(table["low"].min()))
     legend(figure, axis, columns=2)
     return figure
 
@@ -145,7 +124,10 @@ def _drawn(table: pd.DataFrame, x: str, names: tuple[str, str], zero: bool) -> D
 )
 def greedy_gain_by_step(steps: pd.DataFrame) -> Drawing:
     """Mean gain of each step (share of the batch's residual that it removes), by method."""
-    return _drawn(_gains(steps), "step", ("greedy step", "gain of the step"), True)
+    rows = grouped(steps, ["method", "step"], _gain, sort=True)
+    figure = _drawn(rows, "step", ("greedy step", "gain of the step"))
+    figure.axes[0].axhline(0, color=DARK, linewidth=0.7)
+    return figure
 
 
 @figure(
@@ -157,7 +139,10 @@ def greedy_gain_by_step(steps: pd.DataFrame) -> Drawing:
 )
 def greedy_acceptance_by_layer(steps: pd.DataFrame) -> Drawing:
     """Share of steps accepted, by layer and method."""
-    return _drawn(_acceptance(steps), "layer", ("layer", "steps accepted"), False)
+    rows = grouped(steps, ["method", "layer"], _acceptance, sort=True)
+    figure = _drawn(rows, "layer", ("layer", "steps accepted"))
+    share_axis(figure.axes[0], float(rows["low"].min()))
+    return figure
 
 
 @figure(
@@ -170,13 +155,11 @@ def greedy_acceptance_by_layer(steps: pd.DataFrame) -> Drawing:
 def greedy_trust_gain(steps: pd.DataFrame) -> Drawing:
     """Each step's gain over its trust: filled where it was accepted."""
     figure, (axis,) = panels(1, 1, 2.5)
-    looks = _looks(steps)
-    for method, rows in steps.groupby("method", sort=True):
-        mark = looks[str(method)]
+    for rows, mark, name in of_methods(steps.sort_values("method", kind="stable")):
         accepted = rows["accepted"].astype(bool)
-        for part, face, name in ((rows[accepted], mark.color, label(str(method))), (rows[~accepted], "none", None)):
+        for part, face, shown in ((rows[accepted], mark.color, name), (rows[~accepted], "none", None)):
             look: dict[str, Any] = {"facecolors": face, "edgecolors": mark.color, "linewidths": 0.6, "alpha": 0.7}
-            axis.scatter(part["trust"], part["gain"], s=9, marker=mark.marker, label=name, **look)
+            axis.scatter(part["trust"], part["gain"], s=9, marker=mark.marker, label=shown, **look)
     axis.axhline(0, color=DARK, linewidth=0.7)
     axis.set(xlabel="trust", ylabel="gain of the step")
     legend(figure, axis, columns=2)
@@ -230,12 +213,13 @@ def _by_trust(steps: pd.DataFrame) -> list[Finding]:
 def _by_step(steps: pd.DataFrame) -> list[Finding]:
     """The gain of the first and of the last step, by method."""
     found = []
-    for method, rows in _gains(steps).groupby("method", sort=True):
+    gains = grouped(steps, ["method", "step"], _gain, sort=True)
+    for method, rows in gains.groupby("method", sort=True):
         both = ends(rows, "step")
         first, last = map(Interval.of, both)
         told = [f"{signed_with(*Interval.of(row), 2)} in step {row['step']:g}" for row in both]
         sentence = f"The mean gain of {label(str(method))} is {' and '.join(dict.fromkeys(told))}."
-        sure = last.high < first.low or last.low > first.high
+        sure = last.apart(first)
         key = f"greedy.gain_{method}"
         found.append(Finding(key, sentence, *last, int(rows["n"].sum()), sure, "greedy_step_events"))
     return found
@@ -243,7 +227,7 @@ def _by_step(steps: pd.DataFrame) -> list[Finding]:
 
 def _accepted(steps: pd.DataFrame) -> list[Finding]:
     """The range of acceptance over methods and layers, and why steps are refused."""
-    table = _acceptance(steps)
+    table = grouped(steps, ["method", "layer"], _acceptance, sort=True)
     least, most = smallest(table, "value"), largest(table, "value")
     told = [f"{level_with(*Interval.of(r))} ({label(r['method'])}, layer {r['layer']})" for r in (least, most)]
     share = f"from {' to '.join(told)}" if len(table) > 1 else told[0]

@@ -49,7 +49,7 @@ def layer_importance(effects: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """The place whose MLP gives back the most."""
-    effects = tables.get("indirect_effects", pd.DataFrame())
+    effects = tables["indirect_effects"]
     if effects.empty:
         return []
     chosen = effects[effects["site"] == "mlp"] if (effects["site"] == "mlp").any() else effects

@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, error_bars, legend, panels, share_axis
-from editlab.analysis.draw.style import marks
+from editlab.analysis.draw.plots import Drawing, doublings, error_bars, legend, of_methods, panels, share_axis
 from editlab.analysis.edit.cells import cell_costs, final_scores, read_events, stored, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
 from editlab.analysis.edit.printing import DIFFERENCE_OF_S, EXCLUDES, METHOD, RANK, SCORE_COLUMNS, add_difference
@@ -37,17 +36,8 @@ def lora_table(cells: Cells) -> pd.DataFrame:
             "guarded": [x["guard"] != "none" for x in layers if "guard" in x],
         }
         means = {k: float(np.mean(v)) if v else np.nan for k, v in cut.items()}
-        seconds = cell_costs(directory)["edit_seconds"]
-        rows.append(
-            {
-                **cell,
-                **final_scores(directory),
-                **means,
-                **stored(directory),
-                "stored_rank": stored_rank(events),
-                "seconds": seconds,
-            }
-        )
+        costs = {"stored_rank": stored_rank(events), "seconds": cell_costs(directory)["edit_seconds"]}
+        rows.append({**cell, **final_scores(directory), **means, **stored(directory), **costs})
     return pd.DataFrame(rows)
 
 
@@ -68,28 +58,22 @@ def _ranks(table: pd.DataFrame) -> pd.DataFrame:
 def rank_tradeoff(rows: pd.DataFrame) -> Drawing:
     """S over the rank, raw edits as a band; and S over the bytes that the edit needs."""
     figure, axes = panels(1, 2, 2.4, sharey=True)
-    looks = marks(rows["method"])
-    ranked = rows[rows["rank"] > 0]
-    for method, part in rows.groupby("method", sort=False):
-        ordered, mark, name = part.sort_values("rank"), looks[str(method)], label(str(method))
+    for part, mark, name in of_methods(rows):
+        part = part.sort_values("rank")
         if (part["rank"] > 0).any():
-            error_bars(axes[0], ordered["rank"], ordered, mark, name)
+            error_bars(axes[0], part["rank"], part, mark, name)
         else:
-            raw = ordered.iloc[0]
+            raw = part.iloc[0]
             axes[0].axhline(raw["value"], color=mark.color, linestyle=mark.line, linewidth=1.0)
             axes[0].axhspan(raw["low"], raw["high"], color=mark.color, alpha=0.12, linewidth=0)
-        error_bars(axes[1], ordered["bytes"] / 1024, ordered, mark, name)
-    if len(ranked):
-        ranks = sorted(ranked["rank"].unique())
-        axes[0].set_xscale("log", base=2)
-        axes[0].set_xticks(ranks, [str(r) for r in ranks])
+        error_bars(axes[1], part["bytes"] / 1024, part, mark, name)
+    ranks = sorted(rank for rank in rows["rank"].unique() if rank > 0)
+    if ranks:
+        doublings(axes[0], ranks)
         axes[0].set_xlim(ranks[0] / 1.5, ranks[-1] * 1.5)
-    axes[1].set_xscale("log", base=2)
     sizes = sorted({round(b / 1024, 1) for b in rows["bytes"]})
-    sizes = sizes if len(sizes) <= 4 else [sizes[0], sizes[len(sizes) // 3], sizes[2 * len(sizes) // 3], sizes[-1]]
-    axes[1].set_xticks(sizes, [f"{b:g}" for b in sizes])
-    for axis in axes:
-        axis.minorticks_off()
+    few = sizes if len(sizes) <= 4 else [*(sizes[k * len(sizes) // 3] for k in range(3)), sizes[-1]]
+    doublings(axes[1], few)
     axes[0].set(xlabel="rank", ylabel="S at the end")
     axes[1].set(xlabel="KiB stored")
     share_axis(axes[0], float(rows["low"].min()))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, panels, sides
+from editlab.analysis.draw.plots import Drawing, forest, panels
 from editlab.analysis.draw.style import DARK, GREY, LIGHT, marks
 from editlab.analysis.edit.cells import CELL_FILES, cells_table
-from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
-from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting
+from editlab.analysis.edit.comparisons import between, comparisons
+from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting, mark_best
 from editlab.analysis.edit.scores import (
     SCORES,
     SETTING,
@@ -34,7 +34,7 @@ from editlab.analysis.report.run import of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_table
 from editlab.analysis.text.findings import Finding, leader_finding
-from editlab.analysis.text.rows import largest, records
+from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import SCORE_NAMES, counted, interval, label, level_with, listed, signed_with
 from editlab.analysis.text.wording import level as level_text
 
@@ -69,27 +69,22 @@ def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
 )
 def method_comparison(table: pd.DataFrame) -> Drawing:
     """Forest plot: ES, PS, S and what is left of the surroundings, every method at its headline setting; S in numbers."""
-    figure, (axis,) = panels(1, 1, 0.7 + 0.28 * len(table))
     looks = {metric: look for metric, look in LOOKS.items() if metric in table}
+    series = []
     for place, (metric, (color, marker)) in enumerate(looks.items()):
-        ends = sides(table, f"{metric}_low", f"{metric}_high", metric)
-        look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3.2, "linestyle": "none"}
-        look["markerfacecolor"] = color if metric == "S" else "white"
-        y = np.arange(len(table)) + 0.8 * (place + 0.5) / len(looks) - 0.4
-        axis.errorbar(
-            table[metric], y, xerr=ends, label=TITLES.get(metric, metric), elinewidth=0.9, capsize=1.3, **look
-        )
+        rows = table[[metric, f"{metric}_low", f"{metric}_high"]].set_axis(Interval._fields, axis=1)
+        look = {"color": color, "marker": marker, "markerfacecolor": color if metric == "S" else "white"}
+        places = np.arange(len(table)) + 0.8 * (place + 0.5) / len(looks) - 0.4
+        series.append((TITLES.get(metric, metric), rows, places, look))
+    names, height = [with_batch(row) for row in records(table)], 0.7 + 0.28 * len(table)
+    figure, axis = forest(names, series, height, "success at the end of the stream", columns=3)
     for place, row in enumerate(records(table)):
         numbers = f"{level_text(row['S'])}\n{interval(row['S_low'], row['S_high'])}"
         axis.text(1.06, place, numbers, va="center", size=5.8, color=DARK)
         if place % 2:
             axis.axhspan(place - 0.5, place + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
     axis.text(1.06, -0.72, "S (95 %)", va="center", size=5.8, color=DARK)
-    axis.set_yticks(range(len(table)), [with_batch(row) for row in records(table)])
-    axis.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="success at the end of the stream")
-    axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -162,9 +157,7 @@ def methods_sheet(tables: Tables) -> Printed:
     frame = frame.assign(control=frame["method"].isin(controls(matrix)))
     frame = frame.sort_values(["control", "S"], ascending=[True, False], kind="stable").reset_index(drop=True)
     inside = frame[~frame["control"]]
-    for metric in SCORES:
-        top = largest(inside, metric)["method"] if len(inside) else ""
-        frame[f"{metric}_best"] = (frame["method"] == top) & clear_winner(compared, top, list(inside["method"]), metric)
+    mark_best(frame, [(inside, compared)] if len(inside) else [], "headline")
     cells = matrix.drop_duplicates([*SETTING, "seed"])
     names = [c for c in ("perplexity", "GE") if c in cells]
     frame = frame.merge(
@@ -189,16 +182,8 @@ def baselines_sheet(tables: Tables) -> Printed:
     return Printed(frame, [METHOD, BATCH, *SCORE_COLUMNS, *costs], legend, "baseline_comparison")
 
 
-@sheet("ablation", "Every setting", *MATRIX)
-def ablation_sheet(tables: Tables) -> Printed:
-    """Every setting, seeds together."""
-    return every_setting(tables, "ablation_matrix", "Every setting of the matrix. ")
-
-
-@sheet("quick_validation", "Quick validation", "quick_validation")
-def quick_validation_sheet(tables: Tables) -> Printed:
-    """Quick validation, seeds together."""
-    return every_setting(tables, "quick_validation", "Quick validation. ")
+ablation_sheet = every_setting("ablation", "Every setting", MATRIX, "Every setting of the matrix")
+quick_validation_sheet = every_setting("quick_validation", "Quick validation", ["quick_validation"], "Quick validation")
 
 
 def findings(tables: Tables) -> list[Finding]:

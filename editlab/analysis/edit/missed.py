@@ -8,7 +8,7 @@ import pandas as pd
 
 from editlab.analysis.edit.cells import read_cases
 from editlab.analysis.edit.scores import without_effect
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import FIRST, Collected, Tables, Topic, sheet
 from editlab.analysis.statistics.intervals import Interval
@@ -69,8 +69,6 @@ def _collect(run: Run) -> pd.DataFrame:
 
 def findings(tables: Tables) -> list[Finding]:
     """How many facts are missed in most of their streams, and how bad the worst is."""
-    if "missed_facts" not in tables:
-        return []
     missed = tables["missed_facts"]
     if missed.empty:
         return [Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")]
@@ -88,7 +86,7 @@ def missed_sheet(tables: Tables) -> Printed:
     """The list for people: what a spreadsheet could run as a formula is defused in this copy."""
     missed = tables["missed_facts"]
     names = ("prompt", "target_true", "target_new")
-    columns = [*(Column(n, n.replace("_", " "), "text") for n in names), *(Column(s, s) for s in PROBES)]
+    columns = columns_of({name: name.replace("_", " ") for name in names}, "text") + columns_of({s: s for s in PROBES})
     return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.", "missed_facts")
 
 

@@ -15,7 +15,7 @@ from editlab.analysis.edit.scores import CONTROLS, SETTING, last_snapshot, poole
 from editlab.analysis.report.pages import SOURCES, column, number, table_data
 from editlab.analysis.report.topic import Page, Tables
 from editlab.analysis.statistics.intervals import Interval, mean_table
-from editlab.analysis.text.rows import largest, smallest
+from editlab.analysis.text.rows import largest, smallest, stacked
 from editlab.analysis.text.wording import counted, label, level_with, listed
 
 # Tables of cells and of curves, with the experiment that they are of.
@@ -87,17 +87,14 @@ def curve_points(tables: Tables) -> pd.DataFrame:
 
     Shares have Wilson's interval of their cases pooled over seeds, other metrics Student's over seeds.
     """
-    parts = []
+    parts = [pd.DataFrame(columns=["experiment", *SETTING, "metric"])]
     for experiment, table in _by_experiment(tables, CURVE_TABLES).items():
         table = table[table["metric"].isin(METRICS)]
         shares = table["metric"].str.contains("success|accuracy")
-        if shares.any():
-            parts.append(pooled_curves(table[shares]).assign(experiment=experiment))
-        if not shares.all():
-            means = mean_table(table[~shares], [*SETTING, "edits_seen", "metric"], ["value"])
-            means = means.rename(columns={"value_low": "low", "value_high": "high"})
-            parts.append(means.assign(experiment=experiment, n=means["seeds"]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["experiment", *SETTING, "metric"])
+        means = mean_table(table[~shares], [*SETTING, "edits_seen", "metric"], ["value"])
+        means = means.rename(columns={"value_low": "low", "value_high": "high"}).assign(n=means["seeds"])
+        parts += [part.assign(experiment=experiment) for part in (pooled_curves(table[shares]), means)]
+    return stacked(parts)
 
 
 def curves_data(tables: Tables, sources: Path = SOURCES) -> dict[str, Any]:

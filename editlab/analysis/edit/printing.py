@@ -10,7 +10,7 @@ import pandas as pd
 from editlab.analysis.edit.comparisons import clear_winner
 from editlab.analysis.edit.scores import SCORES, basis, controls, over, side_by_side
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.topic import Tables
+from editlab.analysis.report.topic import Sheet, Tables
 from editlab.analysis.statistics.intervals import Interval, beside, grouped
 from editlab.analysis.text.findings import ALPHA
 from editlab.analysis.text.rows import largest, records
@@ -25,31 +25,39 @@ DIFFERENCE_COLUMNS = tuple(Column(metric, f"Δ{metric}", "difference", 3) for me
 DIFFERENCE_OF_S = Column("dS", "ΔS", "difference", 3)
 
 
-def every_setting(tables: Tables, source: str, first: str) -> Printed:
-    """Every setting of a table of cells, seeds together; where there are comparisons, bold within each block."""
-    frame = side_by_side(tables[source])
-    compared = tables.get("comparisons")
-    if compared is not None and len(frame):
-        _mark_best(frame, compared, controls(tables[source]))
-    said = f"; {BOLD}, in the same block" if compared is not None else ""
-    ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
-    columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
-    return Printed(frame, columns, f"{first}Success at the end of the stream with {over(frame)}{said}.", source)
+def every_setting(name: str, title: str, tables: Sequence[str], first: str, level: int = 9) -> Sheet:
+    """Every setting of the first table, one of cells, with seeds together; bold within each block where it stands beside
+    comparisons."""
+
+    def make(found: Tables) -> Printed:
+        frame, compared = side_by_side(found[tables[0]]), found.get("comparisons")
+        if compared is not None and len(frame):
+            inside = frame[~frame["method"].isin(controls(found[tables[0]]))]
+            compared_at = dict(iter(compared.groupby(["a_batch", "a_replay", "a_rank"])))
+            blocks = inside.groupby(["batch", "replay", "rank"], sort=False)
+            mark_best(frame, [(block, compared_at.get(key, compared.head(0))) for key, block in blocks], "best")
+        said = f"; {BOLD}, in the same block" if compared is not None else ""
+        ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
+        columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
+        return Printed(
+            frame, columns, f"{first}. Success at the end of the stream with {over(frame)}{said}.", tables[0]
+        )
+
+    return Sheet(name, title, tuple(tables), make, level)
 
 
-def _mark_best(frame: pd.DataFrame, compared: pd.DataFrame, outside: list[str]) -> None:
-    """Set ``{metric}_best`` where the paired test supports it: in each block the top against all others of the block."""
-    axes = ["batch", "replay", "rank"]
-    blocks = frame[~frame["method"].isin(outside)].groupby(axes, sort=False)
+def mark_best(frame: pd.DataFrame, blocks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], kind: str) -> None:
+    """Set ``{metric}_best`` where the paired tests of a kind support it.
+
+    Args:
+        blocks: rows of the frame, and their comparisons: the top of a block against all others of it.
+    """
     for metric in SCORES:
         frame[f"{metric}_best"] = False
-        best = compared[(compared["kind"] == "best") & (compared["metric"] == metric)]
-        for key, part in blocks:
-            place = (best["a_batch"] == key[0]) & (best["a_replay"] == key[1]) & (best["a_rank"] == key[2])
-            top = largest(part, metric)["method"]
-            if clear_winner(best[place], top, list(part["method"]), metric, "best"):
-                here = (frame[axes] == list(key)).all(axis=1) & (frame["method"] == top)
-                frame.loc[here, f"{metric}_best"] = True
+        for block, compared in blocks:
+            top = largest(block, metric)["method"]
+            if clear_winner(compared, top, list(block["method"]), metric, kind):
+                frame.loc[block.index[block["method"] == top], f"{metric}_best"] = True
 
 
 def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

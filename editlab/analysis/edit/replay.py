@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, heat_maps, legend, on_grid, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, LINES, MARKERS
 from editlab.analysis.edit.cells import CELL_FILES, cells_table, read_cases
-from editlab.analysis.edit.comparisons import adjusted, how_many, of_kind, paired_differences, wide_cases
+from editlab.analysis.edit.comparisons import adjusted, against, of_kind, seen_before, wide_cases
 from editlab.analysis.edit.printing import BATCH, METHOD, REPLAY, differences_sheet
 from editlab.analysis.edit.scores import basis, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
@@ -31,21 +32,15 @@ SETTINGS = ("method", "batch", "replay", "capacity", "strategy")
 def replay_gain_table(cells: Cells) -> pd.DataFrame:
     """Every (rate, capacity, strategy) of a replay ablation against no replay, all seeds together. A setting whose
     cells scored exactly as another one's ``repeats`` it."""
-    plain = {(c["method"], c["batch"], c["seed"]): d for d, c in cells if float(c["replay"]) == 0}
-    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-    for directory, cell in cells:
-        other = plain.get((cell["method"], cell["batch"], cell["seed"]))
-        if float(cell["replay"]) > 0 and other is not None:
-            groups.setdefault(tuple(cell[k] for k in SETTINGS), []).append((directory, other))
-    rows, seen = [], set[Any]()
-    for key, matched in groups.items():
-        tables = [(read_cases(one), read_cases(two)) for one, two in matched]
-        scores = tuple(
-            wide_cases(one).to_numpy().tobytes() for one, _ in tables
-        )  # a buffer that is never full has any size
-        fixed = {**dict(zip(SETTINGS, key, strict=True)), "seeds": len(matched), "repeats": (key[:2], scores) in seen}
-        seen.add((key[:2], scores))
-        rows += [{**fixed, **dataclasses.asdict(found)} for found in paired_differences(tables)]
+    none = {(c["method"], c["batch"], c["seed"]): d for d, c in cells if float(c["replay"]) == 0}
+    replayed = [(directory, cell) for directory, cell in cells if float(cell["replay"]) > 0]
+    seen: set[Any] = set()
+
+    def repeats(place: tuple[str, ...], pairs: Sequence[tuple[str, str]]) -> dict[str, bool]:
+        scores = {str(i): wide_cases(read_cases(one)) for i, (one, _) in enumerate(pairs)}
+        return {"repeats": seen_before(place[:2], [scores], seen)}  # a buffer that is never full has any size
+
+    rows = against(replayed, SETTINGS, lambda c: none.get((c["method"], c["batch"], c["seed"])), repeats)
     return adjusted(pd.DataFrame(rows), ["metric"]) if rows else pd.DataFrame()
 
 
@@ -131,7 +126,7 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
         color, marker = COLORS[size % len(COLORS)], MARKERS[size % len(MARKERS)]
         look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "capsize": 1.5}
         look |= {"markerfacecolor": color if kind == 0 else "white", "label": f"{strategy}, {capacity}"}
-        axis.errorbar(x, rows["value"], yerr=sides(rows, "ci_low", "ci_high"), **look)
+        axis.errorbar(x, rows["value"], yerr=sides(rows), **look)
     axis.axhline(0, color=DARK, linewidth=0.7, linestyle=LINES[1])
     axis.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])
     axis.grid(axis="x", visible=False)
@@ -162,17 +157,15 @@ def replay_ablation_sheet(tables: Tables) -> Printed:
     return differences_sheet(tables["replay_gain"], places, what, "replay_gain")
 
 
+def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    rank = f"_rank{row['a_rank']}" if row["a_rank"] else ""
+    key = f"replay.{row['a']}_batch{row['a_batch']}_rate{row['a_replay']:g}{rank}"
+    return key, f"Replaying {row['a_replay']:g} facts per new fact", f" of {label(row['a'])} at batch {row['a_batch']}"
+
+
 def findings(tables: Tables) -> list[Finding]:
     """Every replay rate against none: S, then the count of what helps and what hurts; the best of the ablation."""
-    rows = of_kind(tables, "replay")
-    found = []
-    for row in rows:
-        tail = f" of {label(row['a'])} at batch {row['a_batch']}"
-        rank = f"_rank{row['a_rank']}" if row["a_rank"] else ""
-        key = f"replay.{row['a']}_batch{row['a_batch']}_rate{row['a_replay']:g}{rank}"
-        subject = f"Replaying {row['a_replay']:g} facts per new fact"
-        found.append(difference_finding(key, row, subject, "S", "comparisons", tail))
-    summary = how_many("replay.summary", rows, found, "Replay")
+    found, summary = of_kind(tables, "replay", _told, "Replay")
     return found + summary + _largest(found) + _ablation(tables)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, panels, sides
+from editlab.analysis.draw.plots import Drawing, panels, rows_below, sides
 from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.edit.printing import METHOD, RANK
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, mean_interval, share_interval
@@ -28,36 +28,28 @@ SHARE = (
 
 def retraining_table(run: Run) -> pd.DataFrame:
     """The scores of :mod:`editlab.editing.retraining`, long, with the restored share of B and N repeated in each row."""
-    parts = []
-    for file, (_, cell) in zip(run.inputs["retrained"], run.cells["retraining"], strict=True):
-        table = pd.read_csv(file)
-        found = recovery(table)
-        parts.append(table.assign(**cell, restored=found["restored"], restored_redrawn=found["restored_redrawn"]))
-    return pd.concat(parts, ignore_index=True)
+    cells = zip(run.inputs["retrained"], run.cells["retraining"], strict=True)
+    tables = [(pd.read_csv(file), cell) for file, (_, cell) in cells]
+    return pd.concat([table.assign(**cell, **recovery(table)) for table, cell in tables], ignore_index=True)
 
 
-def recovery(table: pd.DataFrame, metric: str = "accuracy", probe: str = "rewrite") -> dict[str, float]:
+def recovery(table: pd.DataFrame) -> dict[str, float]:
     """How much of the old knowledge retraining brought back.
 
     Returns:
-        ``edited`` and ``unedited``: rise of the metric on held-out facts; ``never_edited``: its change on facts that
-        were never edited, in the edited model; ``restored``: the rise in the edited model as a share of what the edit
-        had taken from the held-out facts (1: all came back, 0: none); ``restored_redrawn``: the same after retraining on
-        redrawn objects, which tells no truth (condition N). NaN where a group of facts or a condition is missing.
+        ``restored``: the rise of accuracy on held-out facts in the edited model as a share of what the edit had taken from
+        them (1: all came back, 0: none); ``restored_redrawn``: the same after retraining on redrawn objects, which tells no
+        truth (condition N). NaN where a condition is missing.
     """
-    rows = table[table["probe"] == probe].set_index(["model", "facts", "when"])[metric]
+    rows = table[(table["probe"] == "rewrite") & (table["facts"] == "held_out")]
+    held_out = rows.set_index(["model", "when"])["accuracy"]
+    taken = float(held_out["unedited", "before"] - held_out["edited", "before"])
 
-    def rise(model: str, facts: str) -> float:
-        return float(rows.get((model, facts, "after"), np.nan) - rows.get((model, facts, "before"), np.nan))
+    def share(model: str) -> float:
+        rise = held_out.get((model, "after"), np.nan) - held_out.get((model, "before"), np.nan)
+        return float(rise) / taken if taken > 0 else float("nan")
 
-    taken = float(rows["unedited", "held_out", "before"] - rows["edited", "held_out", "before"])
-    return {
-        "edited": rise("edited", "held_out"),
-        "unedited": rise("unedited", "held_out"),
-        "never_edited": rise("edited", "never_edited"),
-        "restored": rise("edited", "held_out") / taken if taken > 0 else float("nan"),
-        "restored_redrawn": rise("redrawn", "held_out") / taken if taken > 0 else float("nan"),
-    }
+    return {"restored": share("edited"), "restored_redrawn": share("redrawn")}
 
 
 def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
@@ -77,10 +69,8 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
 
     def share(part: pd.DataFrame, name: str) -> Interval:
         found = mean_interval(part[name])
-        if not found.known:
-            return found
         least = share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
-        return Interval(found.value, min(found.low, least.low), max(found.high, least.high))
+        return found.covering(least) if found.known else found
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found = beside({name: share(part, name) for name in shares if name in part})
@@ -111,15 +101,13 @@ def _basis(rows: pd.DataFrame, facts: str) -> str:
 def retraining(rows: pd.DataFrame) -> Drawing:
     """Share of the edited-away knowledge that retraining on other facts brings back, by method."""
     figure, (axis,) = panels(1, 1, 0.6 + 0.27 * len(rows))
-    looks = marks(rows["method"])
-    ends = np.array(sides(rows, "restored_low", "restored_high", "restored"))
-    for i, (method, value) in enumerate(zip(rows["method"], rows["restored"], strict=True)):
-        look: dict[str, Any] = {"color": looks[method].color, "hatch": looks[method].hatch, "edgecolor": "white"}
-        axis.barh(i, value, xerr=ends[:, [i]], capsize=2, alpha=0.75, error_kw={"elinewidth": 0.8}, **look)
-    axis.set_yticks(range(len(rows)), [label(m) for m in rows["method"]])
-    axis.invert_yaxis()
+    below, above = sides(rows, "restored")
+    for i, mark in enumerate(marks(rows["method"]).values()):
+        look: dict[str, Any] = {"color": mark.color, "hatch": mark.hatch, "edgecolor": "white", "alpha": 0.75}
+        ends = [[below.iloc[i]], [above.iloc[i]]]
+        axis.barh(i, rows["restored"].iloc[i], xerr=ends, capsize=2, error_kw={"elinewidth": 0.8}, **look)
+    rows_below(axis, [label(m) for m in rows["method"]])
     axis.axvline(0, color=DARK, linewidth=0.7)
-    axis.grid(axis="y", visible=False)
     axis.set_xlabel("share of the old objects that came back")
     return figure
 
@@ -128,13 +116,8 @@ def retraining(rows: pd.DataFrame) -> Drawing:
 def retraining_sheet(tables: Tables) -> Printed:
     """Share of the old knowledge that retraining brought back."""
     frame = restored_shares(tables["rtt_edits"], ["method", "rank"]).rename(columns={"facts": "n"})
-    columns = [
-        METHOD,
-        RANK,
-        Column("restored", "restored"),
-        Column("restored_redrawn", "restored, told nothing true (N)"),
-        Column("unedited", "unedited, retrained (C)"),
-    ]
+    heads = {"restored": "restored", "restored_redrawn": "restored, told nothing true (N)"}
+    columns = [METHOD, RANK, *columns_of(heads | {"unedited": "unedited, retrained (C)"})]
     text = f"{SHARE}: {_basis(frame, 'n')}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
     return Printed(frame, columns, f"{text}.", "rtt_edits")
 
@@ -142,17 +125,15 @@ def retraining_sheet(tables: Tables) -> Printed:
 def findings(tables: Tables) -> list[Finding]:
     """How much of what an edit took away comes back when other facts are retrained."""
     found = []
-    for row in records(restored_shares(tables.get("rtt_edits", pd.DataFrame()))):
-        numbers = Interval.of(row, "restored")
+    for row in records(restored_shares(tables["rtt_edits"])):
+        numbers, key = Interval.of(row, "restored"), f"retraining.{row['method']}"
         if numbers.value != numbers.value:
             continue
         sentence = (
             f"Retraining on other edited facts brings back {percent_with(*numbers)} of the exact answers that "
             f"{label(row['method'])} had replaced ({counted(row['seeds'], 'seed')})."
         )
-        found.append(
-            Finding(f"retraining.{row['method']}", sentence, *numbers, row["seeds"], numbers.low > 0, "rtt_edits")
-        )
+        found.append(Finding(key, sentence, *numbers, row["seeds"], numbers.low > 0, "rtt_edits"))
     return found
 
 

@@ -21,8 +21,7 @@ SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
 CONTROLS = ("none", "random", "shuffled")
 HEADLINE_BATCH = 32
-RETENTION, NEIGHBORS, NEIGHBORS_EXACT = "retention_success", "neighborhood_success", "neighborhood_accuracy"
-SAME_SUBJECT = "same_subject_accuracy"
+RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
 SHOWN = (*SCORES[:3], "NS_exact", "SS", "SS_exact", "S")  # the headline's columns, where a table has them
 TITLES = {"NS_exact": "NS exact", "SS_exact": "SS exact"}
 SURROUNDINGS = (
@@ -55,13 +54,14 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["rank"] == rows.groupby("method")["rank"].transform("max")]
 
 
-def headline_settings(table: pd.DataFrame, batch: int = HEADLINE_BATCH) -> pd.DataFrame:
-    """One setting a method: least replay, largest rank, and the batch size nearest to ``batch`` that half of them have.
+def headline_settings(table: pd.DataFrame) -> pd.DataFrame:
+    """One setting a method: least replay, largest rank, and of the batch sizes that half of them have the one nearest to
+    :data:`HEADLINE_BATCH`.
 
     A method without that batch size (ROME edits one fact at a time) has its own nearest one.
     """
     settings = table[list(SETTING)].drop_duplicates()
-    common = min(common_batches(settings), key=lambda b: _distance(b, batch), default=batch)
+    common = min(common_batches(settings), key=lambda b: _distance(b, HEADLINE_BATCH), default=HEADLINE_BATCH)
     rows = []
     for _, part in settings.groupby("method", sort=False):
         part = part[part["replay"] == part["replay"].min()]

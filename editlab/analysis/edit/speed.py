@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, apart, panels, sides
-from editlab.analysis.draw.style import COLORS, LINES, MARKERS
+from editlab.analysis.draw.plots import Drawing, apart, doublings, error_bars, panels
+from editlab.analysis.draw.style import mark_of
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import Interval
 from editlab.analysis.text.findings import Finding
@@ -116,18 +116,13 @@ def speed_benchmark(speed: pd.DataFrame) -> Drawing:
     for axis, name in zip(axes, names, strict=True):
         part = speed[speed["benchmark"] == name]
         for i, (series, rows) in enumerate(part.groupby("series", sort=False)):
-            ordered = rows.sort_values("x")
-            look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i % len(LINES)]}
+            mark, ordered = mark_of(i), rows.sort_values("x")
             if len(ordered) == 1:
-                axis.axhline(ordered["value"].iloc[0], linewidth=0.8, **look)
-            look |= {"marker": MARKERS[i % len(MARKERS)], "capsize": 1.5, "elinewidth": 0.8}
-            axis.errorbar(ordered["x"], ordered["value"], yerr=sides(ordered), label=series, **look)
-        axis.set_xscale("log", base=2)
+                axis.axhline(ordered["value"].iloc[0], color=mark.color, linestyle=mark.line, linewidth=0.8)
+            error_bars(axis, ordered["x"], ordered, mark, str(series))
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ticks = apart(sorted(part["x"].unique()))
-        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axis.minorticks_off()
+        doublings(axis, apart(sorted(part["x"].unique())))
         axis.set(title=name, xlabel=part["x_name"].iloc[0], ylabel=part["unit"].iloc[0])
         axis.margins(y=0.15)
         axis.legend(loc="best", handlelength=2.0)
@@ -136,9 +131,8 @@ def speed_benchmark(speed: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """The measured ratios of the benchmarks."""
-    table = tables.get("speed", pd.DataFrame())
-    found = []
-    for row in records(table[table["speedup"].notna()]) if len(table) else ():
+    table, found = tables["speed"], []
+    for row in records(table[table["speedup"].notna()]):
         numbers = Interval.of(row, "speedup")
         value, low, high = numbers
         times = f"{'more' if high < 1 else 'no measurably different'} CPU time (ratio {value:.2f})"

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, curves_over_edits, legend, panels
-from editlab.analysis.draw.style import DARK, GREY, marks
+from editlab.analysis.draw.plots import Drawing, curves_over_edits, legend, of_methods, panels
+from editlab.analysis.draw.style import DARK, GREY
 from editlab.analysis.edit.cells import CELL_FILES, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
 from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics import classification
@@ -65,11 +65,9 @@ def _areas_legend(rows: pd.DataFrame) -> str:
 def _curves(rows: pd.DataFrame, curve: classification.Curve, area: Area, names: tuple[str, str]) -> Drawing:
     """A curve of each method, seeds pooled, with the 95 % band over batches."""
     figure, (axis,) = panels(1, 1, 2.9)
-    looks = marks(rows["method"])
-    for method, part in rows.groupby("method", sort=False):
+    for part, mark, name in of_methods(rows):
         low, high = classification.band(part, curve)
-        mark, name = looks[str(method)], f"{label(str(method))}: area {level_with(*area(part))}"
-        line = {"color": mark.color, "linestyle": mark.line, "label": name}
+        line = {"color": mark.color, "linestyle": mark.line, "label": f"{name}: area {level_with(*area(part))}"}
         axis.step(classification.GRID, classification.on_grid(part, curve), where="post", **line)
         axis.fill_between(classification.GRID, low, high, step="post", color=mark.color, alpha=0.15, linewidth=0)
     axis.set(xlabel=names[0], ylabel=names[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
@@ -155,18 +153,13 @@ def trust_sheet(tables: Tables) -> Printed:
     )
     shares = {"accuracy": "right", "false_positive_rate": "FPR", "false_negative_rate": "FNR", "auc": "AUC"}
     changes = {"retention_gain": "retention %", "ppl_rise_cut": "PPL %"}
-    columns = [METHOD, Column("stream", "stream", "text"), *(Column(name, title) for name, title in shares.items())]
-    columns += [Column(name, title, "difference", 0, 100.0) for name, title in changes.items()]
-    columns += [Column("overhead", "time %", "level", 0, 100.0)]
+    columns = [METHOD, Column("stream", "stream", "text"), *columns_of(shares)]
+    columns += columns_of(changes, "difference", 0, 100.0) + columns_of({"overhead": "time %"}, "level", 0, 100.0)
     return Printed(frame, columns, text, "trust_eval")
 
 
-@sheet("combined", "Replay, LoRA and trust together", "combined", level=8)
-def combined_sheet(tables: Tables) -> Printed:
-    """Replay, low-rank storage and trust, alone and together."""
-    first = "Replay, low-rank storage and trust, alone and together, on streams with harmful batches. "
-    return every_setting(tables, "combined", first)
-
+TOGETHER = "Replay, low-rank storage and trust, alone and together, on streams with harmful batches"
+combined_sheet = every_setting("combined", "Replay, LoRA and trust together", ["combined"], TOGETHER, level=8)
 
 CHANGED = {  # a relative change by trust: what changes, sign of the number's effect on it
     "retention_gain": ("the share of edits that hold", 1.0),
@@ -189,7 +182,8 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 def _detection(rows: pd.DataFrame) -> list[Finding]:
-    """Areas under both curves, beside chance."""
+    """Areas under both curves, beside chance; and who tells harm best: trust, or a ruler held to the norm of the update, or
+    its distances, or chance."""
     if rows.empty:
         return []
     kinds: dict[str, tuple[str, Area, float]] = {
@@ -207,17 +201,11 @@ def _detection(rows: pd.DataFrame) -> list[Finding]:
             )
             key = f"trust.{name}_{method}"
             found.append(Finding(key, sentence, *numbers, len(part), sure, "trust_decisions"))
-    return _rivals(rows) + found
-
-
-def _rivals(rows: pd.DataFrame) -> list[Finding]:
-    """Who tells harm best: trust, or a ruler held to the norm of the update, or its distances, or chance."""
     areas = [(label(str(m)), *classification.roc_area(part)) for m, part in rows.groupby("method", sort=False)]
-    if len(areas) < 2:
-        return []
     areas.sort(key=lambda area: -area[1])
     what = "area under the ROC curve as a judge of harmful batches"
-    return [leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")]
+    rivals = leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")
+    return [rivals, *found] if len(areas) > 1 else found
 
 
 def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:

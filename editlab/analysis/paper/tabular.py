@@ -35,6 +35,11 @@ class Column:
     scale: float = 1.0
 
 
+def columns_of(titles: Mapping[str, str], kind: str = "level", digits: int = 2, scale: float = 1.0) -> list[Column]:
+    """Columns of one kind, by name with their heads."""
+    return [Column(name, title, kind, digits, scale) for name, title in titles.items()]
+
+
 @dataclasses.dataclass(frozen=True)
 class Printed:
     """A table to print.

@@ -67,7 +67,8 @@ def _declared(declarations: Sequence[Any], name: str) -> Any:
 
 def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
     """The findings of a topic, of its tables that are there; those of fewer than :data:`ENOUGH` seeds say so."""
-    found = topic.findings({name: tables[name] for name in topic.reads if name in tables})
+    there = {name: tables[name] for name in topic.reads if name in tables}
+    found = topic.findings(there) if there else []
     return [_of_these_streams(finding, tables.get(finding.source)) for finding in found]
 
 

@@ -130,7 +130,7 @@ class Topic:
         title: subcategory of the HTML report.
         about: to follow "an experiment on", such as "the batch size"; empty: its absence is not worth a sentence.
         reads: tables (its own, or of other topics of the study) that its findings are made of.
-        findings: gets those of ``reads`` that are there; the first findings should be the most telling.
+        findings: gets those of ``reads`` that are there, if there is any; the first findings should be the most telling.
         sentences: in the paper at most.
     """
 

@@ -28,17 +28,28 @@ class Interval(NamedTuple):
     high: float = NAN
 
     @classmethod
-    def of(cls, row: Mapping[str, Any] | pd.Series, name: str = "value") -> Interval:
+    def of(cls, row: Any, name: str = "value") -> Interval:
         """From a row: the column ``name``, with ``{name}_low``, ``low`` or ``ci_low``, whichever is there, and its fellow."""
-        for start in (f"{name}_", "", "ci_"):
-            if f"{start}low" in row:
-                return cls(float(row[name]), float(row[f"{start}low"]), float(row[f"{start}high"]))
-        return cls(float(row[name]))
+        low, high = ends_of(row, name)
+        return cls(float(row[name]), float(row[low]), float(row[high])) if low in row else cls(float(row[name]))
 
     @property
     def known(self) -> bool:
         """Whether there are ends."""
         return self.low == self.low
+
+    @property
+    def clear(self) -> bool:
+        """Whether it does not include zero."""
+        return bool(self.low > 0 or self.high < 0)
+
+    def apart(self, other: Interval) -> bool:
+        """Whether the two do not overlap."""
+        return bool(self.low > other.high or self.high < other.low)
+
+    def covering(self, other: Interval) -> Interval:
+        """At least as wide as another one."""
+        return Interval(self.value, float(np.fmin(self.low, other.low)), float(np.fmax(self.high, other.high)))
 
     def within(self, low: float, high: float) -> Interval:
         """The ends cut at those of the range that the number can have."""
@@ -46,6 +57,12 @@ class Interval(NamedTuple):
 
 
 UNKNOWN = Interval(NAN)
+
+
+def ends_of(row: Any, name: str) -> tuple[str, str]:
+    """The columns with the ends of the interval of ``name``."""
+    start = next((start for start in (f"{name}_", "", "ci_") if f"{start}low" in row), "")
+    return f"{start}low", f"{start}high"
 
 
 def beside(intervals: Mapping[str, Interval]) -> dict[str, float]:
@@ -118,6 +135,11 @@ def pooled(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, bounds: tuple[f
         over_seeds = mean_interval(v)
         below, above = (max(side, mean - over_seeds.low) for side in (below, above))
     return Interval(mean, max(mean - below, bounds[0]), min(mean + above, bounds[1]))
+
+
+def pooled_shares(shares: pd.Series, n: pd.Series) -> Interval:
+    """Mean share over cells (seeds) of so many cases each: :func:`pooled`, from Wilson's interval of each."""
+    return pooled(shares, *wilson(shares, n))
 
 
 def mean_interval(values: ArrayLike) -> Interval:

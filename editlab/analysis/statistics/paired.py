@@ -81,11 +81,11 @@ def resampled(
     return [Resampled(point, draw, n) for point, draw, n in found]
 
 
-def differences(a: Resampled, b: Resampled, metrics: Sequence[str], confidence: float = 0.95) -> list[Difference]:
+def differences(a: Resampled, b: Resampled, metrics: Sequence[str]) -> list[Difference]:
     """A minus B, metric by metric, of two methods drawn together."""
     found = []
     for i, name in enumerate(metrics):
-        e = over_streams(a.points[:, i] - b.points[:, i], a.draws[:, i] - b.draws[:, i], confidence)
+        e = over_streams(a.points[:, i] - b.points[:, i], a.draws[:, i] - b.draws[:, i])
         found.append(Difference(name, e.value, e.low, e.high, e.p_value, a.n, e.general))
     return found
 

@@ -29,8 +29,7 @@ def drawn_within(rng: np.random.Generator, labels: ArrayLike, resamples: int) ->
     return np.stack([np.bincount(drawn, minlength=len(flags)) for drawn in draws]).astype(float)
 
 
-def percentiles(draws: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the percentile interval over the first axis; NaN in draws is left out."""
-    edge = (1 - confidence) / 2
-    low, high = np.nanquantile(np.asarray(draws, dtype=float), [edge, 1 - edge], axis=0)
+def percentiles(draws: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % percentile interval over the first axis; NaN in draws is left out."""
+    low, high = np.nanquantile(np.asarray(draws, dtype=float), [0.025, 0.975], axis=0)
     return low, high

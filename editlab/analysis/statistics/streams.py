@@ -11,24 +11,23 @@ cases are drawn anew within each stream, and the result describes *these streams
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from editlab.analysis.statistics.resampling import percentiles
 
 ENOUGH = 3
-Array = NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over streams.
 
     Attributes:
         low, high: 95 % interval (NaN where nothing is known of the spread).
         p_value: two-sided, of the hypothesis that the mean is zero.
-        streams: how many it stands on.
         general: whether the interval is about streams in general (Student's); False: about these streams alone.
     """
 
@@ -36,11 +35,10 @@ class Estimate:
     low: float
     high: float
     p_value: float
-    streams: int
     general: bool
 
 
-def over_streams(values: ArrayLike, draws: ArrayLike | None = None, confidence: float = 0.95) -> Estimate:
+def over_streams(values: ArrayLike, draws: ArrayLike = ()) -> Estimate:
     """The mean of one value a stream.
 
     Args:
@@ -48,33 +46,22 @@ def over_streams(values: ArrayLike, draws: ArrayLike | None = None, confidence: 
         draws: (resamples,) the mean of the same streams on cases drawn anew, for where there are too few streams, or where
             all of them have the same value.
     """
-    v = np.asarray(values, dtype=float)
-    v = v[~np.isnan(v)]
-    nan = float("nan")
-    if not len(v):
-        return Estimate(nan, nan, nan, nan, 0, False)
-    mean = float(v.mean())
-    spread = float(v.std(ddof=1)) if len(v) > 1 else 0.0
-    if len(v) >= ENOUGH and spread > 1e-12:
-        return _student(mean, spread, len(v), confidence)
-    found = np.asarray([] if draws is None else draws, dtype=float)
-    found = found[~np.isnan(found)]
-    if not len(found):
-        return Estimate(mean, nan, nan, nan, len(v), False)
-    found = np.where(np.abs(found) < 1e-12, 0.0, found)  # sums in another order are no difference
-    edge = (1 - confidence) / 2
-    low, high = np.quantile(found, [edge, 1 - edge])
-    p = min(1.0, 2 * min(float((found <= 0).mean()), float((found >= 0).mean())))
-    return Estimate(mean, float(low), float(high), p, len(v), False)
-
-
-def _student(mean: float, spread: float, count: int, confidence: float) -> Estimate:
     from scipy.stats import t
 
-    error = spread / count**0.5
-    half = float(t.ppf((1 + confidence) / 2, count - 1)) * error
-    p = float(2 * t.sf(abs(mean) / error, count - 1))
-    return Estimate(mean, mean - half, mean + half, p, count, True)
+    v, found = (x[~np.isnan(x)] for x in (np.asarray(values, dtype=float), np.asarray(draws, dtype=float)))
+    nan = float("nan")
+    mean = float(v.mean()) if len(v) else nan
+    spread = float(v.std(ddof=1)) if len(v) > 1 else 0.0
+    if len(v) >= ENOUGH and spread > 1e-12:
+        error = spread / len(v) ** 0.5
+        half = float(t.ppf(0.975, len(v) - 1)) * error
+        return Estimate(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / error, len(v) - 1)), True)
+    if not (len(v) and len(found)):
+        return Estimate(mean, nan, nan, nan, False)
+    found = np.where(np.abs(found) < 1e-12, 0.0, found)  # sums in another order are no difference
+    low, high = percentiles(found)
+    p = min(1.0, 2 * min(float((found <= 0).mean()), float((found >= 0).mean())))
+    return Estimate(mean, float(low), float(high), p, False)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

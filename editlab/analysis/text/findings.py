@@ -69,7 +69,7 @@ def direction(low: float, high: float, up: str = "raises", down: str = "lowers")
 
 
 def difference_finding(
-    key: str, row: Mapping[str, Any], subject: str, metric: str, source: str, tail: str = "", against: str = ""
+    key: str, row: Mapping[str, Any], subject: str, metric: str, source: str, tail: str = ""
 ) -> Finding:
     """``subject raises metric by ...`` or ``makes no measurable difference to metric``, as interval and family allow.
 
@@ -77,19 +77,16 @@ def difference_finding(
         row: with value, ci_low, ci_high and n; ``p_holm`` where it is one of a family of comparisons.
         subject: what was changed.
         tail: after the metric, such as " of MEMIT at batch 32".
-        against: what it is compared with, such as "compared with no replay".
     """
-    value, low, high = float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
-    alone, p_holm = direction(low, high), float(row.get("p_holm", 0.0))
-    verb = alone if p_holm < ALPHA else None
-    basis = f" {against}" if against else ""
-    if verb is None:
-        number = signed_with(value, low, high)
-        why = f"p = {p_holm:.2f} after Holm's correction" if alone else "an interval that includes zero"
-        sentence = f"{subject} makes no measurable difference to {metric}{tail}{basis}: {number}, {why}."
+    numbers = float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    alone, p_holm = direction(*numbers[1:]), float(row.get("p_holm", 0.0))
+    sure = alone is not None and p_holm < ALPHA
+    if sure:
+        sentence = f"{subject} {alone} {metric}{tail} by {size(*numbers)}."
     else:
-        sentence = f"{subject} {verb} {metric}{tail}{basis} by {size(value, low, high)}."
-    return Finding(key, sentence, value, low, high, int(row["n"]), verb is not None, source)
+        why = f"p = {p_holm:.2f} after Holm's correction" if alone else "an interval that includes zero"
+        sentence = f"{subject} makes no measurable difference to {metric}{tail}: {signed_with(*numbers)}, {why}."
+    return Finding(key, sentence, *numbers, int(row["n"]), sure, source)
 
 
 def leader_finding(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import band, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, band, panels, share_axis
 from editlab.analysis.draw.style import COLORS, DARK, GREY, Mark
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import pooled_shares
 from editlab.analysis.text.wording import counted
-from editlab.analysis.unlearning.numbers import INTERVALS, accuracy, metric_of, shown
+from editlab.analysis.unlearning.numbers import INTERVALS, metric_of, shown
 from editlab.analysis.unlearning.tables import by_category
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 COLUMNS = 3  # panels beside each other
 CONTROL = Mark(GREY, "", "-", "", GREY)
@@ -47,8 +45,7 @@ def along(rtt: pd.DataFrame) -> pd.DataFrame:
         for epoch, looked in part[part["lr"] == best].groupby("epoch"):
             right = (looked["value"] * looked["n"]).groupby(looked["seed"]).sum()
             count = looked["n"].groupby(looked["seed"]).sum()
-            value, low, high = accuracy(right / count, count)
-            numbers = {"value": value, "low": low, "high": high, "seeds": len(count), "group": group}
+            numbers = pooled_shares(right / count, count)._asdict() | {"seeds": len(count), "group": group}
             found.append({"series": series, "epoch": int(str(epoch)), **numbers})
     return pd.DataFrame(found)
 
@@ -75,10 +72,10 @@ def rtt_epochs(rows: pd.DataFrame) -> Drawing:
     for axis, name in zip(axes, names, strict=False):
         part = attacked[attacked["series"] == name]
         for control in controls:
-            band(axis, control.sort_values("epoch"), "epoch", CONTROL, alpha=0.2)
+            band(axis, control, "epoch", CONTROL, alpha=0.2)
         color = COLORS[2 if part["group"].iloc[0] == "lora" else 0]
         look = dataclasses.replace(CONTROL, color=color, face=color, marker="o")
-        band(axis, part.sort_values("epoch"), "epoch", look)
+        band(axis, part, "epoch", look)
         axis.axhline(0.25, color=DARK, linewidth=0.6, linestyle=":")
         axis.set_title("\n".join(textwrap.wrap(name, 22)), fontsize="small")
         axis.set_xticks(sorted(set(rows["epoch"])))
@@ -97,13 +94,8 @@ def categories_sheet(tables: Tables) -> Printed:
     """A and B of every held-out split (a category of MMLU, a group of people)."""
     frame = by_category(tables["rtt"], metric_of(tables["summary"]))
     frame = frame.assign(name=[shown(m, r) for m, r in zip(frame["method"], frame["rank"], strict=True)])
-    columns = [
-        Column("name", "method", "text"),
-        Column("v_split", "held out", "text"),
-        Column("before", "A"),
-        Column("two_fold", "B"),
-        Column("seeds", "seeds", "count"),
-    ]
+    columns = columns_of({"name": "method", "v_split": "held out"}, "text")
+    columns += [*columns_of({"before": "A", "two_fold": "B"}), Column("seeds", "seeds", "count")]
     text = (
         "Accuracy on each held-out split after unlearning (A) and after retraining on the others (B), means over seeds."
     )

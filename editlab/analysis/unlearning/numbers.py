@@ -7,10 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import mean_interval, pooled, wilson
-from editlab.analysis.text.wording import counted
+from editlab.analysis.statistics.intervals import Interval, beside, grouped, mean_interval, pooled_shares
+from editlab.analysis.statistics.streams import ENOUGH
+from editlab.analysis.text.wording import counted, level_with
+from editlab.data.questions import CHANCE
 
 ACCURACIES = ("A", "B", "C", "N", "B_two_fold", "C_two_fold", "N_two_fold")
+RATES = ("recovery", "recovery_corrected", "recovery_two_fold", "recovery_corrected_two_fold", "retain_drop")
 NAMES = {
     "gd": "GD",
     "whp": "WHP",
@@ -46,33 +49,16 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str] = ("method", "rank")) -> pd
     Accuracies honour both the questions of a seed (Wilson) and the spread of seeds; rates and drops have Student's interval
     over seeds.
     """
-    found = []
-    for key, part in rows.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        row |= {"seeds": len(part), "questions": int(part["V_n"].max())}
-        for name in ACCURACIES:
-            row |= spread(name, accuracy(part[name], part["V_n"]))
-        for name in (
-            "recovery",
-            "recovery_corrected",
-            "recovery_two_fold",
-            "recovery_corrected_two_fold",
-            "retain_drop",
-        ):
-            row |= spread(name, mean_interval(part[name]))
-        found.append(row | {"retain": float(part["retain"].mean()), "kl": float(part["kl"].mean())})
-    return pd.DataFrame(found)
 
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = {name: pooled_shares(part[name], part["V_n"]) for name in ACCURACIES}
+        found |= {name: mean_interval(part[name]) for name in RATES}
+        rise = mean_interval(part["B_two_fold"] - part["A"])
+        found["rise"] = rise if len(part) >= ENOUGH else Interval(rise.value)
+        means = {name: float(part[name].mean()) for name in ("retain", "kl")}
+        return {"seeds": len(part), "questions": int(part["V_n"].max()), **beside(found), **means}
 
-def accuracy(values: pd.Series[float], n: pd.Series[float]) -> tuple[float, float, float]:
-    """Mean accuracy over seeds with its interval."""
-    low, high = wilson(values, n)
-    return pooled(values, low, high)
-
-
-def spread(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
-    """Columns of a number with its interval."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+    return grouped(rows, by, told)
 
 
 def basis(rows: pd.DataFrame) -> str:
@@ -87,5 +73,22 @@ def metric_of(summary: pd.DataFrame) -> str:
 
 
 def recovered(row: Mapping[str, Any]) -> bool:
-    """Whether B is above N beyond doubt: the intervals do not overlap."""
-    return bool(row["B_two_fold_low"] > row["N_two_fold_high"])
+    """Whether facts came back beyond doubt: B is above A, paired within seeds, and its interval above that of N.
+
+    B above N alone is no return where unlearning stopped above N. Where there is no N (a model that knew from its
+    pre-training) chance stands in its place; with one or two seeds the interval of B must be above A.
+    """
+    rise = row["B_two_fold_low"] - row["A"] if pd.isna(row["rise_low"]) else row["rise_low"]
+    return above_control(row) and bool(rise > 0)
+
+
+def above_control(row: Mapping[str, Any], number: str = "B_two_fold_low") -> bool:
+    """Whether B (its lower end) is above the interval of N, or above chance where there is no N."""
+    return bool(row[number] > (CHANCE if pd.isna(row["N_two_fold"]) else row["N_two_fold_high"]))
+
+
+def against(row: Mapping[str, Any]) -> str:
+    """The control of a rate in words: the model that never knew, or chance where there is none."""
+    if pd.isna(row["N_two_fold"]):
+        return f"a chance of {CHANCE} (there is no model that never knew)"
+    return f"{level_with(*Interval.of(row, 'N_two_fold'))} of the model that never knew"

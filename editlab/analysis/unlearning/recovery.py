@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import error_bars, legend, panels, share_axis
+from editlab.analysis.draw.plots import Drawing, doublings, error_bars, legend, panels, share_axis
 from editlab.analysis.draw.style import DARK, marks
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import NAN, mean_interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
-from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, recovered, shown
+from editlab.analysis.unlearning.numbers import (
+    INTERVALS,
+    above_control,
+    against,
+    basis,
+    chosen,
+    over_seeds,
+    recovered,
+    shown,
+)
 from editlab.analysis.unlearning.tables import rtt_table, summary_table, unlearn_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 SETTINGS = ("methods", "selection", "matched", "budgeted", "other_attacks", "seeds", "data", "model", "learn")
 BY = ("method", "rank")
@@ -79,11 +85,8 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
             error_bars(axis, ranked["rank"], ranked, mark, shown(str(method)))
         for row in records(part[part["rank"] == 0]):
             axis.axhline(row["value"], color=mark.color, linestyle=mark.line, linewidth=1.0, label=shown(str(method)))
-    ranks = sorted(rows.loc[rows["rank"] > 0, "rank"].unique())
-    if ranks:
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ranks, [str(rank) for rank in ranks])
-        axis.minorticks_off()
+    if ranks := sorted(rows.loc[rows["rank"] > 0, "rank"].unique()):
+        doublings(axis, ranks)
     axis.axhline(1, color=DARK, linewidth=0.6)
     axis.set(xlabel="rank", ylabel="recovery rate B / C")
     share_axis(axis, 0.0, 1.1)
@@ -91,19 +94,12 @@ def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
     return drawing
 
 
-LETTERS = (
-    Column("A", "A"),
-    Column("B_two_fold", "B"),
-    Column("C_two_fold", "C"),
-    Column("N_two_fold", "N"),
-    Column("recovery_two_fold", "B / C"),
-    Column("recovery_corrected_two_fold", "(B - N) / (C - N)"),
+LETTERS = columns_of(
+    {"A": "A", "B_two_fold": "B", "C_two_fold": "C", "N_two_fold": "N", "recovery_two_fold": "B / C"}
+    | {"recovery_corrected_two_fold": "(B - N) / (C - N)"}
 )
-NAME, COST, SEEDS = (
-    Column("name", "method", "text"),
-    Column("retain_drop", "retain lost", "difference"),
-    Column("seeds", "seeds", "count"),
-)
+NAME, SEEDS = Column("name", "method", "text"), Column("seeds", "seeds", "count")
+COST = Column("retain_drop", "retain lost", "difference")
 LEFT_OUT = "A rate is left out where less than a quarter was unlearned: nothing can come back"
 
 
@@ -160,7 +156,7 @@ def attacks_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> list[Finding]:
     """By method, whether held-out facts come back beyond the control that never knew."""
-    summary = tables.get("summary", pd.DataFrame())
+    summary = tables["summary"]
     if not len(summary):
         return []
     rows = chosen(summary)
@@ -183,38 +179,44 @@ def _overall(rows: list[dict[str, Any]]) -> list[Finding]:
         sure: listed([shown(r["method"], r["rank"]) for r in rows if recovered(r) == sure]) for sure in (True, False)
     }
     hidden = sum(recovered(row) for row in rows)
-    sentence = (
-        f"Of {counted(len(rows), 'method')} that unlearn enough to be attacked, {hidden} only hide it: retraining on other facts "
-        "brings back what was not told, beyond the model that never knew"
-    )
-    sentence += f" ({names[True]})" if names[True] else ""
-    sentence += f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
-    return [Finding("recovery.hidden", sentence, hidden / len(rows), NAN, NAN, len(rows), hidden > 0, "summary")]
+    among = f"{counted(len(rows), 'method')} that forgot enough to be attacked"
+    sentence = f"After none of {among} does retraining on other facts bring back, beyond doubt, what was not told."
+    if hidden:
+        rest = f"; nothing comes back beyond doubt after {names[False]}." if names[False] else "."
+        sentence = (
+            f"After {hidden} of {among}, retraining on other facts brings back what was not told, beyond the control: it had "
+            f"been hidden, not removed ({names[True]}){rest}"
+        )
+    share = Interval(hidden / len(rows))
+    return [Finding("recovery.hidden", sentence, *share, len(rows), hidden > 0, "summary")]
 
 
 def _came_back(row: dict[str, Any]) -> Finding:
-    name, key, questions = (
-        shown(row["method"], row["rank"]),
-        f"recovery.{row['method']}_{row['rank']}",
-        int(row["questions"]),
-    )
-    b, n, a = ((row[c], row[f"{c}_low"], row[f"{c}_high"]) for c in ("B_two_fold", "N_two_fold", "A"))
+    name, key = shown(row["method"], row["rank"]), f"recovery.{row['method']}_{row['rank']}"
+    questions = int(row["questions"])
+    b, a = (Interval.of(row, name) for name in ("B_two_fold", "A"))
     if pd.isna(row["recovery"]):
         sentence = f"{name} unlearns nothing worth an attack: held-out facts are at {level_with(*a)} after it."
         return Finding(key, sentence, *a, questions, False, "summary")
     sure = recovered(row)
-    said = "brings back facts that it was not told" if sure else "brings back nothing distinguishable from the control"
+    said = (
+        "brings back facts that it was not told"
+        if sure
+        else "may bring back facts, which these seeds do not settle"
+        if above_control(row, "B_two_fold") and row["B_two_fold"] > row["A"]
+        else "brings back nothing beyond the control"
+    )
     sentence = (
-        f"After {name} retraining on other facts {said}: held-out accuracy rises from {level_with(*a)} to {level_with(*b)}, "
-        f"against {level_with(*n)} of the model that never knew."
+        f"After {name}, retraining on other facts {said}: held-out accuracy goes from {level_with(*a)} to {level_with(*b)}, "
+        f"against {against(row)}."
     )
     return Finding(key, sentence, *b, questions, sure, "summary")
 
 
 SAID = {
-    "lora": "Retraining a LoRA on other facts brings {name} to {b} on held-out ones",
-    "prompt": "Other facts in the prompt bring {name} to {b} on held-out ones",
-    "probe": "A linear probe of the hidden states reads {b} of the held-out facts after {name}",
+    "lora": "Retraining a LoRA on other facts takes held-out accuracy after {name} from {a} to {b}",
+    "prompt": "Other facts in the prompt take held-out accuracy after {name} from {a} to {b}",
+    "probe": "A linear probe of the hidden states reads {b} of the held-out facts after {name}, which itself answers {a} of them",
 }
 
 
@@ -224,13 +226,13 @@ def _other_attacks(summary: pd.DataFrame) -> list[Finding]:
     for attack, said in SAID.items():
         rows = chosen(summary, "selected", attack)
         for row in records(over_seeds(rows)) if len(rows) else []:
-            b, n, c = ((row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("B_two_fold", "N_two_fold", "C_two_fold"))
-            sentence = said.format(name=shown(row["method"], row["rank"]), b=level_with(*b))
-            sentence += (
-                f", against {level_with(*n)} of the model that never knew and {level_with(*c)} before unlearning."
-            )
+            b, c = (Interval.of(row, name) for name in ("B_two_fold", "C_two_fold"))
+            name = shown(row["method"], row["rank"])
+            sentence = said.format(name=name, a=level(row["A"]), b=level_with(*b))
+            sentence += f", against {against(row)} and {level_with(*c)} before unlearning."
             key = f"recovery.{attack}_{row['method']}_{row['rank']}"
-            found.append(Finding(key, sentence, *b, int(row["questions"]), recovered(row), "summary"))
+            sure = above_control(row) if attack == "probe" else recovered(row)
+            found.append(Finding(key, sentence, *b, int(row["questions"]), sure, "summary"))
     return found
 
 
@@ -246,26 +248,27 @@ def _over_ranks(summary: pd.DataFrame) -> list[Finding]:
         if low == high:
             continue
         numbers = mean_interval(table[low] - table[high])
-        sure = bool(numbers.low > 0 or numbers.high < 0)
-        said = "differs from" if sure else "is not distinguishable from"
+        said = "differs from" if numbers.clear else "is not distinguishable from"
         sentence = (
             f"At one level of forgetting the recovery rate after {shown(str(method), low)} {said} that after rank {high}: "
             f"{level(float(table[low].mean()))} and {level(float(table[high].mean()))}, difference {signed_with(*numbers, 2)}."
         )
-        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), sure, "summary"))
+        found.append(Finding(f"recovery.ranks_{method}", sentence, *numbers, len(table), numbers.clear, "summary"))
     return found
 
 
 def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
-    """Methods for which no run kept what had to be kept."""
+    """Methods for which no run kept what had to be kept, in all seeds or in some: their numbers are of the others."""
     rows = summary[(summary["point"] == "selected") & (summary["attack"] == "full")]
     found = []
     for (method, rank), part in rows.groupby(["method", "rank"], sort=False):
-        if not part["found"].any():
-            name, nan = shown(str(method), int(str(rank))), float("nan")
-            sentence = f"No run of {name} kept what had to be retained ({counted(len(part), 'seed')})."
+        missing = int((part["found"] == 0).sum())
+        if missing:
+            name, seeds = shown(str(method), int(str(rank))), counted(len(part), "seed")
+            where = f"in {missing} of {seeds}; its numbers are of the others" if missing < len(part) else f"({seeds})"
+            sentence = f"No run of {name} kept what had to be retained {where}."
             key = f"recovery.{method}_{rank}_none"
-            found.append(Finding(key, sentence, nan, nan, nan, len(part), False, "summary"))
+            found.append(Finding(key, sentence, *UNKNOWN, len(part), False, "summary"))
     return found
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import panels
+from editlab.analysis.draw.plots import Drawing, panels
 from editlab.analysis.draw.style import COLORS, DARK, GREY
 from editlab.analysis.report.topic import Tables, Topic, figure
 from editlab.analysis.statistics.intervals import NAN, mean_interval
@@ -14,9 +14,6 @@ from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, listed, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 CHANCE, NEAR, KEPT = 0.25, 0.05, 0.05  # of four choices; above it and still near; retained accuracy that may be lost
 
@@ -65,7 +62,7 @@ def forget_retain(rows: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """What the selected points cost on retained facts, all methods together."""
-    summary = tables.get("summary", pd.DataFrame())
+    summary = tables["summary"]
     rows = chosen(summary) if len(summary) else summary
     if not len(rows):
         return []

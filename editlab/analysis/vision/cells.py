@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.report.run import Run
-from editlab.analysis.statistics.intervals import Interval, mean_interval, paired_change, share_interval
+from editlab.analysis.statistics.intervals import (
+    Interval,
+    beside,
+    grouped,
+    mean_interval,
+    paired_change,
+    share_interval,
+)
 from editlab.analysis.text.wording import label
 from editlab.files.artifacts import read_verified
 
@@ -59,6 +66,12 @@ def is_control(recipe: Mapping[str, Any]) -> bool:
     return recipe["method"] == "churn" or recipe.get("control") is not None
 
 
+def coordinates(path: str) -> dict[str, Any]:
+    """Data set and seed of a file ``.../DATASET/seed~SEED/NAME``."""
+    parts = Path(path).parts
+    return {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~"))}
+
+
 def read_cells(run: Run, name: str = "comparative_evaluation.csv") -> pd.DataFrame:
     """One file of every cell, rows as they are (one a draw and level, for the comparison itself)."""
     paths = [Path(run.root, folder, name) for cells in run.cells.values() for folder, _ in cells]
@@ -70,16 +83,23 @@ def of_seeds(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
 
     Draws of one classifier are alike: counted as if they were independent, they would make intervals too narrow.
     """
-    found = []
-    for key, part in rows.groupby(list(by), sort=False):
-        row: dict[str, Any] = dict(zip(by, key, strict=True))
-        row |= {"seeds": part["seed"].nunique(), "cells": len(part), "images": int(part["n"].sum())}
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        found = {}
         for column in columns:
             values = part.groupby("seed")[column].mean() if part["seed"].nunique() > 1 else part[column]
-            number = bounded(column, mean_interval(values.to_numpy(float)), part)
-            row[column], row[f"{column}_low"], row[f"{column}_high"] = number
-        found.append(row)
-    return pd.DataFrame(found)
+            found[column] = bounded(column, mean_interval(values), part)
+        counts = {"seeds": part["seed"].nunique(), "cells": len(part), "images": int(part["n"].sum())}
+        return {**counts, **beside(found)}
+
+    return grouped(rows, by, told)
+
+
+def by_dataset(table: pd.DataFrame, joined: str = " on ") -> Iterator[tuple[pd.DataFrame, str, str]]:
+    """The rows of each data set, with what sentences (" on NAME") and keys (".NAME") add where there are several."""
+    several = table["dataset"].nunique() > 1
+    for dataset, part in table.groupby("dataset", sort=False):
+        yield (part, f"{joined}{dataset}", f".{dataset}") if several else (part, "", "")
 
 
 def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
@@ -95,8 +115,7 @@ def bounded(column: str, number: Interval, part: pd.DataFrame) -> Interval:
         images = share_interval(number.value, int(_a_seed(part[list(OF[column])].sum(axis=1), part)))
     elif known and column == "accuracy_delta" and set(EVERY) <= set(part):
         images = paired_change(*(_a_seed(part[name], part) for name in ("wrong_right", "right_wrong", "n")))
-    low, high = np.fmin(number.low, images.low), np.fmax(number.high, images.high)
-    return Interval(number.value, float(low), float(high)).within(*bounds)
+    return number.covering(images).within(*bounds)
 
 
 def _a_seed(counts: pd.Series, part: pd.DataFrame) -> float:

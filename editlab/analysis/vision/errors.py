@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import colour_bar, panels
+from editlab.analysis.draw.plots import Drawing, colour_bar, panels
 from editlab.analysis.draw.style import COLUMN, HEAT
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import mean_interval
+from editlab.analysis.statistics.intervals import Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, level_with, word
-from editlab.analysis.vision.cells import is_control, read_cells, shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from editlab.analysis.vision.cells import by_dataset, coordinates, is_control, read_cells, shown
 
 SHOWN = 24  # images on the sheet
 THUMBNAIL = 28  # pixels
@@ -38,12 +35,10 @@ def error_table(run: Run) -> pd.DataFrame:
     """One row a classifier: discovery images, errors, accuracy."""
     rows, gap = [], float(run.settings["ambiguous_gap"])
     for path in run.inputs["errors"]:
-        frame, parts = pd.read_csv(run.root / path), Path(path).parts
+        frame = pd.read_csv(run.root / path)
         wrong = int((~frame["right"].astype(bool)).sum())
-        rows.append(
-            {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~")), "images": len(frame), "errors": wrong,
-             "accuracy": 1 - wrong / len(frame), "ambiguous": int((frame["gap"] < gap).sum())}
-        )  # fmt: skip
+        counts = {"images": len(frame), "errors": wrong, "accuracy": 1 - wrong / len(frame)}
+        rows.append({**coordinates(path), **counts, "ambiguous": int((frame["gap"] < gap).sum())})
     return pd.DataFrame(rows)
 
 
@@ -149,15 +144,13 @@ def findings(tables: Tables) -> list[Finding]:
     if "vision_errors" not in tables or tables["vision_errors"].empty:
         return []
     found = []
-    several = tables["vision_errors"]["dataset"].nunique() > 1
-    for dataset, part in tables["vision_errors"].groupby("dataset", sort=False):
-        on, tail = (f" of {dataset}", f".{dataset}") if several else ("", "")
-        accuracy = mean_interval(part["accuracy"].to_numpy(float))
+    for part, on, tail in by_dataset(tables["vision_errors"], " of "):
+        accuracy = mean_interval(part["accuracy"])
         low, high = int(part["errors"].min()), int(part["errors"].max())
         counts = counted(low, "error") if low == high else f"{low} to {high} errors"
         sentence = (
             f"Before any edit, {_classifiers(len(part))} {level_with(*accuracy)} of the discovery images{on} right, which leaves "
-            f"{counts} to edit{_tested(tables, str(dataset))}."
+            f"{counts} to edit{_tested(tables, part['dataset'].iloc[0])}."
         )
         images = int(part["images"].sum())
         found.append(Finding(f"errors.count{tail}", sentence, *accuracy, images, True, "vision_errors"))
@@ -176,8 +169,7 @@ def _tested(tables: Tables, dataset: str) -> str:
     rows = table[(table["dataset"] == dataset) & (table["level"] == "test")]
     if rows.empty:
         return ""
-    value, low, high = (float(rows[f"accuracy_before{end}"].iloc[0]) for end in ("", "_low", "_high"))
-    return f"; accuracy on test is {level_with(value, low, high)}"
+    return f"; accuracy on test is {level_with(*Interval.of(rows.iloc[0], 'accuracy_before'))}"
 
 
 TOPIC = Topic(

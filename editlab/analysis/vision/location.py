@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import colour_bar, heat_map, panels, sides
+from editlab.analysis.draw.plots import Drawing, colour_bar, heat_map, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
 from editlab.analysis.statistics.intervals import Interval, mean_interval
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, level_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-
-def _coordinates(path: str) -> dict[str, Any]:
-    """Data set and seed of a file ``.../DATASET/seed~SEED/NAME``."""
-    parts = Path(path).parts
-    return {"dataset": parts[-3], "seed": int(parts[-2].removeprefix("seed~"))}
+from editlab.analysis.vision.cells import by_dataset, coordinates
 
 
 def layer_table(run: Run) -> pd.DataFrame:
@@ -32,7 +23,7 @@ def layer_table(run: Run) -> pd.DataFrame:
     parts = []
     for path in run.inputs["statistics"]:
         frame = pd.read_csv(run.root / path)
-        for name, value in reversed(_coordinates(path).items()):
+        for name, value in reversed(coordinates(path).items()):
             frame.insert(0, name, value)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
@@ -40,10 +31,8 @@ def layer_table(run: Run) -> pd.DataFrame:
 
 def location_table(run: Run) -> pd.DataFrame:
     """One row a classifier: the layer that each ranking names, how they correlate, how stable the trace is."""
-    rows = []
-    for path in run.inputs["locations"]:
-        rows.append({**_coordinates(path), **json.loads((run.root / path).read_text(encoding="utf-8"))})
-    return pd.DataFrame(rows)
+    files = {path: (run.root / path).read_text(encoding="utf-8") for path in run.inputs["locations"]}
+    return pd.DataFrame([{**coordinates(path), **json.loads(text)} for path, text in files.items()])
 
 
 @figure(
@@ -69,7 +58,7 @@ def vision_layer_importance(rows: pd.DataFrame) -> Drawing:
             axis.errorbar(
                 own["layer"] + 0.06 * k,
                 own["value"],
-                yerr=sides(own, "ci_low", "ci_high"),
+                yerr=sides(own),
                 marker="o",
                 color=COLORS[k % len(COLORS)],
                 capsize=1.5,
@@ -110,19 +99,15 @@ def vision_head_importance(rows: pd.DataFrame) -> Drawing:
 
 def _correlation(values: pd.Series) -> Interval:
     """Mean over classifiers, its interval within [-1, 1]."""
-    return mean_interval(values.to_numpy(float)).within(-1.0, 1.0)
+    return mean_interval(values).within(-1.0, 1.0)
 
 
 def findings(tables: Tables) -> list[Finding]:
     """Whether trace and trial edits name the same layer, and whether the trace agrees with itself."""
-    if "vision_location" not in tables or tables["vision_location"].empty:
-        return []
     table, found = tables["vision_location"], []
-    several = table["dataset"].nunique() > 1
-    for dataset, part in table.groupby("dataset", sort=False):
-        on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
+    for part, on, tail in by_dataset(table):
         same, n = int(part["same_layer"].astype(bool).sum()), len(part)
-        value, low, high = _correlation(part["spearman"])
+        rho = _correlation(part["spearman"])
         trace, trial = (part[f"{r}_layer"].mode().iloc[0] for r in ("trace", "trial"))
         verdict = "name the same block" if same == n else f"name the same block in {same} of {counted(n, 'classifier')}"
         if same == 0:
@@ -130,13 +115,13 @@ def findings(tables: Tables) -> list[Finding]:
         often = "" if n == 1 and same else f" (most often block {trace:.0f} and block {trial:.0f})"
         sentence = (
             f"The causal trace and the trial edits {verdict}{on}{often}; their rankings of blocks correlate at "
-            f"{level_with(value, low, high)} (Spearman)."
+            f"{level_with(*rho)} (Spearman)."
         )
-        clear = bool(low > 0 or high < 0) or same in (0, n)
-        found.append(Finding(f"location.agreement{tail}", sentence, value, low, high, n, clear, "vision_location"))
+        clear = rho.clear or same in (0, n)
+        found.append(Finding(f"location.agreement{tail}", sentence, *rho, n, clear, "vision_location"))
         halves = _correlation(part["split_half"])
         sentence = f"Between random halves of the images, the trace's ranking of blocks{on} correlates at {level_with(*halves)}."
-        found.append(Finding(f"location.stability{tail}", sentence, *halves, n, bool(halves[1] > 0), "vision_location"))
+        found.append(Finding(f"location.stability{tail}", sentence, *halves, n, halves.low > 0, "vision_location"))
     return found
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import legend, panels, sides
+from editlab.analysis.draw.plots import Drawing, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside
 from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level_with, listed, signed_with
-from editlab.analysis.vision.cells import opening, shown
+from editlab.analysis.vision.cells import by_dataset, opening, shown
 from editlab.analysis.vision.comparison import COMPARED, comparison, differences
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 FIXES = 0.5  # share of the edited errors from which a method counts as mending them
 
@@ -56,7 +54,7 @@ def vision_fix_regression(table: pd.DataFrame) -> Drawing:
             axis.errorbar(
                 x["fix_rate"].fillna(0.0),
                 y["accuracy_delta"],
-                yerr=sides(y, "accuracy_delta_low", "accuracy_delta_high", "accuracy_delta"),
+                yerr=sides(y, "accuracy_delta"),
                 linestyle="none",
                 elinewidth=0.6,
                 label=shown(method),
@@ -92,7 +90,6 @@ def vision_methods(tables: Tables) -> Printed:
     rows = []
     for (dataset, method), part in table.groupby(["dataset", "method"], sort=False):
         by = {r["level"]: r for r in records(part)}
-        row: dict[str, Any] = {"dataset": dataset, "method": shown(str(method))}
         picks = {
             "fixed": ("edit", "fix_rate"),
             "rest": ("discovery_rest", "fix_rate"),
@@ -100,12 +97,10 @@ def vision_methods(tables: Tables) -> Printed:
             "heldout": ("heldout", "stability"),
             "test": ("test", "accuracy_delta"),
         }
-        for name, (level, column) in picks.items():
-            for side in ("", "_low", "_high"):
-                row[f"{name}{side}"] = by.get(level, {}).get(f"{column}{side}", float("nan"))
+        numbers = {n: Interval.of(by[level], c) if level in by else UNKNOWN for n, (level, c) in picks.items()}
         found = by["test"]
-        row["mcnemar"] = f"{int(found['mcnemar_better'])}/{int(found['mcnemar_worse'])} of {int(found['cells'])}"
-        rows.append(row)
+        tested = f"{int(found['mcnemar_better'])}/{int(found['mcnemar_worse'])} of {int(found['cells'])}"
+        rows.append({"dataset": dataset, "method": shown(str(method)), **beside(numbers), "mcnemar": tested})
     columns = [
         Column("dataset", "data", "text"), Column("method", "method", "text"), Column("fixed", "edited fixed"),
         Column("rest", "other errors fixed"), Column("kept", "preserved", "level", 3),
@@ -129,25 +124,13 @@ def findings(tables: Tables) -> list[Finding]:
     if "vision_comparison" not in tables or tables["vision_comparison"].empty:
         return []
     table, found = tables["vision_comparison"], []
-    several = table["dataset"].nunique() > 1
-    for dataset, part in table.groupby("dataset", sort=False):
-        on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
+    for part, on, tail in by_dataset(table):
         if "vision_differences" in tables:
             pairs = tables["vision_differences"]
-            pairs = pairs[pairs["dataset"] == dataset]
+            pairs = pairs[pairs["dataset"] == part["dataset"].iloc[0]]
             found += _gain(pairs, part, on, tail) + _memit(pairs, part, on, tail)
         found += _costs(part, on, tail) + _reach(part, on, tail) + _fixes(part, on, tail)
     return found
-
-
-def _number(row: Any, column: str) -> tuple[float, float, float]:
-    """A value of the comparison with its interval."""
-    return float(row[column]), float(row[f"{column}_low"]), float(row[f"{column}_high"])
-
-
-def _count(row: Any, column: str) -> int:
-    """A whole number of the comparison."""
-    return int(row[column])
 
 
 def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -161,7 +144,7 @@ def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[F
     beyond = [m for m, p in zip(largest.index, holm(largest.tolist()), strict=True) if p < 0.05]
     sure = [m for m in beyond if test.loc[m, "accuracy_delta_low"] > 0]
     best = str(test.loc[largest.index, "accuracy_delta"].idxmax())
-    values = _number(test.loc[best], "accuracy_delta")
+    values = Interval.of(test.loc[best], "accuracy_delta")
     if sure:
         gains = "gains" if len(sure) == 1 else "gain"
         names = listed([shown(m) for m in sure])
@@ -176,11 +159,8 @@ def _gain(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[F
     sentence += (
         f" By McNemar's test, {better} of {counted(cells, 'edited classifier')} are better on test and {worse} worse."
     )
-    return [
-        Finding(
-            f"methods.gain{tail}", sentence, *values, _count(test.loc[best], "seeds"), bool(sure), "vision_comparison"
-        )
-    ]
+    seeds = int(test["seeds"][best])
+    return [Finding(f"methods.gain{tail}", sentence, *values, seeds, bool(sure), "vision_comparison")]
 
 
 def _memit(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -190,19 +170,18 @@ def _memit(pairs: pd.DataFrame, part: pd.DataFrame, on: str, tail: str) -> list[
         return []
     levels = {level: rows.set_index("method") for level, rows in part.groupby("level")}
     told = {
-        level: [level_with(*_number(levels[level].loc[m], column), digits) for m in ("memit", "alphaedit")]
+        level: [level_with(*Interval.of(levels[level].loc[m], column), digits) for m in ("memit", "alphaedit")]
         for (level, column), digits in zip(COMPARED[:2], (2, 3), strict=True)
     }
-    change = {level: (float(r["value"]), float(r["ci_low"]), float(r["ci_high"])) for level, r in own.iterrows()}
+    change = {level: Interval.of(row) for level, row in own.iterrows()}
     (memit, alphaedit), kept = told["edit"], told["projection"]
     sentence = (
         f"At the same blocks{on}, MEMIT fixes {memit} of the edited errors and AlphaEdit {alphaedit}; of the images behind the "
         f"statistics {kept[0]} and {kept[1]} stay right. The change of test accuracy differs by {signed_with(*change['test'])}."
     )
     fixed = change["edit"]
-    clear = fixed[1] > 0 or fixed[2] < 0
     seeds = int(own["seeds"].max())
-    return [Finding(f"methods.memit{tail}", sentence, *fixed, seeds, bool(clear), "vision_differences")]
+    return [Finding(f"methods.memit{tail}", sentence, *fixed, seeds, fixed.clear, "vision_differences")]
 
 
 def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -213,12 +192,12 @@ def _costs(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
         return []
     hurt = [shown(m) for m in edit["method"] if test.loc[m, "accuracy_delta_high"] < 0]
     worst = str(test.loc[edit["method"], "accuracy_delta"].idxmin())
-    values = _number(test.loc[worst], "accuracy_delta")
+    values = Interval.of(test.loc[worst], "accuracy_delta")
     fixing = f"{counted(len(edit), 'method')} that fix{'es' if len(edit) == 1 else ''}"
     loss = f"the largest loss on test is that of {shown(worst)}, {signed_with(*values)}"
     lose = f"{listed(hurt) or 'none'} {'lose' if len(hurt) > 1 else 'loses'} test accuracy measurably."
     sentence = f"Of {fixing} at least half of the errors{on}, {loss}. {lose[:1].upper()}{lose[1:]}"
-    seeds = _count(test.loc[worst], "seeds")
+    seeds = int(test["seeds"][worst])
     return [Finding(f"methods.cost{tail}", sentence, *values, seeds, bool(hurt), "vision_comparison")]
 
 
@@ -229,14 +208,14 @@ def _reach(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     if edits.empty:
         return []
     best = str(edits["fix_rate"].idxmax())
-    values, images = _number(rest.loc[best], "fix_rate"), _count(rest.loc[best], "images")
+    values, images = Interval.of(rest.loc[best], "fix_rate"), int(rest["images"][best])
     sentence = f"Of the discovery errors{on} that were not edited, {shown(best)} fixes {level_with(*values)}, most of all edits"
     controls, clear = rest[rest["control"]], False
     if len(controls):
         control = str(controls["fix_rate"].idxmax())
-        beyond = _number(rest.loc[control], "fix_rate")
+        beyond = Interval.of(rest.loc[control], "fix_rate")
         sentence += f"; of the controls, {shown(control)}, {level_with(*beyond)}"
-        clear = values[1] > beyond[2] or values[2] < beyond[1]
+        clear = values.apart(beyond)
     return [Finding(f"methods.reach{tail}", f"{sentence}.", *values, images, clear, "vision_comparison")]
 
 
@@ -245,9 +224,9 @@ def _fixes(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     edit = part[(part["level"] == "edit") & ~part["control"]].dropna(subset=["fix_rate"])
     found = []
     for row in records(edit.sort_values("fix_rate", ascending=False, kind="stable")):
-        values = _number(row, "fix_rate")
+        values = Interval.of(row, "fix_rate")
         sentence = f"{opening(row['method'])} fixes {level_with(*values)} of the errors{on} that it is given."
-        key, sure = f"methods.fix_{row['method']}{tail}", values[1] > FIXES
+        key, sure = f"methods.fix_{row['method']}{tail}", values.low > FIXES
         found.append(Finding(key, sentence, *values, int(row["images"]), sure, "vision_comparison"))
     return found
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import colour_bar, heat_map, panels
+from editlab.analysis.draw.plots import Drawing, colour_bar, heat_map, panels
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import mean_interval, rank_correlation
-from editlab.analysis.text.findings import Finding
+from editlab.analysis.statistics.intervals import Interval, mean_interval, rank_correlation
+from editlab.analysis.text.findings import Finding, direction
 from editlab.analysis.text.wording import counted, level, level_with, signed_with
-from editlab.analysis.vision.cells import bounded
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from editlab.analysis.vision.cells import bounded, by_dataset
 
 LATE = (
     "cell", "source", "method", "seed", "dataset", "same_as", "discovery_score", "clipped", "used_edits", "used_samples",
@@ -88,12 +85,8 @@ def vision_search_map(rows: pd.DataFrame) -> Drawing:
 
 def findings(tables: Tables) -> list[Finding]:
     """What the chosen cell is worth, which fields matter, and whether discovery tells what test will say."""
-    if "vision_search" not in tables or tables["vision_search"].empty:
-        return []
     table, found = tables["vision_search"], []
-    several = table["dataset"].nunique() > 1
-    for dataset, part in table.groupby("dataset", sort=False):
-        on, tail = (f" on {dataset}", f".{dataset}") if several else ("", "")
+    for part, on, tail in by_dataset(table):
         part = part.dropna(subset=["discovery_score"])
         found += [f for make in (_best, _fields, _transfer, _bayesian) for f in make(part, on, tail)]
     return found
@@ -107,16 +100,15 @@ def _best(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     means = cells.groupby(["source", "cell"], sort=True)["discovery_score"].mean()
     source, cell = means.index[int(means.to_numpy().argmax())]
     best = cells[(cells["source"] == source) & (cells["cell"] == cell)].sort_values("seed")
-    test = mean_interval(best["test_acc_delta"].to_numpy(float))
-    fixed = bounded("fix_rate", mean_interval(best["edit_fix_ratio"].to_numpy(float)), _counts(best))
+    test = mean_interval(best["test_acc_delta"])
+    fixed = bounded("fix_rate", mean_interval(best["edit_fix_ratio"]), _counts(best))
     names = [n for n in best.columns if n in axes_of(part) or (source == "refined" and n in _refined(cells))]
     told = ", ".join(f"{n.replace('_', ' ')} {_text(best[n].iloc[0])}" for n in names)
     sentence = (
         f"Of {counted(len(means), 'cell')}, the one that discovery ranks first{on} ({told}) fixes {level_with(*fixed)} of the "
         f"edited errors and changes test accuracy by {signed_with(*test)} ({_seeds(best)})."
     )
-    clear = bool(test[1] > 0 or test[2] < 0)
-    return [Finding(f"search.best{tail}", sentence, *test, int(best["test_total"].sum()), clear, "vision_search")]
+    return [Finding(f"search.best{tail}", sentence, *test, int(best["test_total"].sum()), test.clear, "vision_search")]
 
 
 def _fields(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -129,9 +121,8 @@ def _fields(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
         f"Over the grid{on}, {first} moves the discovery score most (its means differ by {level(ranges.iloc[0])}) and {last} "
         f"least (by {level(ranges.iloc[-1])})."
     )
-    cells = len(_distinct(part))
-    nan = float("nan")
-    return [Finding(f"search.fields{tail}", sentence, float(ranges.iloc[0]), nan, nan, cells, False, "vision_search")]
+    cells, moved = len(_distinct(part)), Interval(float(ranges.iloc[0]))
+    return [Finding(f"search.fields{tail}", sentence, *moved, cells, False, "vision_search")]
 
 
 def _transfer(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -140,17 +131,15 @@ def _transfer(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     values = [
         rank_correlation(own["discovery_score"], own["test_acc_delta"])[0] for _, own in once.groupby("seed", sort=True)
     ]
-    rho = mean_interval(np.asarray(values, dtype=float))
-    if np.isnan(rho[0]):
+    rho = mean_interval(values).within(-1.0, 1.0)
+    if np.isnan(rho.value):
         return []
-    rho = rho.within(-1.0, 1.0)
-    clear = bool(rho[1] > 0 or rho[2] < 0)
-    verb = "predicts" if rho[1] > 0 else "predicts the opposite of" if rho[2] < 0 else "does not reliably predict"
+    verb = direction(rho.low, rho.high, "predicts", "predicts the opposite of") or "does not reliably predict"
     sentence = (
         f"A cell's discovery score {verb} its change of test accuracy{on}: over the cells of a classifier, ranks correlate at "
         f"{level_with(*rho)} ({_seeds(once)})."
     )
-    return [Finding(f"search.transfer{tail}", sentence, *rho, len(once), clear, "vision_search")]
+    return [Finding(f"search.transfer{tail}", sentence, *rho, len(once), rho.clear, "vision_search")]
 
 
 def _bayesian(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
@@ -159,7 +148,7 @@ def _bayesian(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
     sources = best.index.get_level_values("source")
     if not {"bayesian", "grid"} <= set(sources):
         return []
-    gain = mean_interval((best["bayesian"] - best["grid"]).to_numpy(float))
+    gain = mean_interval(best["bayesian"] - best["grid"])
     ran = part[part["same_as"] == part["cell"]]
     trials, cells = (int(ran[ran["source"] == s].groupby("seed").size().max()) for s in ("bayesian", "grid"))
     reached = {name: level(float(best[name].mean())) for name in ("bayesian", "grid")}
@@ -168,8 +157,7 @@ def _bayesian(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
         f"{counted(cells, 'distinct grid cell')} one of {reached['grid']}; the difference is {signed_with(*gain, 2)} "
         f"({_seeds(part)})."
     )
-    clear = bool(gain[1] > 0 or gain[2] < 0)
-    return [Finding(f"search.bayesian{tail}", sentence, *gain, trials, clear, "vision_search")]
+    return [Finding(f"search.bayesian{tail}", sentence, *gain, trials, gain.clear, "vision_search")]
 
 
 def _counts(cells: pd.DataFrame) -> pd.DataFrame:

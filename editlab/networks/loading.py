@@ -114,8 +114,9 @@ def _draw_weights(path: Path, dtype: str, device_map: str | dict[str, Any] | Non
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     check_family(config, str(path))
     device = torch.device(device_map if isinstance(device_map, str) else "cpu")
+    seed = int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        torch.manual_seed(int(json.loads((path / RANDOM).read_text(encoding="utf-8"))["seed"]))
+        torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, "float32" if dtype == "auto" else dtype))
 
 

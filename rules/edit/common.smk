@@ -184,7 +184,10 @@ def cell_inputs(wildcards):
         "requests": f"{INPUTS}/data/{wildcards.dataset}/requests.json",
         "contexts": f"{INPUTS}/contexts/{rome_folder(recipe)}{wildcards.model}.json",
     }
-    if STUDY.experiments[wildcards.experiment].known_only:
+    experiment = wildcards.get(
+        "experiment"
+    )  # retraining has none, and asks of known facts alone
+    if experiment is None or STUDY.experiments[experiment].known_only:
         inputs["known"] = f"{INPUTS}/known/{base}.csv"
     if layers == "auto":
         inputs["layers"] = checkpoints.choose_layers.get(

@@ -15,7 +15,7 @@ from editlab.data.questions import leave_one_out
 from editlab.errors import DataError
 from editlab.evaluation.choices import opening
 from editlab.training.answering import build_model, corpus_of
-from editlab.unlearning import probing
+from editlab.unlearning import attacks, probing
 from editlab.unlearning.attacks import attack
 from editlab.unlearning.facts import make_facts
 from editlab.unlearning.probing import probe
@@ -111,3 +111,19 @@ def test_as_an_attack_it_scores_v_alone_and_changes_nothing(model):
 def test_too_few_facts_are_refused(model):
     with pytest.raises(DataError, match="1 known and 12 asked"):
         probe(model, KNOWN[:1], SECRET.questions)
+
+
+def test_the_attack_fits_the_probe_to_t_and_to_what_is_retained_and_to_nothing_of_v(model, monkeypatch):
+    fitted = []
+
+    def recorded(model, known, asked, **_):
+        fitted.append((list(known), list(asked)))
+        return probe(model, known, asked)
+
+    monkeypatch.setattr(attacks, "probe", recorded)
+    attack(model, FACTS, ["split_0"], Retraining(), Scoring(primary="cloze"), kind="probe", seed=1)
+    assert len(fitted) == 2  # the halves of V
+    for known, asked in fitted:
+        assert known == KNOWN
+        assert not {q.question for q in known} & {q.question for q in asked}
+    assert sorted(q.question for _, asked in fitted for q in asked) == sorted(q.question for q in SECRET.questions)

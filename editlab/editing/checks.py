@@ -35,7 +35,8 @@ def check_arguments(recipe: Recipe, architecture: Architecture, replay: float, r
     if recipe.backend == "memory" and len(layers) > 1:
         raise ConfigError(f"layers: backend memory keeps one layer, got {layers}")
     if replay and not recipe.replays:
-        raise ConfigError(f"replay: {recipe.solver} (backend {recipe.backend}) cannot take replayed facts; use 0")
+        who = recipe.solver if recipe.solves else f"backend {recipe.backend}"
+        raise ConfigError(f"replay: {who} cannot take replayed facts; use 0")
     if rank < 0 or (rank == 0) == recipe.has_rank:
         allowed = "1 or more" if recipe.has_rank else "leave it out, or use backend lora"
         raise ConfigError(f"rank: {rank} is not allowed with backend {recipe.backend}; {allowed}")

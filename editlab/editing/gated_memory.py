@@ -10,6 +10,7 @@ alone: not on the batch, on what was put in before, or on the order.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def stored_facts(requests: Sequence[EditRequest]) -> list[StoredFact]:
 
 
 class MemoryStore:
-    """A memory a layer, read by hooks on the model while it is attached; the weights never change.
+    """A memory a layer, on the device of its map, read by hooks on the model while it is attached; the weights never change.
 
     Args:
         gate: of every new entry.
@@ -45,7 +46,10 @@ class MemoryStore:
 
     def __init__(self, architecture: Architecture, layers: Sequence[int], gate: Gate) -> None:
         self.architecture, self.gate = architecture, gate
-        self.memories = {layer: Memory.empty(*architecture.weight_shape(layer)) for layer in layers}
+        self.memories = {
+            layer: Memory.empty(*architecture.weight_shape(layer)).to(device=architecture.weight(layer).device)
+            for layer in layers
+        }
         self._shown: dict[int, tuple[Lookup, Memory]] = {}
 
     @contextlib.contextmanager
@@ -112,8 +116,8 @@ class MemoryStore:
         self._show(self.memories)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as named tensors, to save; names of facts as the bytes of their JSON."""
-        found: dict[str, Tensor] = {}
+        """The state as named tensors, to save: the gate of new entries too, and names of facts as the bytes of their JSON."""
+        found = {"memory.gate": torch.tensor(self.gate.value, dtype=torch.float64)}
         for layer, memory in self.memories.items():
             found |= {f"memory.{layer}.{name}": part for name, part in memory.tensors().items()}
             text = json.dumps(memory.names()).encode()
@@ -123,10 +127,11 @@ class MemoryStore:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The state from :meth:`tensors`."""
         found = {}
-        for layer in self.memories:
+        self.gate = dataclasses.replace(self.gate, value=float(tensors["memory.gate"]))
+        for layer, empty in self.memories.items():
             part = {name: tensors[f"memory.{layer}.{name}"] for name in ("keys", "residuals", "gates", "names")}
             names = json.loads(bytes(part.pop("names").tolist()).decode())
-            found[layer] = Memory.restored(part, names)
+            found[layer] = Memory.restored(part, names).to(device=empty.keys.device)
         self.restore(found)
 
 

@@ -173,7 +173,8 @@ class EditSession:
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
         if memory := self.proposer.memory:
-            return Edit({}, {**info, "gate": dataclasses.asdict(memory.gate)}, memory.snapshot())
+            held = {layer: m.to(device="cpu") for layer, m in memory.memories.items()}
+            return Edit({}, {**info, "gate": dataclasses.asdict(memory.gate)}, held)
         totals = {layer: self.proposer.store.total(layer) for layer in self.layers}
         return Edit({k: Factors.zeros(*shapes[k]) if f is None else f for k, f in totals.items()}, info)
 

@@ -126,8 +126,10 @@ class LowRankStorage(Section):
 class MemoryStorage(Section):
     """A gated key-value memory in place of a change of the weight (backend memory, arXiv 2507.18028)."""
 
-    lookup: Literal["prompt", "subject"] = Field(
-        "prompt", description="where a fact is looked up: at the prompt's last token, or at the subject's, as published"
+    lookup: Literal["prompt", "everywhere", "subject"] = Field(
+        "prompt",
+        description="where a fact is looked up: at the prompt's last token; by the same keys at every token of every text; or by "
+        "keys of the subject's last token, at every token, as published",
     )
     gate: PositiveShare | None = Field(
         None, description="cosine above which a fact answers; null: calibrated on reserved facts and neutral text"
@@ -206,7 +208,7 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             return RECIPES[name].model_validate(values)
         if cls is not Recipe:
             cls._refuse_unknown(values)
-            if values.get("backend") == "memory" and values.get("lookup", "prompt") == "prompt" and cls.targets:
+            if values.get("backend") == "memory" and values.get("lookup") != "subject" and cls.targets:
                 values = {"kl_factor": 0.0, **values}  # the term would hold what the prompt itself is answered
         return handler(values)
 
@@ -248,9 +250,9 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         if self.layers != "auto" and len(self.layers) > 1:
             raise ValueError(f"layers: {self.layers} is not allowed with backend memory; exactly one layer")
         kl_factor = float(getattr(self, "kl_factor"))  # noqa: B009 - a field of the solver's targets
-        if self.lookup == "prompt" and kl_factor:
+        if self.lookup != "subject" and kl_factor:
             raise ValueError(
-                f"kl_factor: {kl_factor} is not allowed with lookup prompt; 0: the term would hold the very answer"
+                f"kl_factor: {kl_factor} is not allowed with lookup {self.lookup}; 0: the term would hold the very answer"
             )
         own = set(SOLVERS[self.solver].model_fields) - set(self.targets.model_fields)
         for name in sorted(own):

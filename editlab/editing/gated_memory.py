@@ -1,7 +1,8 @@
 """A memory in place of a change of the weight: what a session keeps, and what it tells of it.
 
 *Where.* NeuralDB looks a fact up at the last token of its subject, so that all facts of a subject share a key and one of them
-wins. At the last token of the *prompt* the key says the relation too; the residual then is what the answer starts from.
+wins. At the last token of the *prompt* the key says the relation too; the residual then is what the answer starts from, and
+there is one place a prompt where a lookup is needed (:mod:`editlab.networks.lookup`).
 
 *Independence.* Targets, keys and residuals are found on the model without its memory, so that an entry depends on its own fact
 alone: not on the batch, on what was put in before, or on the order.
@@ -39,13 +40,14 @@ class MemoryStore:
 
     Args:
         gate: of every new entry.
+        everywhere: the memory is read at every token.
 
     Attributes:
         memories: by layer.
     """
 
-    def __init__(self, architecture: Architecture, layers: Sequence[int], gate: Gate) -> None:
-        self.architecture, self.gate = architecture, gate
+    def __init__(self, architecture: Architecture, layers: Sequence[int], gate: Gate, *, everywhere: bool) -> None:
+        self.architecture, self.gate, self.everywhere = architecture, gate, everywhere
         self.memories = {
             layer: Memory.empty(*architecture.weight_shape(layer)).to(device=architecture.weight(layer).device)
             for layer in layers
@@ -80,7 +82,8 @@ class MemoryStore:
 
     def entries(self, problem: Problem, requests: Sequence[EditRequest]) -> Memory:
         """The entries of a batch: its keys and residuals as they are."""
-        return Memory.of(problem.keys, problem.residual, self.gate.value, stored_facts(requests))
+        facts = stored_facts(requests)
+        return Memory.of(problem.keys, problem.residual, self.gate.value, facts, everywhere=self.everywhere)
 
     def add(
         self, layer: int, update: Any, problem: Problem | None = None, *, whole: bool = False
@@ -131,7 +134,7 @@ class MemoryStore:
         for layer, empty in self.memories.items():
             part = {name: tensors[f"memory.{layer}.{name}"] for name in ("keys", "residuals", "gates", "names")}
             names = json.loads(bytes(part.pop("names").tolist()).decode())
-            found[layer] = Memory.restored(part, names).to(device=empty.keys.device)
+            found[layer] = Memory.restored(part, names, everywhere=self.everywhere).to(device=empty.keys.device)
         self.restore(found)
 
 
@@ -144,9 +147,9 @@ def memory_store(
     texts: Sequence[str],
 ) -> MemoryStore:
     """An empty memory with its gate, the one of the options or calibrated (:func:`calibrated_gate` has the arguments)."""
-    if options.gate is not None:
-        return MemoryStore(Architecture(model), layers, Gate(options.gate))
-    return MemoryStore(Architecture(model), layers, calibrated_gate(model, layers[0], contexts, options, facts, texts))
+    given = None if options.gate is None else Gate(options.gate)
+    gate = given or calibrated_gate(model, layers[0], contexts, options, facts, texts)
+    return MemoryStore(Architecture(model), layers, gate, everywhere=options.lookup != "prompt")
 
 
 def firing_rate(model: torch.nn.Module, layer: int, memory: Memory, texts: Sequence[str]) -> float:

@@ -190,8 +190,11 @@ class Edit:
             tensors[f"{layer}.left"], tensors[f"{layer}.right"] = factors.left, factors.right
         for layer, memory in self.memory.items():
             tensors |= {f"{layer}.{name}": part for name, part in memory.tensors().items()}
-        facts = {"facts": {str(k): memory.names() for k, memory in self.memory.items()}} if self.memory else {}
-        save_tensors(path, tensors, {"format": _FORMAT, "info": dict(self.info), **facts})
+        header: dict[str, Any] = {"format": _FORMAT, "info": dict(self.info)}
+        if self.memory:
+            header["facts"] = {str(k): memory.names() for k, memory in self.memory.items()}
+            header["everywhere"] = [k for k, memory in self.memory.items() if memory.everywhere]
+        save_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
@@ -211,7 +214,10 @@ class Edit:
                 for k in layers
                 if k not in facts or f"{k}.left" in tensors
             }
-            memory = {k: Memory.restored(_part(tensors, k), names) for k, names in facts.items()}
+            everywhere = metadata.get("everywhere", list(facts))
+            memory = {
+                k: Memory.restored(_part(tensors, k), names, everywhere=k in everywhere) for k, names in facts.items()
+            }
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{path}: damaged edit ({error})") from None
         if not all(bool(t.isfinite().all()) for t in tensors.values()):

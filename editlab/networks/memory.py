@@ -65,12 +65,14 @@ class Memory:
         residuals: (m, d_out) float32.
         gates: (m,) float32 cosines.
         facts: m names.
+        everywhere: it is read at every token; else at the last one of a prompt alone.
     """
 
     keys: Tensor
     residuals: Tensor
     gates: Tensor
     facts: tuple[StoredFact, ...]
+    everywhere: bool = True
 
     def __post_init__(self) -> None:
         m = len(self.facts)
@@ -85,7 +87,9 @@ class Memory:
         return cls(torch.zeros(0, d_in), torch.zeros(0, d_out), torch.zeros(0), ())
 
     @classmethod
-    def of(cls, keys: Tensor, residuals: Tensor, gate: float, facts: Sequence[StoredFact]) -> Memory:
+    def of(
+        cls, keys: Tensor, residuals: Tensor, gate: float, facts: Sequence[StoredFact], *, everywhere: bool = True
+    ) -> Memory:
         """Facts as columns: keys (d_in, n), residuals (d_out, n); of one that comes twice the last.
 
         Raises:
@@ -96,7 +100,8 @@ class Memory:
         if not bool(unit.isfinite().all() and rows.isfinite().all() and (unit.norm(dim=1) > 0.5).all()):
             raise NumericalError("memory: a key is zero, or a key or residual is not finite")
         gates = torch.full((len(facts),), gate, dtype=torch.float32, device=rows.device)
-        return cls.empty(rows.shape[1], unit.shape[1]).to(device=rows.device) + cls(unit, rows, gates, tuple(facts))
+        none = cls.empty(rows.shape[1], unit.shape[1]).to(device=rows.device)
+        return none + cls(unit, rows, gates, tuple(facts), everywhere)
 
     @property
     def size(self) -> int:
@@ -117,10 +122,14 @@ class Memory:
         """Both. A fact that is in both is the other's; an entry that takes back what is here goes, and takes it along.
 
         Raises:
-            ConfigError: the memories belong to maps of other shapes.
+            ConfigError: the memories belong to maps of other shapes, or are read at other places.
         """
         if self.shape != other.shape:
             raise ConfigError(f"memory: shapes {self.shape} and {other.shape} cannot be joined")
+        if self.size and other.size and self.everywhere != other.everywhere:
+            raise ConfigError(
+                "memory: one is read at every token, the other at the prompt's end; they cannot be joined"
+            )
         both = (self, other)
         rows = {fact.identity: (0, i) for i, fact in enumerate(self.facts)}
         for i, fact in enumerate(other.facts):
@@ -136,7 +145,8 @@ class Memory:
         keys, residuals, gates = (
             torch.cat([getattr(part, name).to(device) for part in kept]) for name in ("keys", "residuals", "gates")
         )
-        return Memory(keys, residuals, gates, kept[0].facts + kept[1].facts)
+        everywhere = (other if other.size else self).everywhere
+        return Memory(keys, residuals, gates, kept[0].facts + kept[1].facts, everywhere)
 
     def without(self, cases: Collection[str]) -> Memory:
         """The memory without these cases, the others as they were, bit for bit.
@@ -204,8 +214,11 @@ class Memory:
         return dataclasses.replace(self, facts=tuple(dataclasses.replace(f, back=not f.back) for f in self.facts))
 
     def to(self, *, device: torch.device | str) -> Memory:
-        """The same memory on a device."""
-        return Memory(self.keys.to(device), self.residuals.to(device), self.gates.to(device), self.facts)
+        """The same memory on a device: itself, where it is there."""
+        if self.keys.device == torch.device(device):
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("keys", "residuals", "gates")}
+        return dataclasses.replace(self, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """``keys``, ``residuals`` and ``gates``, on the CPU; :attr:`facts` go beside them as :meth:`names`."""
@@ -216,7 +229,9 @@ class Memory:
         return [dataclasses.asdict(fact) for fact in self.facts]
 
     @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], names: Sequence[Mapping[str, Any]]) -> Memory:
+    def restored(
+        cls, tensors: Mapping[str, Tensor], names: Sequence[Mapping[str, Any]], *, everywhere: bool = True
+    ) -> Memory:
         """A memory from :meth:`tensors` and :meth:`names`.
 
         Raises:
@@ -224,7 +239,7 @@ class Memory:
         """
         try:
             facts = tuple(StoredFact(**name) for name in names)
-            return cls(tensors["keys"], tensors["residuals"], tensors["gates"], facts)
+            return cls(tensors["keys"], tensors["residuals"], tensors["gates"], facts, everywhere)
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"memory: damaged ({error})") from None
 
@@ -232,7 +247,8 @@ class Memory:
         if len(index) == self.size:
             return self
         at = torch.tensor(list(index), dtype=torch.long, device=self.keys.device)
-        return Memory(self.keys[at], self.residuals[at], self.gates[at], tuple(self.facts[i] for i in index))
+        parts = {name: getattr(self, name)[at] for name in ("keys", "residuals", "gates")}
+        return dataclasses.replace(self, **parts, facts=tuple(self.facts[i] for i in index))
 
 
 def _same(one: tuple[Memory, int], other: tuple[Memory, int]) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
@@ -19,12 +22,14 @@ from editlab.editing import gate as gates
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.gated_memory import MemoryStore, firing_rate, stored_facts
 from editlab.editing.keys import CLEAN
+from editlab.editing.probes import GainProbe
 from editlab.editing.session import EditSession, batches
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, ModelError, NumericalError
-from editlab.evaluation.generation import generate
+from editlab.evaluation.generation import continue_prompts, generate
+from editlab.evaluation.scoring import score_targets
 from editlab.networks.architectures import Architecture
-from editlab.networks.lookup import Lookup, remembering
+from editlab.networks.lookup import Lookup, prompts_ending, remembering
 from editlab.networks.memory import Memory, StoredFact
 from editlab.networks.tokenization import Encoder, pad
 
@@ -179,6 +184,7 @@ def test_files_keep_every_bit(tmp_path: Path):
     edit.save(tmp_path / "memory.safetensors")
     loaded = Edit.load(tmp_path / "memory.safetensors")
     assert same(loaded.memory[LAYER], edit.memory[LAYER])
+    assert loaded.memory[LAYER].everywhere is edit.memory[LAYER].everywhere is False
     assert (loaded.layers, dict(loaded.factors), dict(loaded.info)) == ([LAYER], {}, dict(edit.info))
     with pytest.raises(ModelError, match="shape"):
         loaded.applied(tiny_model(width=64)).__enter__()
@@ -231,7 +237,7 @@ def test_a_batch_of_prompts_is_as_one_by_one_and_padding_never_fires(family):
 
 def test_token_by_token_is_as_at_once():
     model, facts = tiny_model(), tiny_requests(3)
-    with edited(model, facts).applied(model):
+    with edited(model, facts, lookup="everywhere").applied(model):
         ids = torch.tensor([Encoder(model.tokenizer).prompts([facts[0].rewrite_prompt])[0]])
         with torch.no_grad():
             whole = model(input_ids=ids).logits[0]
@@ -241,6 +247,76 @@ def test_token_by_token_is_as_at_once():
                 cache, parts = out.past_key_values, [*parts, out.logits[0, 0]]
         assert torch.allclose(torch.stack(parts), whole, atol=1e-4)
         assert len(generate(model, [facts[0].rewrite_prompt], max_new_tokens=3, seed=0)) == 1
+
+
+def always(model: Any, *, everywhere: bool) -> Memory:
+    """One entry that answers whatever is asked."""
+    d_out, d_in = Architecture(model).weight_shape(LAYER)
+    stored = Memory.of(torch.ones(d_in, 1), torch.ones(d_out, 1), 0.5, [StoredFact(*"abcd")], everywhere=everywhere)
+    return dataclasses.replace(stored, gates=stored.gates - 2)
+
+
+def changed_by(model: Any, stored: Memory, **inputs: Any) -> torch.Tensor:
+    """At which tokens the output of the map is another one with this memory."""
+    module, outputs = Architecture(model).projection(LAYER), []
+    for memories in ({}, {LAYER: stored}):
+        with remembering(Architecture(model), memories), torch.no_grad():
+            handle = module.register_forward_hook(lambda _m, _a, out: outputs.append(out.clone()))
+            model(**inputs)
+            handle.remove()
+    return (outputs[1] != outputs[0]).any(-1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_is_read_at_its_end_alone(family):
+    model = tiny_model(family)
+    stored = always(model, everywhere=False)
+    ids, mask = torch.randint(5, 40, (3, 6)), torch.ones(3, 6, dtype=torch.long)
+    right, left = mask.clone(), mask.clone()
+    right[1, 4:] = 0
+    left[1, :4] = 0
+    last = torch.nn.functional.one_hot(torch.tensor([5, 5, 5]), 6).bool()
+    for given, ends in ((None, [5, 5, 5]), (left, [5, 5, 5]), (right, [5, 3, 5])):
+        expected = torch.nn.functional.one_hot(torch.tensor(ends), 6).bool()
+        assert torch.equal(changed_by(model, stored, input_ids=ids, attention_mask=given), expected)
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :3], use_cache=True).past_key_values
+        more = copy.deepcopy(cache)
+    # A question behind a cached beginning is read, an answer that is being written is not.
+    assert torch.equal(changed_by(model, stored, input_ids=ids[:, :1]), last[:, 5:])
+    with remembering(Architecture(model), {LAYER: stored}), torch.no_grad():
+        for cached, behind, reads in ((cache, ids[:, 3:4], 0), (more, ids[:, 3:], 1)):
+            with mock.patch.object(Memory, "read", autospec=True, side_effect=Memory.read) as read:
+                model(input_ids=behind, past_key_values=cached, use_cache=True)
+            assert read.call_count == reads
+    empty = {LAYER: Memory.empty(*stored.shape)}
+    with remembering(Architecture(model), empty), prompts_ending(Architecture(model), [0, 1, 2]):
+        named = changed_by(model, stored, input_ids=ids)
+    assert torch.equal(named, torch.nn.functional.one_hot(torch.tensor([0, 1, 2]), 6).bool())
+
+
+def test_one_lookup_a_prompt_gives_what_lookups_everywhere_give():
+    model, facts = tiny_model(), tiny_requests(6)
+    pairs = [(r.rewrite_prompt, r.target_new) for r in facts]
+    found = {}
+    for place in ("prompt", "everywhere"):
+        edit = edited(model, facts, lookup=place)
+        with edit.applied(model), mock.patch.object(Memory, "read", autospec=True, side_effect=Memory.read) as read:
+            scored, calls = score_targets(model, pairs).log_prob, read.call_count
+            written = continue_prompts(model, [p for p, _ in pairs], 4)
+            found[place] = (scored, written, calls, read.call_count - calls)
+            gain = GainProbe(CLEAN)
+            asked = list(zip(gain.prompts(facts), (r.target_new for r in facts), strict=True))
+            measured, expected = gain.measure(model, facts), score_targets(model, asked).log_prob
+        assert np.allclose(measured, expected, atol=1e-5)
+    assert found["prompt"][2] <= found["everywhere"][2]
+    assert found["prompt"][3] == 1 < found["everywhere"][3]
+    assert np.allclose(found["prompt"][0], found["everywhere"][0], atol=1e-4)
+    assert found["prompt"][1] == found["everywhere"][1]
+    one, other = (edited(model, facts[:1], lookup=place) for place in ("prompt", "everywhere"))
+    with pytest.raises(ConfigError, match="cannot be joined"):
+        _ = one + other
+    assert (one + one.inverse() + other).memory[LAYER].everywhere
 
 
 def test_cosines_of_a_bfloat16_model_are_float32():
@@ -392,22 +468,27 @@ def test_a_batch_that_fails_leaves_the_memory_as_it_was(monkeypatch):
 # ---- served without editlab ------------------------------------------------------------------------------------------
 
 
-def test_the_code_in_the_documentation_serves_a_saved_memory(tmp_path: Path):
+@pytest.mark.parametrize("lookup", ["prompt", "everywhere", "subject"])
+def test_the_code_in_the_documentation_serves_a_saved_memory(lookup, tmp_path: Path):
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     code = page.split("<!-- served:start -->\n```python\n")[1].split("```\n<!-- served:end -->")[0]
     assert "editlab" not in code.replace('["editlab"]', "")
-    assert len(code.splitlines()) <= 25
+    assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 22
     path = tmp_path / "served.py"
     path.write_text(code)
     spec = importlib.util.spec_from_file_location("served", path)
     served = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(served)
     model, facts = tiny_model(), tiny_requests(4)
-    edit = edited(model, facts)
+    edit = edited(model, facts, lookup=lookup)
     edit.save(tmp_path / "memory.safetensors")
-    before = logits(model)
+    prompts = [[r.rewrite_prompt] for r in facts]
+    before = [logits(model, prompt) for prompt in prompts]
     with edit.applied(model):
-        expected = logits(model)
+        expected = [logits(model, prompt) for prompt in prompts]
+        written = continue_prompts(model, [r.rewrite_prompt for r in facts], 3)
     served.remember(model, tmp_path / "memory.safetensors")
-    assert torch.allclose(logits(model), expected, atol=1e-5)
-    assert not torch.allclose(before, expected, atol=1e-3)
+    for one, other, unedited in zip([logits(model, prompt) for prompt in prompts], expected, before, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+        assert not torch.allclose(unedited, other, atol=1e-3)
+    assert continue_prompts(model, [r.rewrite_prompt for r in facts], 3) == written

@@ -243,7 +243,10 @@ def _storage(recipe: Mapping[str, Any]) -> str:
         parts.append(f"LoRA after the edits, {recipe['posthoc']['steps']} steps")
     elif recipe["backend"] == "memory":
         gate = "calibrated" if recipe["gate"] is None else format(recipe["gate"], "g")
-        parts.append(f"memory at the {recipe['lookup']}'s end, gate {gate}")
+        place = {"everywhere": "at the prompt's end, read everywhere"}.get(
+            recipe["lookup"], f"at the {recipe['lookup']}'s end"
+        )
+        parts.append(f"memory {place}, gate {gate}")
     if trust := recipe["trust"]:
         kind = "distance trust" if trust["distance_only"] else "trust"
         parts.append(f"{kind} {trust['low']:g} to {trust['threshold']:g}")

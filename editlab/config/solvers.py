@@ -28,6 +28,19 @@ class TargetOptions(Section):
     stop: Literal["loss", "most_probable"] = Field(
         "loss", description="most_probable: also stop at the argmax in all contexts (ENCORE)"
     )
+    subject_weight: NonNegative = Field(
+        0.0,
+        description="factor of the KL term that holds what the model says after prompts of the subject's other relations; 0: off",
+    )
+    subject_prompts: Count = Field(8, description="such prompts a fact, at most: one a relation")
+    subject_share: PositiveShare = Field(
+        1.0, description="share of the relations that are held, drawn by seed; the others are scored apart (SS_apart)"
+    )
+    subject_relations: str | None = Field(
+        None,
+        description="JSON file {relation: {type, templates}}, or {relation: [templates]}, of what can be asked; null: relations "
+        "that the data set has of the same subjects, in wordings that are not scored",
+    )
     norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
     rewind: bool = Field(False, description="optimise targets on the original weights")
     target_memory_mb: Count | Literal["auto"] = Field(

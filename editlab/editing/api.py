@@ -16,6 +16,7 @@ from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
 from editlab.data.forms import as_requests
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.followup import unconverged_share, warn_unconverged
 from editlab.editing.keys import CLEAN, Contexts
 from editlab.editing.session import EditSession, batches
@@ -38,6 +39,7 @@ def edit(
     probes: Sequence[EditRequest] = (),
     tuning: Sequence[EditRequest] = (),
     texts: Sequence[str] = (),
+    relations: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: bool = False,
     **hyperparameters: Any,
@@ -58,6 +60,8 @@ def edit(
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
         tuning, texts: facts and sentences that the gate of ``backend="memory"`` is calibrated on, where no ``gate`` is given;
             not among the requests.
+        relations: what else may be asked of subjects, ``{relation: [templates]}`` or ``{relation: {"type", "templates"}}``, which
+            a ``subject_weight`` holds; default: what the requests themselves ask of the same subjects.
         progress: show a bar of the facts edited so far.
         hyperparameters: of the solver and its targets (:mod:`editlab.config.solvers`), and what every recipe has
             (:class:`editlab.config.recipe.Recipe`): ``backend, trust, greedy, replay_capacity`` and so on.
@@ -89,6 +93,9 @@ def edit(
         seed=seed,
         anchor_texts=texts,
         tuning=tuning,
+        relations=SubjectPrompts.of_records(facts)
+        if relations is None
+        else SubjectPrompts.of_table(relations, "relations"),
     )
     with session, tqdm(total=len(facts), unit="fact", desc=method, disable=not progress) as bar:
         for chunk in batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch):

@@ -142,6 +142,7 @@ def identity(session: EditSession) -> dict[str, Any]:
         "seed": session.seed,
         "probes": [] if session.guard.monitor is None else [r.case_id for r in session.guard.monitor.probes],
         "model": digest.hexdigest()[:16],
+        "relations": {k: list(v) for k, v in session.proposer.relations.templates.items()} or None,
     }
 
 

@@ -13,7 +13,7 @@ function here, registered for its options class (:mod:`editlab.config.solvers`);
 function by the class of the options, measures the result and refuses non-finite numbers.
 
 Sources: ROME arXiv 2202.05262, R-ROME 2403.07175, MEMIT 2210.07229, EMMET 2403.14236, AlphaEdit 2410.02355,
-NSE 2410.04045, ENCORE 2502.01636, RECT 2401.04700, PRUNE 2405.16821.
+NSE 2410.04045, ENCORE 2502.01636, UltraEdit 2505.14679, RECT 2401.04700, PRUNE 2405.16821.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from editlab.algebra.linalg import Factors
 from editlab.algebra.null_space import NullSpacePenalty, Projector
 from editlab.algebra.postprocess import keep_largest_relative, restrain_total
 from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
-from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, symmetric, thin
+from editlab.algebra.regularized import Penalty, Ridge, describe, identity_moment, solve_penalised, symmetric, thin
 from editlab.algebra.second_moment import SecondMoment
 from editlab.config.solvers import (
     AlphaEdit,
@@ -46,6 +46,7 @@ from editlab.config.solvers import (
     Rome,
     RRome,
     Solver,
+    Ultra,
 )
 from editlab.errors import ConfigError, NumericalError
 from editlab.randomness import torch_rng
@@ -140,6 +141,17 @@ def encore(options: Encore, problem: Problem) -> Result:
     """``R K^T (lambda C + H + K K^T + update_norm_weight I)^-1`` (ENCORE)."""
     penalty = _penalty(options, problem, options.update_norm_weight, problem.history)
     return solve_penalised(problem, penalty, 1.0, "encore system")
+
+
+@update.register
+def ultra(options: Ultra, problem: Problem) -> Result:
+    """``R K^T (lambda C + H + alpha I + K K^T)^-1``, one column a predicted token (UltraEdit: without C and H, alpha = 1)."""
+    if problem.moment is None or not options.second_moment_weight:
+        bare = Ridge(problem.keys, options.ridge, problem.history, options.condition_limit)
+        return solve_penalised(problem, bare, 1.0, "ultra system")
+    weight, limit = options.second_moment_weight, options.condition_limit
+    penalty = Penalty(problem.moment, weight, options.ridge, problem.history, limit)
+    return solve_penalised(problem, penalty, 1.0, "ultra system")
 
 
 THIN_CONDITION = 1e9

@@ -242,8 +242,9 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"greedy: not allowed with {self.solver}, which makes passes of its own")
         if self.greedy is not None and self.trust is not None and self.trust.judge != "trust":
             raise ValueError(f"greedy: not allowed with the judge {self.trust.judge}, which knows whole batches alone")
-        if self.trust is not None and (self.gradient or not self.edits):
-            raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
+        if (self.trust is not None or self.greedy is not None) and self.targets is None:
+            name = "greedy" if self.trust is None else "trust"
+            raise ValueError(f"{name}: not allowed with {self.solver}; it judges closed-form updates of targets")
         return self
 
     def _check_memory(self) -> None:

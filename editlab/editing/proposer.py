@@ -21,6 +21,7 @@ from torch import Tensor
 
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
+from editlab.algebra.normaliser import Normaliser
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
@@ -61,10 +62,11 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The maps and what the store keeps of them, at one moment."""
+    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
 
     weights: dict[int, Tensor]
     stored: Any
+    normalisers: dict[int, Normaliser]
 
 
 @dataclasses.dataclass
@@ -76,6 +78,7 @@ class Proposer:
         originals: their values before the first batch.
         history: by layer, the keys of earlier batches (AlphaEdit, ENCORE, NSE).
         relations: what else may be asked of subjects, for recipes that hold it.
+        normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
     """
 
     model: torch.nn.Module
@@ -90,15 +93,17 @@ class Proposer:
     originals: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     history: dict[int, History] = dataclasses.field(default_factory=dict)
     relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
+    normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot())
+        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
+        self.normalisers = dict(before.normalisers)
 
     @property
     def memory(self) -> MemoryStore | None:
@@ -281,10 +286,15 @@ class Proposer:
     def remember(self, proposal: Proposal) -> None:
         """The update stays: count its new keys for later batches (AlphaEdit's cache, the store's edit metric)."""
         new = proposal.columns.requests[: proposal.columns.new]
+        by_fact = self.recipe.targets is not None  # else a column is a token of a new fact
         for layer, problem in proposal.problems.items():
-            self.store.remember(layer, problem.keys[:, : proposal.columns.new])
-            if self.recipe.history and not self.memory:
-                keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
+            keys = problem.keys[:, : proposal.columns.new] if by_fact else problem.keys
+            self.store.remember(layer, keys)
+            if self.recipe.keeps_history and not self.memory:
+                if by_fact:
+                    keys = compute_keys(
+                        self.model, new, layer, self.contexts
+                    )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
 
     def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
+from editlab.config.solvers import Ultra
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.checks import check_arguments, required_moments
@@ -36,6 +37,7 @@ from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
+from editlab.editing.ultra import propose_by_gradients
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
@@ -256,6 +258,9 @@ class EditSession:
         if self.recipe.gradient:
             with self.stopwatch.stage("solve"):
                 self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
+            return
+        if isinstance(self.recipe, Ultra):
+            self._keep(propose_by_gradients(self.proposer, requests, replayed, event), event.batch)
             return
         targets = self._targets(requests, event, stress)
         event.without = self._observed(wanted)

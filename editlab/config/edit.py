@@ -31,7 +31,6 @@ from editlab.config.evaluation import Evaluation, Retraining
 from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
 from editlab.config.preparation import EditContexts, Statistics, Tracing
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
 
 
@@ -213,11 +212,11 @@ class EditStudy(Study):
 
     def _needs_moments(self) -> bool:
         used = {m for e in self.experiments.values() for m in e.methods}
-        return any(SOLVERS[self.methods[m].solver].moment for m in used)
+        return any(self.methods[m].solves and self.methods[m].moment for m in used)
 
     def moment_layers(self) -> list[int]:
         """Layers that the recipes of the experiments name and whose second moments they read."""
-        used = [self.methods[m] for e in self.experiments.values() for m in e.methods]
+        used = [self.methods[m] for e in self.experiments.values() for m in e.methods if self.methods[m].solves]
         return sorted({int(k) for r in used if r.layers != "auto" and r.reads_moment for k in r.layers})
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
@@ -230,15 +229,15 @@ class EditStudy(Study):
         plan = self.experiments[experiment]
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
-            traits = SOLVERS[self.methods[method].solver]
+            traits = self.methods[method]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
                 for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
-                        for extra in _replay_axes(plan, replay if traits.replay else 0.0):
+                        for extra in _replay_axes(plan, replay if traits.replays else 0.0):
                             cell = {
                                 "method": method,
                                 "batch": str(_batch(batch, traits.max_batch, traits.edits)),
-                                "replay": _decimal(replay) if traits.replay else "0",
+                                "replay": _decimal(replay) if traits.replays else "0",
                                 **extra,
                                 "rank": str(rank),
                                 "seed": str(seed),

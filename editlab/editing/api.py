@@ -36,6 +36,8 @@ def edit(
     replay: float = 0.0,
     rank: int = 0,
     probes: Sequence[EditRequest] = (),
+    tuning: Sequence[EditRequest] = (),
+    texts: Sequence[str] = (),
     seed: int = 0,
     progress: bool = False,
     **hyperparameters: Any,
@@ -54,6 +56,8 @@ def edit(
         replay: replayed facts per new fact.
         rank: of the adapter, with ``backend="lora"``.
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
+        tuning, texts: facts and sentences that the gate of ``backend="memory"`` is calibrated on, where no ``gate`` is given;
+            not among the requests.
         progress: show a bar of the facts edited so far.
         hyperparameters: of the solver and its targets (:mod:`editlab.config.solvers`), and what every recipe has
             (:class:`editlab.config.recipe.Recipe`): ``backend, trust, greedy, replay_capacity`` and so on.
@@ -75,7 +79,16 @@ def edit(
     given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
     recipe = validated(Recipe, {"solver": method, "layers": given, **hyperparameters}, "edit")
     session = EditSession(
-        model, recipe, statistics=statistics, contexts=contexts, replay=replay, rank=rank, probes=probes, seed=seed
+        model,
+        recipe,
+        statistics=statistics,
+        contexts=contexts,
+        replay=replay,
+        rank=rank,
+        probes=probes,
+        seed=seed,
+        anchor_texts=texts,
+        tuning=tuning,
     )
     with session, tqdm(total=len(facts), unit="fact", desc=method, disable=not progress) as bar:
         for chunk in batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch):

@@ -15,7 +15,7 @@ from editlab.config.recipe import Recipe, Trust
 from editlab.config.solvers import RandomUpdate
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
-from editlab.data.requests import EditRequest, read_json, read_utf8
+from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8
 from editlab.data.world_probes import with_world_probes
 from editlab.editing.events import read_events
 from editlab.editing.probes import choose_probes
@@ -95,6 +95,7 @@ def run_cell(
         chosen = with_world_probes(chosen, records, held_out=probes)
         check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
+    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.backend == "memory" else []
     session = EditSession(
         network,
         cell.recipe,
@@ -105,6 +106,7 @@ def run_cell(
         probes=probes,
         seed=cell.seed,
         anchor_texts=anchors,
+        tuning=tuning,
         norms=norms,
         stopwatch=watch,
     )
@@ -167,8 +169,8 @@ def _facts(
 
 
 def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:
-    """Sentences for perplexity, and others for the anchor of a posthoc LoRA."""
-    count, anchors = cell.evaluation.perplexity_sentences, cell.recipe.posthoc.anchor_texts
+    """Sentences for perplexity, and others for the anchor of a posthoc LoRA or the gate of a memory."""
+    count, anchors = cell.evaluation.perplexity_sentences, cell.recipe.neutral_texts
     path = cell.evaluation.perplexity_text
     texts = read_text(path) if path else held_out_sentences(count + anchors)
     return texts[:count], texts[count : count + anchors]

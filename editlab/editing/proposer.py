@@ -8,6 +8,7 @@ the *effective change* that comes out is added to the weight before the next lay
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,10 @@ from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOp
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
+from editlab.editing.gate import looked_up
+from editlab.editing.gated_memory import MemoryStore
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
-from editlab.editing.proposal import Columns, Proposal
+from editlab.editing.proposal import Change, Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress, shuffled
@@ -41,7 +44,7 @@ from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
 
-Solve = Callable[[], tuple[Factors, Problem]]
+Solve = Callable[[], tuple[Change, Problem]]
 Installer = Callable[["Proposer", Proposal, int, Solve], dict[str, Any]]
 """Gets the update of a layer onto its map: (proposer, proposal, layer, solve from where the model stands) -> diagnostics."""
 
@@ -92,8 +95,33 @@ class Proposer:
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
 
+    @property
+    def memory(self) -> MemoryStore | None:
+        """The store, where facts are kept beside the maps."""
+        return self.store if isinstance(self.store, MemoryStore) else None
+
+    def unremembered(self) -> contextlib.AbstractContextManager[None]:
+        """The model without the session's own memory, where it has one."""
+        return self.memory.off() if self.memory else contextlib.nullcontext()
+
+    def asked(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """The requests as the recipe looks them up: at the end of their subjects, or of their prompts."""
+        return looked_up(requests, self.recipe.lookup if self.memory else "subject")
+
+    @property
+    def key_contexts(self) -> Contexts:
+        """The contexts that keys are averaged over."""
+        return flat(self.contexts) if self.recipe.site == "mlp" else self.contexts
+
     def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
         """Target vectors at the last edited layer, on the weights that the recipe asks for."""
+        with self.unremembered():
+            targets = self._optimized(self.asked(requests), stress)
+        if isinstance(self.recipe, ShuffledTargets):
+            targets = shuffled(targets, requests, self.seed)
+        return stress.targets(targets, requests) if stress else targets
+
+    def _optimized(self, requests: Sequence[EditRequest], stress: Stress | None) -> Targets:
         recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
         assert isinstance(recipe, TargetOptions)
         options = stress.options(recipe) if stress else recipe
@@ -107,9 +135,7 @@ class Proposer:
             targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-        if isinstance(recipe, ShuffledTargets):
-            targets = shuffled(targets, requests, self.seed)
-        return stress.targets(targets, requests) if stress else targets
+        return targets
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
@@ -134,23 +160,26 @@ class Proposer:
         """
         proposal = Proposal(columns)
         event.layers = {}
-        for number in range(self.recipe.max_iterations if isinstance(self.recipe, Passes) else 1):
+        passes = self.recipe.max_iterations if isinstance(self.recipe, Passes) and not self.memory else None
+        for number in range(passes or 1):
             off = self._still_off(columns)
             if not off:
                 break
             for position, layer in enumerate(self.layers):
                 asked, left = columns.subset(off), len(self.layers) - position
                 event.layers[str(layer)] = self._layer(proposal, asked, layer, left, event.batch, install)
-            if isinstance(self.recipe, Passes):
+            if passes:
                 event.passes = number + 1
         return proposal
 
     def put(
-        self, proposal: Proposal, layer: int, update: Factors, problem: Problem | None = None, *, whole: bool = False
+        self, proposal: Proposal, layer: int, update: Change, problem: Problem | None = None, *, whole: bool = False
     ) -> dict[str, Any]:
-        """Raw factors in, effective change onto the map: the one place where raw and LoRA edits differ."""
+        """An update in, its effective change onto the map (a memory is read where it is stored): the one place where backends
+        differ."""
         change, found = self.store.add(layer, update, problem, whole=whole)
-        commit({layer: self.weights[layer]}, {layer: change})
+        if isinstance(change, Factors):
+            commit({layer: self.weights[layer]}, {layer: change})
         proposal.gained(layer, change)
         return found
 
@@ -159,9 +188,12 @@ class Proposer:
     ) -> LayerEvent:
         found: dict[str, Any] = {}
 
-        def solved() -> tuple[Factors, Problem]:
-            with self.stopwatch.stage("keys"):
+        def solved() -> tuple[Change, Problem]:
+            with self.stopwatch.stage("keys"), self.unremembered():
                 problem = self.problem(columns, layer, left, index)
+            if self.memory:
+                proposal.problems.setdefault(layer, problem)
+                return self.memory.entries(problem, columns.requests), problem
             with self.stopwatch.stage("solve"):
                 solution = solve(problem, self.recipe)
             proposal.problems.setdefault(layer, problem)
@@ -172,9 +204,9 @@ class Proposer:
         return LayerEvent(**{**found, **installed})
 
     def _still_off(self, columns: Columns) -> list[int]:
-        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha, and
+        """Facts to solve for: all of them, or where a solve makes passes those whose residual norm is above alpha, and
         below upper_bound: what is farther off is given up, as published."""
-        if not isinstance(self.recipe, Passes):
+        if not isinstance(self.recipe, Passes) or self.memory:
             return list(range(len(columns.requests)))
         assert columns.z is not None
         values = compute_values(self.model, columns.requests, self.layers[-1], self.recipe.site)
@@ -185,8 +217,7 @@ class Proposer:
     def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
         """What is asked of one map now: keys and residuals on the model as it is."""
         assert columns.z is not None
-        recipe, requests = self.recipe, columns.requests
-        contexts = flat(self.contexts) if recipe.site == "mlp" else self.contexts
+        recipe, requests, contexts = self.recipe, self.asked(columns.requests), self.key_contexts
         if recipe.mean_value:  # one key everywhere: the current value is that of the averaged key
             values = self._mean_outputs(requests, layer, contexts)
         else:
@@ -219,7 +250,7 @@ class Proposer:
         new = proposal.columns.requests[: proposal.columns.new]
         for layer, problem in proposal.problems.items():
             self.store.remember(layer, problem.keys[:, : proposal.columns.new])
-            if self.recipe.history:
+            if self.recipe.history and not self.memory:
                 keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
 

@@ -12,6 +12,7 @@ rejected, and the model stays as it was before the batch.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from editlab.config.recipe import Recipe
 from editlab.data.requests import EditRequest
 from editlab.editing.checks import check_arguments, required_moments
 from editlab.editing.events import Event, TargetsEvent
+from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
 from editlab.editing.proposal import Columns, Proposal
@@ -66,7 +68,8 @@ class EditSession:
         replay: replayed facts per new fact.
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
-        anchor_texts: held-out sentences for backend posthoc.
+        anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
+        tuning: reserved facts that the gate of backend memory is calibrated on; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
@@ -89,6 +92,7 @@ class EditSession:
         probes: Sequence[EditRequest] = (),
         seed: int = 0,
         anchor_texts: Sequence[str] = (),
+        tuning: Sequence[EditRequest] = (),
         observer: Observer | None = None,
         norms: Sequence[Mapping[int, float]] | None = None,
         stopwatch: Stopwatch | None = None,
@@ -111,6 +115,11 @@ class EditSession:
             seed,
             self.stopwatch,
         )
+        if recipe.backend == "memory":
+            with self.stopwatch.stage("keys"):
+                self.proposer.store = memory_store(
+                    model, self.layers, self.proposer.key_contexts, recipe, tuning, anchor_texts
+                )
         self.guard = TrustGuard(self.proposer, probes)
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
@@ -125,7 +134,10 @@ class EditSession:
 
     def __enter__(self) -> EditSession:
         with contextlib.ExitStack() as stack:
-            self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
+            if self.proposer.memory:
+                stack.enter_context(self.proposer.memory.attached())  # no weight changes, whatever its type
+            else:
+                self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
             self._look()
             self.proposer.originals = stack.enter_context(restored(self.weights))
             self._entered = stack.pop_all()
@@ -160,6 +172,9 @@ class EditSession:
             "target": peft_target(self.architecture, self.layers),
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
+        if memory := self.proposer.memory:
+            held = {layer: m.to(device="cpu") for layer, m in memory.memories.items()}
+            return Edit({}, {**info, "gate": dataclasses.asdict(memory.gate)}, held)
         totals = {layer: self.proposer.store.total(layer) for layer in self.layers}
         return Edit({k: Factors.zeros(*shapes[k]) if f is None else f for k, f in totals.items()}, info)
 

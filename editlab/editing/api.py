@@ -14,11 +14,12 @@ from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import batches
 from editlab.data.forms import as_requests
 from editlab.data.requests import EditRequest
 from editlab.editing.followup import unconverged_share, warn_unconverged
 from editlab.editing.keys import CLEAN, Contexts
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, NumericalError
 from editlab.networks.architectures import Architecture

@@ -18,10 +18,11 @@ from editlab.algebra.problem import Solution
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import batches
 from editlab.editing import proposer
 from editlab.editing.events import Event
 from editlab.editing.keys import compute_keys, compute_values
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, EditlabError, NumericalError
 from editlab.evaluation.scoring import score_requests

@@ -86,10 +86,25 @@ class Penalty:
         return system.solve
 
 
-def identity_moment(basis: Tensor) -> SecondMoment:
-    """The identity in the coordinates of a basis (d_in, q), as a second moment."""
-    unit = torch.eye(basis.shape[1]).to(basis)
-    return SecondMoment(unit, 1, cholesky=unit)
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """``A = I`` of some size.
+
+    Attributes:
+        like: a tensor of the type and on the device wanted, of as many rows.
+        limit: condition number above which a ridge is raised.
+    """
+
+    like: Tensor
+    limit: float
+
+    def dense(self) -> Tensor:
+        """(d_in, d_in): I."""
+        return torch.eye(len(self.like)).to(self.like)
+
+    def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
+        """B itself; no ridge."""
+        return right_side, 0.0
 
 
 def solve_penalised(problem: Problem, penalty: System, p: float, what: str) -> Result:

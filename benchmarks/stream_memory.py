@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.common import CONTEXTS, second_moment, subject, threads
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
-from editlab.editing.session import EditSession, batches
+from editlab.data import batches
+from editlab.editing.session import EditSession
 from editlab.files.timing import peak_memory_mb
 
 LAYER = 0

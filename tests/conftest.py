@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--second-device", action="store_true", help="put every tiny model on a device that is not the CPU"
-    )
+    parser.addoption("--second-device", action="store_true", help="run the library on a device that is not the CPU")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,13 +22,25 @@ def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     import torch
-    from second_device import Everywhere, Reachable
+    from second_device import DEVICE, Everywhere, Reachable, placed
+    from transformers import PreTrainedModel
 
-    compared = torch.testing.assert_close
+    from editlab.networks.vision import Classifier
+
+    compared, load = torch.testing.assert_close, PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def loaded(cls: Any, *args: Any, **options: Any) -> Any:
+        found = load(cls, *args, **options)
+        return (placed(found[0]), *found[1:]) if isinstance(found, tuple) else placed(found)
+
     Everywhere.on = True
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # else model.double() changes the shell alone
     with pytest.MonkeyPatch.context() as patch, Reachable():
         patch.setattr(torch.testing, "assert_close", lambda a, b, **given: compared(_here(a), _here(b), **given))
+        patch.setattr(PreTrainedModel, "from_pretrained", classmethod(loaded))
+        patch.setattr(Classifier, "to", lambda classifier, device: [placed(classifier.model), classifier][1])
+        fused = "_get_fused_kernels_supported_devices"
+        patch.setattr(sys.modules["torch.optim.optimizer"], fused, lambda: ["cpu", DEVICE.type])
         yield
     torch.__future__.set_overwrite_module_params_on_conversion(False)
     Everywhere.on = False
@@ -37,6 +48,19 @@ def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _here(value: Any) -> Any:
     return value.cpu() if hasattr(value, "cpu") else value
+
+
+@pytest.fixture(autouse=True)
+def tensors_of_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--second-device``, what tests of the algebra make is there, for want of a model that could be."""
+    if not request.config.getoption("--second-device") or request.path.parent.name != "algebra":
+        yield
+        return
+    from second_device import Everywhere
+
+    Everywhere.made = True
+    yield
+    Everywhere.made = False
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -255,6 +255,16 @@ def alphaedit(K, R, C, cache, W, W0, *, threshold, l2):
     return torch.linalg.solve(P @ (K @ K.T + cache) + l2 * torch.eye(len(C)).double(), P @ K @ R.T).T
 
 
+def evoedit(K, R, C, cache, W, W0, *, threshold, l2):
+    """AlphaEdit's projector without what the earlier keys span in it."""
+    U, S, _ = torch.linalg.svd(C)
+    P = U[:, threshold > S] @ U[:, threshold > S].T
+    S, V = torch.linalg.eigh(P @ cache @ P)
+    taken = V[:, 1e-10 * cache.trace().clamp(min=1e-300) < S]
+    P = P - taken @ taken.T
+    return R @ torch.linalg.solve(K.T @ P @ K + l2 * torch.eye(K.shape[1]).double(), K.T @ P)
+
+
 def encore(K, R, C, cache, W, W0, *, weight, norm):
     return R @ torch.linalg.solve(weight * C + cache + K @ K.T + norm * torch.eye(len(C)).double(), K).T
 

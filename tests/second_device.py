@@ -4,8 +4,10 @@ Tensors on it compute on the CPU, bit for bit as the CPU does, but call themselv
 does, to meet a tensor of the CPU in one operation. What a GPU allows is allowed: copies, scalars (tensors without
 dimensions), and an index that is on the CPU. So a path that forgets where a tensor lives fails in the tests too.
 
-``pytest --second-device`` puts every tiny model of the suite there. Tests then hold what they get against references on the
-CPU, which is theirs to do: a mixture is refused where the library asks for it, and carried out where a test does.
+``pytest --second-device`` puts the models of the whole suite there: those that tests make (``placed``), and those that the
+library loads. Tests of the algebra have no model: there the tensors that the test makes are on it. Tests then hold what they get
+against references on the CPU, which is theirs to do: a mixture is refused where the library asks for it, and carried out
+where a test does.
 """
 
 from __future__ import annotations
@@ -56,6 +58,32 @@ class OnSecondDevice(Tensor):
             return self.inner.numpy()
         raise TypeError("can't convert a tensor of the second device to numpy: copy it to the CPU first")
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return OnSecondDevice(self.inner.detach())
+
+    @data.setter
+    def data(self, value: Any) -> None:  # torch itself would exchange the shell alone
+        self.inner = value.inner
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(_indices(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_indices(index), value)
+
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> Any:  # type: ignore[override]
+        return torch.as_tensor(data, dtype=dtype or self.dtype).to(DEVICE)
+
+    def untyped_storage(self) -> Any:
+        return self.inner.untyped_storage()
+
+    def storage(self) -> Any:
+        return self.inner.storage()
+
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
+
     @classmethod
     def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(op, args, kwargs or {})
@@ -78,6 +106,15 @@ def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if asked is not None and torch.device(asked).type == "cpu":
         return result
     return tree_map(lambda value: OnSecondDevice(value) if isinstance(value, Tensor) else value, result)
+
+
+def _indices(index: Any) -> Any:
+    """Lists of numbers as tensors of the CPU: torch itself would make them on a device that it cannot reach."""
+    if isinstance(index, tuple):
+        return tuple(map(_indices, index))
+    if not isinstance(index, list | range):
+        return index
+    return torch.tensor(list(index)) if len(index) else torch.zeros(0, dtype=torch.long)
 
 
 def _inner(value: Any) -> Any:
@@ -109,9 +146,15 @@ def _refuse_mixture(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
 
 
 class Everywhere:
-    """Whether the whole suite runs on the second device."""
+    """Whether the whole suite runs on the second device (``on``), and whether tensors that a test makes are there (``made``)."""
 
     on = False
+    made = False
+
+
+def placed(model: Any) -> Any:
+    """The model where the suite runs: as it is, or in place on the second device."""
+    return on_second_device(model) if Everywhere.on else model
 
 
 def _asked_by_a_test() -> bool:
@@ -131,12 +174,16 @@ class Reachable(TorchFunctionMode):
     """Inside the block functions that make tensors and set their size in a second step work with ``device=DEVICE`` too."""
 
     makers = (torch.tensor, torch.eye, torch.arange, torch.linspace)
+    others = (torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.logspace, torch.from_numpy)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if function in self.makers and kwargs.get("device") is not None:
-            return function(*args, **{**kwargs, "device": None}).to(kwargs["device"])
-        return function(*args, **kwargs)
+        device = kwargs.get("device")
+        if function in self.makers and device is not None:
+            return function(*args, **{**kwargs, "device": None}).to(device)
+        found = function(*args, **kwargs)
+        made = Everywhere.made and device is None and function in self.makers + self.others and _asked_by_a_test()
+        return found.to(DEVICE).requires_grad_(found.requires_grad) if made else found
 
 
 _LIBRARY = torch.library.Library("_", "IMPL")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from second_device import Everywhere, on_second_device
+from second_device import placed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +71,7 @@ def tiny_model(
                 if parameter.ndim == 1:
                     parameter.add_(torch.randn_like(parameter), alpha=0.05)
     model.tokenizer = tokenizer
-    return on_second_device(model.eval()) if Everywhere.on else model.eval()
+    return placed(model.eval())
 
 
 def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:

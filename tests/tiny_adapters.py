@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from second_device import placed
 
 from editlab.adapters.bench import Bench
 from editlab.adapters.pool import Pool, weights_digest
@@ -38,7 +39,7 @@ STUDY = AdaptersStudy.model_validate(
 
 def base(seed: int = 0):
     """An untrained base in evaluation mode."""
-    return new_base(STUDY.base, seed).eval()
+    return placed(new_base(STUDY.base, seed).eval())
 
 
 def random_factors(model, count: int, seed: int = 0, rank: int = 2, size: float = 0.3):

@@ -109,7 +109,7 @@ class Generator:
 
 @torch.no_grad()
 def token_states(model: nn.Module, texts: Sequence[str]) -> Tensor:
-    """Last hidden states of the base over each text, cut or filled with zeros to (texts, L, C)."""
+    """Last hidden states of the base over each text, cut or filled with zeros to (texts, L, C), on the CPU as the pool."""
     tokenizer, architecture = tokenizer_of(model), Architecture(model)
     rows = []
     with frozen(model):
@@ -119,7 +119,7 @@ def token_states(model: nn.Module, texts: Sequence[str]) -> Tensor:
                 model(input_ids=ids, use_cache=False)
             states = found["states"][0, :LENGTH].float()
             rows.append(torch.nn.functional.pad(states, (0, 0, 0, LENGTH - len(states))))
-    return torch.stack(rows)
+    return torch.stack(rows).cpu()
 
 
 def train_hyperconvolution(

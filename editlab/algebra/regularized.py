@@ -91,21 +91,21 @@ class Ridge:
     """``A = ridge I + history``: nothing is known of other inputs.
 
     Attributes:
-        keys: (d_in, n) of the solve, for size and device.
+        like: a tensor of the type and on the device wanted, of as many rows.
+        limit: condition number above which a ridge is raised.
         ridge: alpha.
         history: keys of earlier batches, or None.
-        limit: condition number above which a ridge is raised.
     """
 
-    keys: Tensor
-    ridge: float
-    history: History | None
+    like: Tensor
     limit: float
+    ridge: float = 1.0
+    history: History | None = None
 
     def dense(self) -> Tensor:
         """(d_in, d_in): A."""
-        size = len(self.keys)
-        matrix = torch.zeros(size, size).to(self.keys) if self.history is None else self.history.dense()
+        size = len(self.like)
+        matrix = torch.zeros(size, size).to(self.like) if self.history is None else self.history.dense()
         matrix.diagonal().add_(self.ridge)
         return matrix
 
@@ -121,12 +121,6 @@ class Ridge:
         matrix = folded.clone()
         matrix.diagonal().add_(self.ridge)
         return factor_spd(matrix, self.limit, "ridge with earlier keys").solve
-
-
-def identity_moment(basis: Tensor) -> SecondMoment:
-    """The identity in the coordinates of a basis (d_in, q), as a second moment."""
-    unit = torch.eye(basis.shape[1]).to(basis)
-    return SecondMoment(unit, 1, cholesky=unit)
 
 
 def solve_penalised(problem: Problem, penalty: System, p: float, what: str) -> Result:

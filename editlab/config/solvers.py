@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
 
 
 class TargetOptions(Section):
@@ -117,6 +117,11 @@ class Solver(Section):
         """Whether it keeps the keys of earlier batches."""
         return self.history
 
+    @property
+    def reads_weight(self) -> bool:
+        """Whether it reads the current weight."""
+        return self.weight
+
     def penalty(self) -> tuple[float, float]:
         """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
         return 0.0, 1.0
@@ -130,6 +135,14 @@ class ClosedForm(Solver):
     """A solve of one linear system."""
 
     condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="above it the ridge is raised")
+    sphere: Share = Field(
+        0.0, description="share of the update taken off the weight's principal directions (SPHERE, arXiv 2510.01172)"
+    )
+    sphere_energy: PositiveShare = Field(0.5, description="share of the weight's energy that these directions hold")
+
+    @property
+    def reads_weight(self) -> bool:
+        return self.weight or self.sphere > 0
 
 
 class Moment(ClosedForm):
@@ -219,6 +232,12 @@ class AlphaEdit(ClosedForm):
         return {**space, "L2": self.l2}
 
 
+class EvoEdit(AlphaEdit):
+    """EvoEdit (arXiv 2510.13851): a null space that loses the keys of every batch, so that no later edit touches them."""
+
+    name = "evoedit"
+
+
 class Rect(Memit):
     """RECT (arXiv 2401.04700): MEMIT's update, only the entries of largest relative change."""
 
@@ -267,7 +286,7 @@ class Nse(Passes, Moment):
 class Ultra(ClosedForm):
     """UltraEdit (arXiv 2505.14679): one backward pass a batch, no targets; several passes, second moment and history are ours."""
 
-    name, history, moment, targets = "ultra", True, False, None
+    name, min_batch, history, moment, targets = "ultra", 2, True, False, None
     passes: Count = Field(3, description="over a batch; published: 1")
     lr: Positive = Field(
         2e-4, description="factor of the normalised gradients, a pass; published: 1e-6, for models of 6B"
@@ -296,7 +315,7 @@ class Ultra(ClosedForm):
         return self.second_moment_weight, self.ridge
 
     def shown(self) -> dict[str, float | str]:
-        return {"λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
+        return {**super().shown(), "λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
 
 
 class FineTuning(Solver):
@@ -341,6 +360,7 @@ SOLVERS: dict[str, type[Solver]] = {
     Memit.name: Memit,
     Emmet.name: Emmet,
     AlphaEdit.name: AlphaEdit,
+    EvoEdit.name: EvoEdit,
     Rect.name: Rect,
     Prune.name: Prune,
     PrunePublished.name: PrunePublished,

@@ -2,12 +2,12 @@
 
 Every data set, generated or read, has CounterFact's schema. :func:`load_requests` reads a file of any supported layout;
 :func:`true_statements` is the world before the edits, on which a small model can be trained so that it *knows* the
-facts; :func:`sample_requests` draws the facts to edit.
+facts; :func:`sample_requests` draws the facts to edit, :func:`batches` cuts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from editlab.data.facts import make_facts
 from editlab.data.fields import PLACEHOLDER
@@ -18,6 +18,7 @@ from editlab.errors import ConfigError, DataError
 from editlab.randomness import python_rng
 
 __all__ = [
+    "batches",
     "load_requests",
     "make_facts",
     "neutral_sentences",
@@ -81,6 +82,18 @@ def sample_requests(requests: Sequence[EditRequest], count: int, seed: int) -> l
         rounds.append(seen[request.subject])
     ordered = [pool[i] for i in sorted(range(len(pool)), key=lambda i: rounds[i])]
     return _with_groups(ordered, count) if any(request.group for request in pool) else ordered[:count]
+
+
+def batches(requests: Sequence[EditRequest], size: int) -> Iterator[list[EditRequest]]:
+    """Consecutive batches of ``size`` requests; the last may be smaller.
+
+    Raises:
+        ConfigError: ``size`` is not a whole number of at least 1.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(f"batch: {size!r} is not allowed; a whole number >= 1")
+    for start in range(0, len(requests), size):
+        yield list(requests[start : start + size])
 
 
 def _with_groups(ordered: Sequence[EditRequest], count: int) -> list[EditRequest]:

@@ -14,12 +14,13 @@ from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import batches
 from editlab.data.forms import as_requests
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.followup import unconverged_share, warn_unconverged
 from editlab.editing.keys import CLEAN, Contexts
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, NumericalError
 from editlab.networks.architectures import Architecture
@@ -49,8 +50,8 @@ def edit(
     Args:
         model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
         requests: the facts (:func:`editlab.load_requests`), or one; records of any known form will do too.
-        method: a solver: rome, r_rome, memit, emmet, alphaedit, rect, prune, prune_published, nse, encore, ultra, ft,
-            random or none.
+        method: a solver: rome, r_rome, memit, emmet, alphaedit, evoedit, rect, prune, prune_published, nse, encore,
+            ultra, ft, random or none.
         layers: edited layers.
         statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``.
         contexts: grouped templates such as ``[["{}"], ["Yes. {}", "I think. {}"]]``.

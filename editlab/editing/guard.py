@@ -19,7 +19,7 @@ from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, GreedyStep
 from editlab.editing.greedy import Score, run_steps
 from editlab.editing.proposal import Change, Proposal
-from editlab.editing.proposer import Installer, Proposer, Solve, install_at_once, put_back
+from editlab.editing.proposer import Installer, Proposer, Snapshot, Solve, install_at_once, put_back
 from editlab.editing.trust import Before, Judgement, TrustMonitor, distance_trust
 from editlab.errors import ConfigError, NumericalError
 
@@ -66,7 +66,43 @@ class TrustGuard:
             with self._protected(event), self.proposer.stopwatch.stage("trust"):
                 self.base = self.monitor.before(requests)
 
-    def judge(self, proposal: Proposal, event: Event) -> Judgement | None:
+    def decide(self, proposal: Proposal, before: Snapshot, event: Event) -> Proposal:
+        """Judge the candidate on the model and carry out what is decided.
+
+        Args:
+            before: the model without the candidate.
+
+        Returns:
+            What is on the model now: all of the candidate, that of the trusted facts, or a smaller scale of it; where the
+            event is not kept, nothing is.
+        """
+        judgement = self._judge(proposal, event)
+        kept = self._trusted(proposal, judgement)
+        if kept is not None:
+            self.proposer.take_back(before)
+            everyone = proposal.columns
+            proposal = self.proposer.propose(everyone.subset(kept), event, self.install)
+            event.left_out = [r.case_id for i, r in enumerate(everyone.requests[: everyone.new]) if i not in kept]
+            self._only(kept[: proposal.columns.new])
+            event.decision = "accepted"
+            judgement = self._judge(proposal, event)
+        if judgement is not None and judgement.scale < 1.0:
+            self.proposer.take_back(before)
+            if judgement.decision == "scaled":
+                proposal = self.proposer.scaled(proposal, judgement.scale)
+        self.settle(judgement)
+        return proposal
+
+    def settle(self, judgement: Judgement | None) -> None:
+        """The batch is over; None: nobody judged it."""
+        if self.monitor is None:
+            return
+        if judgement is None or self.base is None:
+            self.monitor.forget()
+        else:
+            self.monitor.settle(judgement, self.base)
+
+    def _judge(self, proposal: Proposal, event: Event) -> Judgement | None:
         """Judge the candidate on the model; None: there is no trust, or it failed, and the batch stays."""
         if self.trust is None or self.monitor is None or self.base is None:
             return None
@@ -79,7 +115,7 @@ class TrustGuard:
             return judgement
         return None
 
-    def trusted(self, proposal: Proposal, judgement: Judgement | None) -> list[int] | None:
+    def _trusted(self, proposal: Proposal, judgement: Judgement | None) -> list[int] | None:
         """Positions of the columns to solve for again without facts of too little trust; None: keep all."""
         if judgement is None or judgement.per_fact is None or self.trust is None:
             return None
@@ -87,19 +123,10 @@ class TrustGuard:
         kept = [i for i in range(new) if judgement.per_fact[i] >= self.trust.low]
         return [*kept, *range(new, total)] if 0 < len(kept) < new else None
 
-    def only(self, kept: Sequence[int]) -> None:
+    def _only(self, kept: Sequence[int]) -> None:
         """The side before the batch, for the facts that are left."""
         if self.base is not None:
             self.base = self.base.subset(kept)
-
-    def settle(self, judgement: Judgement | None) -> None:
-        """The decision was carried out."""
-        if self.monitor is None:
-            return
-        if judgement is None or self.base is None:
-            self.monitor.forget()
-        else:
-            self.monitor.settle(judgement, self.base)
 
     @contextlib.contextmanager
     def _protected(self, event: Event) -> Iterator[None]:

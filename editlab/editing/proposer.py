@@ -76,7 +76,7 @@ class Proposer:
     Attributes:
         weights: by layer, the edited map (d_out, d_in); writing to it edits the model.
         originals: their values before the first batch.
-        history: by layer, the keys of earlier batches (AlphaEdit, ENCORE, NSE).
+        history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
         relations: what else may be asked of subjects, for recipes that hold it.
         normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
     """
@@ -264,7 +264,7 @@ class Proposer:
             keys=compute_keys(self.model, requests, layer, contexts),
             residual=(columns.z.to(values) - values) / layers_left,
             moment=self.moments.get(layer),
-            weight=self.weights[layer] if recipe.weight else None,
+            weight=self.weights[layer] if recipe.reads_weight else None,
             original=self.originals[layer] if recipe.original else None,
             column_weights=columns.weights,
             history=self.history.get(layer),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -51,18 +51,6 @@ from editlab.networks.precision import edited_in_float32, rounding_losses
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
-
-
-def batches(requests: Sequence[EditRequest], size: int) -> Iterator[list[EditRequest]]:
-    """Consecutive batches of ``size`` requests; the last may be smaller.
-
-    Raises:
-        ConfigError: ``size`` is not a whole number of at least 1.
-    """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError(f"batch: {size!r} is not allowed; a whole number >= 1")
-    for start in range(0, len(requests), size):
-        yield list(requests[start : start + size])
 
 
 class EditSession:
@@ -267,7 +255,7 @@ class EditSession:
         self.guard.before(requests, event)
         proposal = self._propose(requests, targets, replayed, before, event)
         event.applied = self._observed(wanted)
-        proposal = self._judged(proposal, before, event)
+        proposal = self.guard.decide(proposal, before, event)
         if event.kept:
             self._keep(proposal, event.batch)
 
@@ -315,25 +303,6 @@ class EditSession:
             self.proposer.take_back(before)
             event.replayed, event.replay_dropped = 0, str(error)
             return propose(columns(requests, targets, []), event, self.guard.install)
-
-    def _judged(self, proposal: Proposal, before: Snapshot, event: Event) -> Proposal:
-        """Carry out what trust decides; the model is left as decided."""
-        judgement = self.guard.judge(proposal, event)
-        kept = self.guard.trusted(proposal, judgement)
-        if kept is not None:
-            self.proposer.take_back(before)
-            everyone = proposal.columns
-            proposal = self.proposer.propose(everyone.subset(kept), event, self.guard.install)
-            event.left_out = [r.case_id for i, r in enumerate(everyone.requests[: everyone.new]) if i not in kept]
-            self.guard.only(kept[: proposal.columns.new])
-            event.decision = "accepted"
-            judgement = self.guard.judge(proposal, event)
-        if judgement is not None and judgement.scale < 1.0:
-            self.proposer.take_back(before)
-            if judgement.decision == "scaled":
-                proposal = self.proposer.scaled(proposal, judgement.scale)
-        self.guard.settle(judgement)
-        return proposal
 
     def _keep(self, proposal: Proposal, index: int) -> None:
         """Commit: later batches know the keys and may replay the facts."""

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from editlab.config.base import Count, Section, Share
 from editlab.config.evaluation import Evaluation
+from editlab.data import batches
 from editlab.data.edited import EditedFacts, SubjectFacts, edited_again
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ from editlab.editing.events import Event
 from editlab.editing.followup import FollowUp, unconverged_share, warn_unconverged
 from editlab.editing.gated_memory import memory_report
 from editlab.editing.labels import CompositeObserver
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.editing.stress import stressed_batches
 from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError

@@ -10,6 +10,7 @@ sees the edited maps.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen, replace_outputs
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, PairTokens, check_lengths, pad
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +170,7 @@ def _update(proposer: Proposer, proposal: Proposal, rows: AnswerRows, layer: int
         keys=keys.T,
         residual=residual,
         moment=proposer.moments.get(layer),
+        weight=proposer.weights[layer] if recipe.reads_weight else None,
         column_weights=weights,
         history=proposer.history.get(layer),
     )
@@ -182,6 +186,7 @@ def _update(proposer: Proposer, proposal: Proposal, rows: AnswerRows, layer: int
 def _residual(normaliser: Normaliser, keys: Tensor, gradients: Tensor, lr: float) -> Tensor:
     """``-lr |h^|^2 v^`` as columns ``(d_out, N)``; zero while there is one row, whose deviation is not known."""
     if normaliser.count < 2:
+        logger.warning("ultra: one token is all that was seen, and has no deviation; this batch moves nothing")
         return torch.zeros_like(gradients).T
     unit, steps = normaliser.normalised(keys, gradients)
     return (-lr * unit.square().sum(1, keepdim=True) * steps).T.contiguous()

@@ -224,13 +224,13 @@ def _facts(model: Any, rows: _Rows, options: QuestionModel, before: float) -> li
 
 
 def _plain_loss(model: Any, rows: Sequence[TokenRow]) -> Tensor:
-    batch = collate(rows, int(model.tokenizer.pad_token_id or 0))
+    batch = collate(rows, int(model.tokenizer.pad_token_id or 0), model.device)
     return losses.token_loss(model(**batch.inputs).logits, batch.ids, batch.learned)
 
 
 def _answer_loss(model: Any, rows: Sequence[TokenRow]) -> tuple[Tensor, float]:
     """Cross-entropy of the letter, a quarter of that of what follows it; the share of right letters."""
-    batch = collate(rows, int(model.tokenizer.pad_token_id or 0))
+    batch = collate(rows, int(model.tokenizer.pad_token_id or 0), model.device)
     learned = batch.learned[:, 1:]
     hidden = model.base_model(**batch.inputs).last_hidden_state[:, :-1]
     logits, wanted = model.get_output_embeddings()(hidden[learned]), batch.ids[:, 1:][learned]

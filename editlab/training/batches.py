@@ -40,7 +40,7 @@ class Batch:
         return {"input_ids": self.ids, "attention_mask": self.mask.long(), "use_cache": False}
 
 
-def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str) -> Batch:
     """Rows as one batch; the first token of a row is never learned, because nothing predicts it."""
     ids, mask = pad([list(row.ids) for row in rows], pad_id, device)
     learned, _ = pad([[0, *map(int, row.learned[1:])] for row in rows], 0, device)

@@ -75,7 +75,8 @@ def _scores_at(
     plain.tokenizer = model.tokenizer
     frame = score_model(plain, facts, neutral, scoring, seed)
     if neutral:
-        batches = [collate(text_rows(model.tokenizer, neutral), int(model.tokenizer.pad_token_id or 0))]
+        pad_id = int(model.tokenizer.pad_token_id or 0)
+        batches = [collate(text_rows(model.tokenizer, neutral), pad_id, plain.device)]
         row = ("neutral", "neutral", "all", "kl", divergence(trainable, batches), len(neutral))
         frame = pd.concat([frame, pd.DataFrame([row], columns=frame.columns)], ignore_index=True)
     return frame.assign(epoch=epoch, ended="")

@@ -13,7 +13,8 @@ from tiny import FAMILIES, tiny_model, tiny_requests
 import editlab
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe
-from editlab.editing.session import EditSession, batches
+from editlab.data import batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError
 

@@ -18,12 +18,13 @@ import editlab
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import batches
 from editlab.editing import gate as gates
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.gated_memory import MemoryStore, firing_rate, stored_facts
 from editlab.editing.keys import CLEAN
 from editlab.editing.probes import GainProbe
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, ModelError, NumericalError
 from editlab.evaluation.generation import continue_prompts, generate

@@ -65,6 +65,8 @@ def test_the_device_refuses_what_a_gpu_refuses():
     assert isinstance(ours + torch.tensor(1.0), OnSecondDevice)
     assert not isinstance(ours.cpu(), OnSecondDevice)
     assert torch.equal(ours[:, torch.tensor([0])].cpu(), cpu[:, :1])
+    assert torch.equal(ours[[0, 1], range(2)].cpu(), cpu[:, 0])
+    assert ours.detach().data_ptr() == ours.data_ptr() != ours.clone().data_ptr()
 
 
 @pytest.mark.parametrize("method", EDITING)

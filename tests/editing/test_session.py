@@ -18,10 +18,11 @@ from editlab.algebra.problem import Solution
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import SOLVERS
+from editlab.data import batches
 from editlab.editing import proposer
 from editlab.editing.events import Event
 from editlab.editing.keys import compute_keys, compute_values
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.edits.edit import Edit
 from editlab.errors import ConfigError, EditlabError, NumericalError
 from editlab.evaluation.scoring import score_requests
@@ -35,6 +36,7 @@ PUBLISHED = {  # hyper-parameters of the library, solver of the reference and it
     "memit": ({"second_moment_weight": 5.0}, reference.memit, {"weight": 5.0}),
     "emmet": ({"second_moment_weight": 3.0, "ridge": 0.1}, reference.emmet, {"weight": 3.0, "gamma": 0.1}),
     "alphaedit": ({"null_space_threshold": 0.12, "l2": 2.0}, reference.alphaedit, {"threshold": 0.12, "l2": 2.0}),
+    "evoedit": ({"null_space_threshold": 0.12, "l2": 2.0}, reference.evoedit, {"threshold": 0.12, "l2": 2.0}),
     "encore": (
         {"second_moment_weight": 5.0, "update_norm_weight": 2.0},
         reference.encore,
@@ -59,6 +61,7 @@ SMALL = {
     "encore": {"second_moment_weight": 5.0},
     "nse": {"second_moment_weight": 5.0},
     "alphaedit": {"null_space_threshold": 0.12, "l2": 2.0},
+    "evoedit": {"null_space_threshold": 0.12, "l2": 2.0},
     "ft": {"steps": 4, "lr": 0.02},
     "ultra": {"second_moment_weight": 5.0, "lr": 1e-2},
 }
@@ -481,8 +484,9 @@ def test_events_are_json_and_tell_what_happened():
             assert set(event.weight_norm) == {"1"}
             if SOLVERS[method].edits:
                 assert event.layers["1"].update_norm > 0
-            if SOLVERS[method].edits and not SOLVERS[method].gradient:
+            if SOLVERS[method].targets:
                 assert event.targets.steps_mean <= TARGETS["steps"] - 1
+            if SOLVERS[method].edits and not SOLVERS[method].gradient:
                 assert {"residual", "condition", "rank", "form", "ridge_raised"} <= event.layers["1"].model_fields_set
 
 

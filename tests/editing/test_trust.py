@@ -16,11 +16,12 @@ from tiny import tiny_model, tiny_requests
 
 from editlab.config.base import validated
 from editlab.config.recipe import RECIPES, Recipe, Trust
+from editlab.data import batches
 from editlab.data.edited import EditedFacts, SubjectFacts
 from editlab.editing import labels, trust
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.probes import DamageProbe, GainProbe, check_disjoint, choose_probes, evaluated_prompts
-from editlab.editing.session import EditSession, batches
+from editlab.editing.session import EditSession
 from editlab.editing.stress import KINDS, Stress, stressed_batches
 from editlab.editing.trust import behaviour_trust, decide, distance_trust, squash, threshold_now
 from editlab.errors import ConfigError
@@ -295,8 +296,8 @@ def _scores(found: EditSession) -> list[float]:
     with session(tiny_model(), found.recipe) as again:
         judged = []
         guard = again.guard
-        original = guard.judge
-        guard.judge = lambda proposal, event: judged.append(original(proposal, event)) or judged[-1]  # type: ignore
+        original = guard._judge
+        guard._judge = lambda proposal, event: judged.append(original(proposal, event)) or judged[-1]  # type: ignore
         again.step(tiny_requests(24)[:8])
     return judged[0].per_fact
 

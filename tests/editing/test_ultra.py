@@ -172,12 +172,13 @@ def test_a_batch_that_fails_leaves_the_normaliser_as_it_was(monkeypatch):
         assert torch.equal(run.weights[1], weight)
 
 
-def test_one_row_moves_nothing_and_poisons_nothing():
+def test_one_row_moves_nothing_and_poisons_nothing(caplog):
     model = tiny_model()
     short = next(r for r in FACTS if len(reference.completion(model.tokenizer, r.rewrite_prompt, r.target_new)) == 1)
     with session(model, passes=1) as run:
         run.step([short])
         assert run.edit().norm() == 0.0
+        assert "this batch moves nothing" in caplog.text
         run.step(FACTS[3:6])
         assert 0 < run.edit().norm() < float("inf")
 

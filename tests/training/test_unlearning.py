@@ -89,8 +89,12 @@ def test_lora_moves_the_adapter_alone_and_starts_where_the_model_was(name):
     assert seen[-1] > 1e-6
 
 
+def device_of(model):
+    return next(model.parameters()).device
+
+
 def neutral_batches(trainable):
-    return [collate(text_rows(trainable.model.tokenizer, TEXTS.neutral), 0)]
+    return [collate(text_rows(trainable.model.tokenizer, TEXTS.neutral), 0, device_of(trainable.model))]
 
 
 def test_the_same_arguments_give_the_same_bits_and_another_seed_does_not():
@@ -122,8 +126,8 @@ def terms_of(model, name, averaging="masked", **options):
     """Both terms of an objective on one batch, with the model and the batches behind them."""
     chosen = method(name, options=options)
     trainable = whole(model)
-    forget = collate(text_rows(model.tokenizer, TEXTS.forget[0][:3]), 0)
-    retain = collate(text_rows(model.tokenizer, TEXTS.retain[:3]), 0)
+    forget = collate(text_rows(model.tokenizer, TEXTS.forget[0][:3]), 0, model.device)
+    retain = collate(text_rows(model.tokenizer, TEXTS.retain[:3]), 0, model.device)
     context = prepare(chosen.objective, trainable, averaging, 1, forget)
     with torch.no_grad():  # away from the start, so that a reference differs from the model
         generator = torch.Generator().manual_seed(0)
@@ -247,7 +251,7 @@ def test_a_checkpoint_is_the_merged_model_and_its_adapter_loads_in_peft(family, 
 
     chosen = method(parametrisation="lora", ranks=[2])
     trainable, _ = unlearn(tiny_model(family), TEXTS, chosen, rank=2, lr=1e-2, retain=1.0, seed=1)
-    ids = collate(text_rows(trainable.model.tokenizer, TEXTS.retain[:2]), 0)
+    ids = collate(text_rows(trainable.model.tokenizer, TEXTS.retain[:2]), 0, device_of(trainable.model))
     with torch.no_grad():
         expected = trainable.model(**ids.inputs).logits
     save_checkpoint(trainable, tmp_path)
@@ -369,7 +373,7 @@ def test_a_redrawn_question_keeps_its_right_answer():
 
 
 def test_nothing_predicts_the_first_token():
-    batch = collate([TokenRow([5, 6, 7], [True, True, False]), TokenRow([8], [True])], 0)
+    batch = collate([TokenRow([5, 6, 7], [True, True, False]), TokenRow([8], [True])], 0, "cpu")
     assert batch.learned.tolist() == [[False, True, False], [False, False, False]]
     assert batch.mask.sum(1).tolist() == [3, 1]
     assert losses.average(torch.ones(2, 3), batch.learned) == 1

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from second_device import placed
 
 from editlab.config.base import validated
 from editlab.config.unlearning import Birthdays, Learning, Method, QuestionFiles, QuestionModel, Retraining, Scoring
@@ -35,7 +36,7 @@ RTT = Retraining(lrs=[1e-3], lora_lrs=[1e-2], epochs=2, batch=8, lora_rank=2, sh
 def small():
     """An untrained model whose tokenizer knows the facts."""
     options = QuestionModel(source="trained", layers=2, width=32, inner=64, heads=2, vocabulary=500, context=256)
-    return build_model(options, corpus_of([*FACTS.forget, *FACTS.retained], NEUTRAL), 1).eval()
+    return placed(build_model(options, corpus_of([*FACTS.forget, *FACTS.retained], NEUTRAL), 1).eval())
 
 
 def method(name="gd", **fields):

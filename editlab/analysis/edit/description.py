@@ -233,7 +233,8 @@ def _solve(recipe: Mapping[str, Any]) -> str:
     if recipe["backend"] == "memory":
         return ""
     own = solver(**{name: recipe[name] for name in solver.model_fields if name in recipe})
-    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in own.shown().items())
+    shown = {**own.shown(), **({"sphere": recipe["sphere"]} if recipe.get("sphere") else {})}
+    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in shown.items())
 
 
 def _storage(recipe: Mapping[str, Any]) -> str:

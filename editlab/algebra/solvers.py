@@ -13,7 +13,8 @@ function here, registered for its options class (:mod:`editlab.config.solvers`);
 function by the class of the options, measures the result and refuses non-finite numbers.
 
 Sources: ROME arXiv 2202.05262, R-ROME 2403.07175, MEMIT 2210.07229, EMMET 2403.14236, AlphaEdit 2410.02355,
-NSE 2410.04045, ENCORE 2502.01636, EvoEdit 2510.13851, RECT 2401.04700, PRUNE 2405.16821, SPHERE 2510.01172.
+NSE 2410.04045, ENCORE 2502.01636, EvoEdit 2510.13851, UltraEdit 2505.14679, RECT 2401.04700, PRUNE 2405.16821,
+SPHERE 2510.01172.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from editlab.algebra.linalg import Factors
 from editlab.algebra.null_space import NullSpacePenalty, Projector
 from editlab.algebra.postprocess import keep_largest_relative, off_principal, restrain_total
 from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
-from editlab.algebra.regularized import Identity, Penalty, System, describe, solve_penalised, symmetric, thin
+from editlab.algebra.regularized import Penalty, Ridge, System, describe, solve_penalised, symmetric, thin
 from editlab.algebra.second_moment import SecondMoment
 from editlab.config.solvers import (
     AlphaEdit,
@@ -48,6 +49,7 @@ from editlab.config.solvers import (
     Rome,
     RRome,
     Solver,
+    Ultra,
 )
 from editlab.errors import ConfigError, NumericalError
 from editlab.randomness import torch_rng
@@ -147,6 +149,17 @@ def encore(options: Encore, problem: Problem) -> Result:
     return solve_penalised(problem, penalty, 1.0, "encore system")
 
 
+@update.register
+def ultra(options: Ultra, problem: Problem) -> Result:
+    """``R K^T (lambda C + H + alpha I + K K^T)^-1``, one column a predicted token (UltraEdit: without C and H, alpha = 1)."""
+    if problem.moment is None or not options.second_moment_weight:
+        bare = Ridge(problem.keys, options.ridge, problem.history, options.condition_limit)
+        return solve_penalised(problem, bare, 1.0, "ultra system")
+    weight, limit = options.second_moment_weight, options.condition_limit
+    penalty = Penalty(problem.moment, weight, options.ridge, problem.history, limit)
+    return solve_penalised(problem, penalty, 1.0, "ultra system")
+
+
 THIN_CONDITION = 1e9
 """Condition number up to which the inverse with earlier keys is updated and not factored anew: float64 leaves 1e-7 of it."""
 
@@ -185,7 +198,7 @@ def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Re
     basis, limit = onto.free, options.condition_limit
     assert basis is not None
     inner = replace(problem, keys=basis.T @ problem.keys, form="auto" if problem.form == "auto" else "direct")
-    penalty: System = Identity(inner.keys, limit)
+    penalty: System = Ridge(inner.keys, 1.0, None, limit)
     p = options.l2
     if problem.history is not None:
         earlier = basis.T @ problem.history.dense() @ basis
@@ -222,7 +235,9 @@ def evoedit(options: EvoEdit, problem: Problem) -> Result:
             f"{onto.dimension} dimensions is used up ({used} by earlier edits)"
         )
     inner = replace(problem, keys=keys, history=None)
-    factors, found = solve_penalised(inner, Identity(keys, options.condition_limit), options.l2, "evoedit system")
+    factors, found = solve_penalised(
+        inner, Ridge(keys, 1.0, None, options.condition_limit), options.l2, "evoedit system"
+    )
     return factors, found | {"null_space_dimension": onto.dimension, "null_space_left": onto.dimension - used}
 
 

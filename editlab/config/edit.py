@@ -180,6 +180,7 @@ class EditStudy(Study):
             )
         if self.statistics.published is not None:
             self._check_published(where)
+        self._check_relations(where)
         if isinstance(model, RandomModel):
             model.check_files(f"{where}.models.{self.model}")
         if isinstance(model, HubModel):
@@ -189,6 +190,15 @@ class EditStudy(Study):
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_relations(self, where: str) -> None:
+        """Raise :class:`ConfigError` when the table of relations of a recipe that is used is not there."""
+        for name in sorted({m for e in self.experiments.values() for m in e.methods}):
+            table = getattr(self.methods[name], "subject_relations", None)
+            if table is not None and not Path(table).is_file():
+                raise ConfigError(
+                    f"config: {where}.methods.{name}.subject_relations: {table!r} is not a file; name a table of relations"
                 )
 
     def _check_published(self, where: str) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
-from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver
+from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver, TargetOptions
 
 
 class TrustWeights(Section):
@@ -191,6 +191,11 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return self.replay and self.solves
 
     @property
+    def holds_subject(self) -> bool:
+        """Whether targets hold what is said after prompts of the subject's other relations."""
+        return isinstance(self, TargetOptions) and self.subject_weight > 0
+
+    @property
     def neutral_texts(self) -> int:
         """Sentences of held-out text that the backend needs."""
         if self.backend == "posthoc":
@@ -237,8 +242,9 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"greedy: not allowed with {self.solver}, which makes passes of its own")
         if self.greedy is not None and self.trust is not None and self.trust.judge != "trust":
             raise ValueError(f"greedy: not allowed with the judge {self.trust.judge}, which knows whole batches alone")
-        if self.trust is not None and (self.gradient or not self.edits):
-            raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
+        if (self.trust is not None or self.greedy is not None) and self.targets is None:
+            name = "greedy" if self.trust is None else "trust"
+            raise ValueError(f"{name}: not allowed with {self.solver}; it judges closed-form updates of targets")
         return self
 
     def _check_memory(self) -> None:
@@ -253,6 +259,10 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         if self.lookup != "subject" and kl_factor:
             raise ValueError(
                 f"kl_factor: {kl_factor} is not allowed with lookup {self.lookup}; 0: the term would hold the very answer"
+            )
+        if self.lookup != "subject" and getattr(self, "subject_weight"):  # noqa: B009 - as above
+            raise ValueError(
+                f"subject_weight: not allowed with lookup {self.lookup}; keys at the prompt's end differ by relation"
             )
         own = set(SOLVERS[self.solver].model_fields) - set(self.targets.model_fields)
         for name in sorted(own):

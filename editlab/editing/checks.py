@@ -58,7 +58,8 @@ def required_moments(
 
     if not recipe.solves or not recipe.reads_moment:
         return {}
-    if statistics is None and not recipe.moment:  # ROME uses C where it is given
+    if statistics is None and not recipe.moment:  # ROME and UltraEdit use C where it is given
+        logger.info("statistics: none given; %s goes without the second moment", recipe.solver)
         return {}
     moments = resolve_statistics(statistics, list(layers))
     weight, ridge = recipe.penalty()

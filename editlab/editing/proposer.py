@@ -8,8 +8,10 @@ the *effective change* that comes out is added to the weight before the next lay
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
+from editlab.algebra.normaliser import Normaliser
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
@@ -26,6 +29,7 @@ from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
 from editlab.editing.gate import looked_up
@@ -58,10 +62,11 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The maps and what the store keeps of them, at one moment."""
+    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
 
     weights: dict[int, Tensor]
     stored: Any
+    normalisers: dict[int, Normaliser]
 
 
 @dataclasses.dataclass
@@ -72,6 +77,8 @@ class Proposer:
         weights: by layer, the edited map (d_out, d_in); writing to it edits the model.
         originals: their values before the first batch.
         history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
+        relations: what else may be asked of subjects, for recipes that hold it.
+        normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
     """
 
     model: torch.nn.Module
@@ -85,15 +92,18 @@ class Proposer:
     stopwatch: Stopwatch
     originals: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     history: dict[int, History] = dataclasses.field(default_factory=dict)
+    relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
+    normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot())
+        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
+        self.normalisers = dict(before.normalisers)
 
     @property
     def memory(self) -> MemoryStore | None:
@@ -125,17 +135,45 @@ class Proposer:
         recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
         assert isinstance(recipe, TargetOptions)
         options = stress.options(recipe) if stress else recipe
+        optimized = functools.partial(
+            optimize_targets,
+            self.model,
+            requests,
+            layer,
+            self.contexts,
+            options,
+            site=site,
+            others=[prompts or list(ESSENCE) for prompts in self.other_relations(requests)],
+        )
         if recipe.rewind or recipe.norm_anchor:
             with restored(self.weights):
                 put_back(self.weights, self.originals)
                 anchor = compute_values(self.model, requests, layer, site).norm(dim=0)
                 if recipe.rewind:
-                    targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+                    targets = optimized()
         if not recipe.rewind:
-            targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+            targets = optimized()
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
         return targets
+
+    def other_relations(self, requests: Sequence[EditRequest]) -> list[list[str]]:
+        """By request, templates of the relations of its subject that are held: without those that the batch edits. Empty where
+        the recipe holds nothing."""
+        recipe = self.recipe
+        if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
+            return []
+        edited: dict[str, set[str]] = collections.defaultdict(set)
+        for subject, relation in (r.key for r in requests):
+            edited[subject].add(relation)
+        asked_of, apart, most = self.relations.asked_of, self.relations_apart, recipe.subject_prompts
+        return [asked_of(r, most, self.seed, apart | edited[r.subject]) for r in requests]
+
+    @property
+    def relations_apart(self) -> frozenset[str]:
+        """The relations that a recipe which holds others never does."""
+        share = self.recipe.subject_share if isinstance(self.recipe, TargetOptions) else 1.0
+        return self.relations.apart(share, self.seed)
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
@@ -248,10 +286,15 @@ class Proposer:
     def remember(self, proposal: Proposal) -> None:
         """The update stays: count its new keys for later batches (AlphaEdit's cache, the store's edit metric)."""
         new = proposal.columns.requests[: proposal.columns.new]
+        by_fact = self.recipe.targets is not None  # else a column is a token of a new fact
         for layer, problem in proposal.problems.items():
-            self.store.remember(layer, problem.keys[:, : proposal.columns.new])
-            if self.recipe.history and not self.memory:
-                keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
+            keys = problem.keys[:, : proposal.columns.new] if by_fact else problem.keys
+            self.store.remember(layer, keys)
+            if self.recipe.keeps_history and not self.memory:
+                if by_fact:
+                    keys = compute_keys(
+                        self.model, new, layer, self.contexts
+                    )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
 
     def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
+from editlab.config.solvers import Ultra
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.checks import check_arguments, required_moments
 from editlab.editing.events import Event, TargetsEvent
 from editlab.editing.gated_memory import memory_store
@@ -34,6 +37,7 @@ from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
+from editlab.editing.ultra import propose_by_gradients
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
@@ -43,6 +47,8 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
 from editlab.networks.loading import check_placement
 from editlab.networks.precision import edited_in_float32, rounding_losses
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
 
@@ -61,6 +67,7 @@ class EditSession:
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
+        relations: what else may be asked of subjects, for recipes that hold it (``subject_weight``).
 
     Attributes:
         events: one a batch.
@@ -83,6 +90,7 @@ class EditSession:
         tuning: Sequence[EditRequest] = (),
         observer: Observer | None = None,
         norms: Sequence[Mapping[int, float]] | None = None,
+        relations: SubjectPrompts | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
@@ -102,6 +110,7 @@ class EditSession:
             make_store(recipe, rank),
             seed,
             self.stopwatch,
+            relations=relations or SubjectPrompts(),
         )
         if recipe.backend == "memory":
             with self.stopwatch.stage("keys"):
@@ -238,6 +247,9 @@ class EditSession:
             with self.stopwatch.stage("solve"):
                 self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
             return
+        if isinstance(self.recipe, Ultra):
+            self._keep(propose_by_gradients(self.proposer, requests, replayed, event), event.batch)
+            return
         targets = self._targets(requests, event, stress)
         event.without = self._observed(wanted)
         self.guard.before(requests, event)
@@ -257,8 +269,21 @@ class EditSession:
             loss_mean=float(targets.loss.mean()),
             norm_mean=float(targets.z.norm(dim=0).mean()),
             unconverged=targets.unconverged,
+            unrelated=self._unrelated(requests) if self.recipe.holds_subject else None,
         )
         return targets
+
+    def _unrelated(self, requests: Sequence[EditRequest]) -> int:
+        """Facts of whose subject no other relation is known to be held; the first time, a line is logged."""
+        count = sum(not prompts for prompts in self.proposer.other_relations(requests))
+        if count and not any(event.targets and event.targets.unrelated for event in self.events):
+            logger.warning(
+                "subject_weight: no other relation is known of the subjects of %d of %d facts; what follows %s is held there",
+                count,
+                len(requests),
+                ", ".join(repr(prompt) for prompt in ESSENCE),
+            )
+        return count
 
     def _propose(
         self,

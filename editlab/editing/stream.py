@@ -142,7 +142,9 @@ class _Run:
         others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
         self.edited = EditedFacts()
-        self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), plan.evaluation.same_subject_facts)
+        apart = session.proposer.relations_apart
+        most = plan.evaluation.same_subject_facts
+        self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), most, apart)
         self.follow_up: FollowUp | None = None
         self.immediate: list[pd.DataFrame] = []
         self.followed: list[pd.DataFrame] = []

@@ -34,6 +34,7 @@ METHODS: dict[str, tuple[dict[str, Any], int, float]] = {
     "lora": ({"backend": "lora", "min_energy": 0.9, "max_rank": 6}, 3, 0.5),
     "append": ({"backend": "lora", "accumulate": "append", "max_rank": 8, "lora_metric": "frobenius"}, 3, 0.0),
     "trust": ({"trust": {"threshold": 0.6, "low": 0.2, "dynamic_window": 2}}, 0, 0.5),
+    "ultra": ({"solver": "ultra", "lr": 1e-2}, 0, 0.5),
     "memory": ({"backend": "memory", "gate": 0.9995, "kl_factor": 0.0}, 0, 0.0),
     "greedy": ({"backend": "lora", "trust": {}, "greedy": {"when_stuck": "raise_rank"}}, 3, 0.5),
 }

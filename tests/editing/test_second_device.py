@@ -134,7 +134,7 @@ def stream(name: str, path: Path | None = None, kill: int = 0) -> StreamResult:
         return run_stream(run, tiny_requests(12), given, progress=bar, checkpoint=path)
 
 
-@pytest.mark.parametrize("name", ["alphaedit", "lora", "trust", "memory"])
+@pytest.mark.parametrize("name", ["alphaedit", "lora", "trust", "memory", "ultra"])
 def test_a_killed_stream_is_resumed_there(name, tmp_path: Path):
     path = tmp_path / "state.safetensors"
     undisturbed = stream(name)

@@ -221,8 +221,10 @@ def recipe_tabular(settings: Settings) -> str:
 
 def _targets(recipe: Mapping[str, Any]) -> str:
     if "clamp" not in recipe:
-        return f"lr {recipe['lr']:g}, {recipe['steps']} steps"
+        return f"lr {recipe['lr']:g}" + (f", {recipe['steps']} steps" if "steps" in recipe else "")
     text = f"clamp {recipe['clamp']:g}"
+    if recipe.get("subject_weight"):
+        text += f", other relations held {recipe['subject_weight']:g}"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 

@@ -27,18 +27,22 @@ def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
 
     from editlab.networks.vision import Classifier
 
-    compared, load = torch.testing.assert_close, PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    compared, load, move = torch.testing.assert_close, PreTrainedModel.from_pretrained.__func__, Classifier.to  # type: ignore[attr-defined]
 
     def loaded(cls: Any, *args: Any, **options: Any) -> Any:
         found = load(cls, *args, **options)
         return (placed(found[0]), *found[1:]) if isinstance(found, tuple) else placed(found)
+
+    def moved(classifier: Any, device: Any) -> Any:
+        placed(move(classifier, device).model)
+        return classifier
 
     Everywhere.on = True
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # else model.double() changes the shell alone
     with pytest.MonkeyPatch.context() as patch, Reachable():
         patch.setattr(torch.testing, "assert_close", lambda a, b, **given: compared(_here(a), _here(b), **given))
         patch.setattr(PreTrainedModel, "from_pretrained", classmethod(loaded))
-        patch.setattr(Classifier, "to", lambda classifier, device: [placed(classifier.model), classifier][1])
+        patch.setattr(Classifier, "to", moved)
         fused = "_get_fused_kernels_supported_devices"
         patch.setattr(sys.modules["torch.optim.optimizer"], fused, lambda: ["cpu", DEVICE.type])
         yield

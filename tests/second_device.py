@@ -5,14 +5,16 @@ does, to meet a tensor of the CPU in one operation. What a GPU allows is allowed
 dimensions), and an index that is on the CPU. So a path that forgets where a tensor lives fails in the tests too.
 
 ``pytest --second-device`` puts the models of the whole suite there: those that tests make (``placed``), and those that the
-library loads. Tests of the algebra have no model: there the tensors that the test makes are on it. Tests then hold what they get
-against references on the CPU, which is theirs to do: a mixture is refused where the library asks for it, and carried out
+library loads. Tests of the algebra have no model: there the tensors that the test makes are on it. Tests then hold what they
+get against references on the CPU, which is theirs to do: a mixture is refused where the library asks for it, and carried out
 where a test does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,14 @@ class Everywhere:
 
     on = False
     made = False
+
+
+@contextlib.contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Inside the block the suite runs on the CPU all the same."""
+    before, Everywhere.on = Everywhere.on, False
+    yield
+    Everywhere.on = before
 
 
 def placed(model: Any) -> Any:

@@ -91,21 +91,21 @@ class Ridge:
     """``A = ridge I + history``: nothing is known of other inputs.
 
     Attributes:
-        like: a tensor of the type and on the device wanted, of as many rows.
-        limit: condition number above which a ridge is raised.
+        keys: (d_in, n) of the solve, for size and device.
         ridge: alpha.
         history: keys of earlier batches, or None.
+        limit: condition number above which a ridge is raised.
     """
 
-    like: Tensor
+    keys: Tensor
+    ridge: float
+    history: History | None
     limit: float
-    ridge: float = 1.0
-    history: History | None = None
 
     def dense(self) -> Tensor:
         """(d_in, d_in): A."""
-        size = len(self.like)
-        matrix = torch.zeros(size, size).to(self.like) if self.history is None else self.history.dense()
+        size = len(self.keys)
+        matrix = torch.zeros(size, size).to(self.keys) if self.history is None else self.history.dense()
         matrix.diagonal().add_(self.ridge)
         return matrix
 

@@ -153,7 +153,7 @@ def encore(options: Encore, problem: Problem) -> Result:
 def ultra(options: Ultra, problem: Problem) -> Result:
     """``R K^T (lambda C + H + alpha I + K K^T)^-1``, one column a predicted token (UltraEdit: without C and H, alpha = 1)."""
     if problem.moment is None or not options.second_moment_weight:
-        bare = Ridge(problem.keys, options.condition_limit, options.ridge, problem.history)
+        bare = Ridge(problem.keys, options.ridge, problem.history, options.condition_limit)
         return solve_penalised(problem, bare, 1.0, "ultra system")
     weight, limit = options.second_moment_weight, options.condition_limit
     penalty = Penalty(problem.moment, weight, options.ridge, problem.history, limit)
@@ -198,7 +198,7 @@ def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Re
     basis, limit = onto.free, options.condition_limit
     assert basis is not None
     inner = replace(problem, keys=basis.T @ problem.keys, form="auto" if problem.form == "auto" else "direct")
-    penalty: System = Ridge(inner.keys, limit)
+    penalty: System = Ridge(inner.keys, 1.0, None, limit)
     p = options.l2
     if problem.history is not None:
         earlier = basis.T @ problem.history.dense() @ basis
@@ -235,7 +235,9 @@ def evoedit(options: EvoEdit, problem: Problem) -> Result:
             f"{onto.dimension} dimensions is used up ({used} by earlier edits)"
         )
     inner = replace(problem, keys=keys, history=None)
-    factors, found = solve_penalised(inner, Ridge(keys, options.condition_limit), options.l2, "evoedit system")
+    factors, found = solve_penalised(
+        inner, Ridge(keys, 1.0, None, options.condition_limit), options.l2, "evoedit system"
+    )
     return factors, found | {"null_space_dimension": onto.dimension, "null_space_left": onto.dimension - used}
 
 

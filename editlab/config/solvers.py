@@ -113,14 +113,14 @@ class Solver(Section):
         return self.moment
 
     @property
-    def keeps_history(self) -> bool:
-        """Whether it keeps the keys of earlier batches."""
-        return self.history
-
-    @property
     def reads_weight(self) -> bool:
         """Whether it reads the current weight."""
         return self.weight
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether it keeps the keys of earlier batches."""
+        return self.history
 
     def penalty(self) -> tuple[float, float]:
         """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
@@ -315,7 +315,7 @@ class Ultra(ClosedForm):
         return self.second_moment_weight, self.ridge
 
     def shown(self) -> dict[str, float | str]:
-        return {**super().shown(), "λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
+        return {"λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
 
 
 class FineTuning(Solver):

@@ -50,8 +50,8 @@ def edit(
     Args:
         model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
         requests: the facts (:func:`editlab.load_requests`), or one; records of any known form will do too.
-        method: a solver: rome, r_rome, memit, emmet, alphaedit, evoedit, rect, prune, prune_published, nse, encore,
-            ultra, ft, random or none.
+        method: a solver: rome, r_rome, memit, emmet, alphaedit, evoedit, rect, prune, prune_published, nse, encore, ultra,
+            ft, random or none.
         layers: edited layers.
         statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``.
         contexts: grouped templates such as ``[["{}"], ["Yes. {}", "I think. {}"]]``.

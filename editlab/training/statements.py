@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +93,16 @@ class TrainingRows:
             rows.append(self._passage())
             tokens -= self.options.context
         return sorted(rows, key=lambda row: len(row.ids))
+
+    def state(self) -> dict[str, Any]:
+        """Where the draws are, JSON-serialisable."""
+        return {"rng": self.rng.getstate(), "queue": self.queue}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Draw on from a :meth:`state`."""
+        version, words, gauss = state["rng"]
+        self.rng.setstate((version, tuple(words), gauss))
+        self.queue = list(state["queue"])
 
     def _next(self) -> int:
         if not self.queue:

@@ -14,8 +14,10 @@ than threads inside each operation, and the weights depend on the seed alone, no
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,10 +30,13 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
 from editlab.training.muon import Muon
+from editlab.training.partial import Partial
 from editlab.training.statements import Row, Statement, TrainingRows, grouped, predictions, recall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 END = "<|endoftext|>"
 
@@ -43,6 +48,9 @@ GROUP_TOKENS = 1024
 
 GPU_GROUP_TOKENS = 16_384
 """The same on a GPU: enough to keep it busy."""
+
+SAVE_EVERY = 100
+"""Steps between two saved states: minutes where a model takes an hour, nothing where it takes one."""
 
 
 def _gpt2(options: Substrate, end: int, vocabulary: int) -> PreTrainedModel:
@@ -120,6 +128,8 @@ def train_substrate(
     subjects: Sequence[str] = (),
     device: str = "cpu",
     progress: bool = True,
+    partial: str | Path | None = None,
+    code: str = "",
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train tokenizer and model; the tokenizer travels as ``model.tokenizer``.
 
@@ -129,6 +139,9 @@ def train_substrate(
         rewrites: the statements that the recall gate looks at; default all.
         subjects: names of the subjects, found in the prompts for ``subject_end_share``.
         device: where it is trained, and stays. It starts from the same weights everywhere.
+        partial: file to which the state goes every :data:`SAVE_EVERY` steps, and from which an interrupted run of the same
+            arguments goes on, on the CPU to the same bits. The caller removes it at the end.
+        code: digest of the code; a state of other code is not gone on from.
 
     Returns:
         The model in evaluation mode and the training log: rows of step, loss, recall (of a sample of the gate's
@@ -150,8 +163,19 @@ def train_substrate(
     tokenizer.model_max_length = options.context
     model.tokenizer = tokenizer  # type: ignore[assignment]
     model = model.to(device)  # type: ignore[arg-type]
+    sample, saved = gate[:: max(1, len(gate) // 400)], None
+    if partial is not None:
+        made_of = (
+            options.model_dump(mode="json"),
+            statements,
+            neutral,
+            gate,
+            list(subjects),
+            torch.device(device).type,
+        )
+        saved = Partial.of(partial, *made_of, code)
     with _shard_pool() if torch.device(device).type == "cpu" else contextlib.nullcontext() as pool:
-        log = _fit(model, corpus, options, gate[:: max(1, len(gate) // 400)], progress, pool)
+        log = _fit(model, corpus, options, sample, progress, pool, saved)
         reached = recall(model, gate)
     log.append({"step": options.steps, "loss": log[-1]["loss"], "recall": reached})
     if not reached >= options.recall_gate:
@@ -181,15 +205,21 @@ def _fit(
     sample: Sequence[Statement],
     progress: bool,
     pool: Executor | None,
+    saved: Partial | None,
 ) -> list[dict[str, float]]:
-    from tqdm import trange
+    from tqdm import tqdm
 
     optimizers = _optimizers(model, options)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     log: list[dict[str, float]] = []
-    every = max(1, options.steps // 10)
+    every, start = max(1, options.steps // 10), 0
+    if saved is not None and (facts := saved.load(model, optimizers)) is not None:
+        start, log = facts["step"], facts["log"]
+        corpus.restore(facts["rows"])
+        logger.info("substrate: going on from step %d", start)
     model.train()
-    bar = trange(options.steps, desc="substrate", unit="step", disable=None if progress else True)
+    steps = range(start, options.steps)
+    bar = tqdm(steps, "substrate", options.steps, initial=start, unit="step", disable=None if progress else True)
     for step in bar:
         factor = _rate(step, options)
         for optimizer, rates in zip(optimizers, peaks, strict=True):
@@ -201,6 +231,8 @@ def _fit(
         if (step + 1) % every == 0:
             row = {"step": step + 1, "loss": loss, "recall": recall(model, sample)}
             log.append({name: float(value) for name, value in row.items()})
+        if saved is not None and (step + 1) % SAVE_EVERY == 0 and step + 1 < options.steps:
+            saved.save(model, optimizers, {"step": step + 1, "log": log, "rows": corpus.state()})
     model.eval()
     return log
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from second_device import DEVICE, OnSecondDevice, Reachable, on_second_device
+from second_device import DEVICE, Everywhere, OnSecondDevice, Reachable, on_second_device
 from test_checkpoint import METHODS, TEXTS, KillAfter, Killed, plan, same_memory
 from test_session import CONTEXTS, MOMENTS, SMALL, TARGETS
 from tiny import FAMILIES, tiny_model, tiny_requests
@@ -55,7 +55,8 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-3
 
 
-def test_the_device_refuses_what_a_gpu_refuses():
+def test_the_device_refuses_what_a_gpu_refuses(monkeypatch):
+    monkeypatch.setattr(Everywhere, "on", False)  # where the suite runs there, a test may mix
     ours, cpu = torch.ones(2, 2, device=DEVICE), torch.ones(2, 2)
     for mixed in (lambda: ours + cpu, lambda: cpu @ ours, lambda: torch.cat([ours, cpu]), lambda: cpu[ours.bool()]):
         with pytest.raises(RuntimeError, match="same device"):

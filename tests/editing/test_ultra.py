@@ -201,3 +201,15 @@ def test_what_it_has_no_use_for_is_refused():
     for values, text in [*cases, ({"backend": "memory", "gate": 0.5}, "needs a solver of them")]:
         with pytest.raises(ConfigError, match=text):
             recipe(**values)
+
+
+def test_sphere_restrains_it_too():
+    found = {}
+    for sphere in (0.0, 1.0):
+        with session(tiny_model().double(), passes=1, sphere=sphere) as run:
+            assert run.step(FACTS[:4]).kept
+            found[sphere] = run.edit().delta(1), run.originals[1]
+    (whole, weight), (restrained, _) = found[0.0], found[1.0]
+    rows = torch.nn.functional.normalize(weight.double(), dim=1)
+    first = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -1]
+    assert float((restrained @ first).norm()) < 1e-6 * float((whole @ first).norm())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from editlab.data import neutral_sentences, true_statements
 from editlab.errors import ConfigError, DataError, ModelError
 from editlab.networks.loading import load_model
 from editlab.networks.tokenization import Encoder
+from editlab.training import substrate
 from editlab.training.muon import orthogonalised
 from editlab.training.statements import Row, TrainingRows, grouped, predictions, recall, subject_spans
 from editlab.training.substrate import train_substrate, train_tokenizer
@@ -25,9 +27,10 @@ def statements() -> list[tuple[str, str]]:
     return true_statements(tiny_requests(12, neighbors=0))
 
 
-def train(**changes):
+def train(partial=None, code="", **changes):
     options = Substrate(**{**SMALL, "lr": 0.03, "embedding_lr": 0.01, "weight_decay": 0.01, **changes})
-    return train_substrate(statements(), neutral_sentences(50, 0), options, rewrites=statements()[:12], progress=False)
+    texts, given = neutral_sentences(50, 0), {"partial": partial, "code": code}
+    return train_substrate(statements(), texts, options, rewrites=statements()[:12], progress=False, **given)
 
 
 @functools.cache
@@ -69,6 +72,64 @@ def test_the_number_of_threads_changes_no_bit():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+class Killed(BaseException):
+    """What ends a run in the middle."""
+
+
+def killed(monkeypatch, path, at: int, **changes):
+    """A run that saves itself every 3 steps and is killed in the middle of step ``at``."""
+    draw, count = TrainingRows.draw, itertools.count()
+
+    def dying(corpus):
+        if next(count) == at:
+            raise Killed
+        return draw(corpus)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRows, "draw", dying)
+        with pytest.raises(Killed):
+            train(partial=path, **changes)
+
+
+def bits(model):
+    return [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_killed_training_goes_on_to_the_same_bits(architecture, monkeypatch, tmp_path):
+    monkeypatch.setattr(substrate, "SAVE_EVERY", 3)
+    given = {"architecture": architecture, "steps": 10}
+    undisturbed, log = train(**given)
+    path = tmp_path / "partial.safetensors"
+    killed(monkeypatch, path, 8, **given)
+    drawn = []
+    draw = TrainingRows.draw
+    monkeypatch.setattr(TrainingRows, "draw", lambda corpus: drawn.append(1) or draw(corpus))
+    resumed, same = train(partial=path, **given)
+    assert len(drawn) == 4  # steps 7 to 10: those before are not made again
+    assert same == log
+    assert all(map(torch.equal, bits(resumed), bits(undisturbed)))
+
+
+@pytest.mark.parametrize("changes", [{"seed": 2}, {"lr": 0.02}, {"code": "other"}])
+def test_a_state_of_another_run_is_not_gone_on_from(changes, monkeypatch, tmp_path):
+    monkeypatch.setattr(substrate, "SAVE_EVERY", 3)
+    path = tmp_path / "partial.safetensors"
+    killed(monkeypatch, path, 4, steps=6)
+    found, _ = train(partial=path, steps=6, **changes)
+    expected, _ = train(steps=6, **changes)
+    assert all(map(torch.equal, bits(found), bits(expected)))
+
+
+def test_a_damaged_state_is_told_and_not_used(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(substrate, "SAVE_EVERY", 3)
+    path = tmp_path / "partial.safetensors"
+    path.write_bytes(b"half a file")
+    found, _ = train(partial=path, steps=4)
+    assert all(map(torch.equal, bits(found), bits(train(steps=4)[0])))
+    assert "partial.safetensors" in caplog.text
 
 
 def test_it_is_saved_and_loaded_as_any_model(tmp_path):

@@ -94,7 +94,7 @@ def test_the_residual_is_shared_between_layers_and_the_target_sits_after_the_las
     edit, _ = MlpEditor(model, discovery, empty).edit(draw, [1, 2], recipe)
     with torch.no_grad():
         hidden = model.through(model.embed(discovery.tensor(model, draw.rows)))
-    goal = find_targets(model, hidden, 2, torch.tensor(draw.targets), recipe)
+    goal = find_targets(model, hidden, 2, torch.tensor(draw.targets, device=model.device), recipe)
     with edit.applied(model.model), torch.no_grad():
         state = model.through(model.embed(discovery.tensor(model, draw.rows)))[:, CLS]
     assert torch.allclose(state, goal, atol=2e-2)
@@ -118,7 +118,7 @@ def test_targets_obey_the_clamp_and_the_stop(scene):
     draw = draw_samples(errors, 0, 8, 10)
     with torch.no_grad():
         hidden = model.through(model.embed(discovery.tensor(model, draw.rows)), 0, 2)
-    targets = torch.tensor(draw.targets)
+    targets = torch.tensor(draw.targets, device=model.device)
     recipe = AlphaEdit(method="alphaedit", clamp=0.1)
     delta = find_targets(model, hidden, 1, targets, recipe) - hidden[:, CLS]
     assert (delta.norm(dim=-1) <= 0.1 * hidden[:, CLS].norm(dim=-1) * 1.0001).all()

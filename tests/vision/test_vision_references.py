@@ -48,7 +48,7 @@ def test_an_edit_is_the_printed_formula_layer_by_layer(scene):
     edit, _ = MlpEditor(model, discovery, statistics).edit(draw, [1, 2], recipe)
     pixels, layers = discovery.tensor(model, draw.rows), [1, 2]
     _, hidden = keys_and_state(model, pixels, 2)
-    goal = find_targets(model, hidden, 2, torch.tensor(draw.targets), recipe)
+    goal = find_targets(model, hidden, 2, torch.tensor(draw.targets, device=model.device), recipe)
     weights = {layer: model.architecture.weight(layer) for layer in layers}
     with restored(weights):
         for left, layer in ((2, 1), (1, 2)):

@@ -3,6 +3,8 @@
 from common import job
 
 with job(snakemake):
+    from pathlib import Path
+
     import pandas as pd
 
     from editlab.config.models import Substrate
@@ -18,9 +20,17 @@ with job(snakemake):
     corpus = substrate_corpus(load_requests(snakemake.input.requests), options.neutral_sentences, options.seed)
     device = fastest_device() if snakemake.params.device == "auto" else "cpu"
     model, log = train_substrate(
-        corpus.statements, corpus.neutral, options, rewrites=corpus.rewrites, subjects=corpus.subjects, device=device
+        corpus.statements,
+        corpus.neutral,
+        options,
+        rewrites=corpus.rewrites,
+        subjects=corpus.subjects,
+        device=device,
+        partial=snakemake.params.partial,
+        code=snakemake.params.code,
     )
     with replace_directory(snakemake.output.model) as directory:
         model.save_pretrained(directory)
         model.tokenizer.save_pretrained(directory)
     write_csv(snakemake.output.training, pd.DataFrame(log))
+    Path(snakemake.params.partial).unlink(missing_ok=True)

@@ -119,3 +119,10 @@ def test_budgets():
     assert memory.is_out_of_memory(MemoryError())
     assert memory.is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not memory.is_out_of_memory(RuntimeError("other"))
+
+
+def test_auto_is_a_share_of_what_a_gpu_has_free_and_of_what_torch_holds_unused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2_000)
+    assert memory.budget_bytes("auto", torch.device("cuda:0")) == 12_000

@@ -133,6 +133,19 @@ def test_refinement_says_where_it_fails():
     assert factor is None or factor.solve(matrix, gaussian(40, 2))[1] > 1e-10
 
 
+def test_refinement_that_does_not_converge_is_no_worse_than_nothing():
+    """At conditions of 3e8 some float32 factors exist and are of no use: their steps lead away from the solution."""
+    residuals = []
+    for seed in range(12):
+        basis = torch.linalg.qr(gaussian(60, 60, seed=seed)).Q
+        matrix = basis * torch.logspace(0, -8.5, 60, dtype=F64) @ basis.T
+        factor = SingleFactor.of((matrix + matrix.T) / 2)
+        if factor is not None:
+            residuals.append(factor.solve((matrix + matrix.T) / 2, gaussian(60, 3, seed=seed + 50))[1])
+    assert residuals
+    assert max(residuals) <= 1.0
+
+
 @pytest.mark.parametrize("decades", [2.0, 11.0])
 def test_a_device_that_is_slow_in_float64_gets_the_same_solutions(decades, monkeypatch):
     asked = [problem(3, 40, seed=i, decades=decades) for i in range(2)]

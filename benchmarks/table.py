@@ -111,6 +111,19 @@ def _stream_memory(found: dict[str, Any]) -> list[Row]:
     return [(f"Resident memory along a stream ({setting})", growth)]
 
 
+def _memory_lookup(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for size, loads in found["added_share"].items():
+        text = "; ".join(
+            f"{name.replace('_', ' ')} {100 * by['prompt']['median']:+.0f} % ({100 * by['everywhere']['median']:+.0f} % read "
+            "at every token)"
+            for name, by in loads.items()
+        )
+        what = f"CPU time that a memory of {int(size):,} facts adds to its model ({found['prompts']} prompts, 1 thread)"
+        rows.append((what, text))
+    return rows
+
+
 def _many_cells(found: dict[str, Any]) -> list[Row]:
     seconds, cells = found["seconds_a_cell"], found["cells"]
     text = f"{seconds['warm_worker']:.2f} s a cell against {seconds['own_process']:.2f} s"
@@ -173,6 +186,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "history": _history,
     "evaluation": _evaluation,
     "stream_memory": _stream_memory,
+    "memory_lookup": _memory_lookup,
     "many_cells": _many_cells,
     "planning": _planning,
     "cell_split": _cell_split,

@@ -107,9 +107,12 @@ def target(
     site="block",
     stop=0.05,
     most_probable=False,
+    others=(),
+    subject_weight=0.0,
 ):
     """MEMIT's compute_z (site 'block') and ROME's compute_v up to the target (site 'mlp').
 
+    ``others``: templates of the subject's other relations, whose forward KL is held with ``subject_weight``.
     ``most_probable``: stop also when the target is the argmax in all contexts (ENCORE).
     Returns z, number of updates, loss of the returned z.
     """
@@ -125,7 +128,7 @@ def target(
     base = value(model, request, layer, site)
     delta = torch.zeros_like(base, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=lr)
-    before = None
+    before, said = None, {}
 
     def shifted(position):
         def add(hidden):
@@ -153,6 +156,12 @@ def target(
                 now = torch.log_softmax(model(input_ids=_ids(tokenizer, kl_text)).logits[0, kl_at], -1)
             before = now.detach().clone() if before is None else before
             loss = loss + kl_factor * torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum")
+        for template in others:
+            ids = _ids(tokenizer, template.replace("{}", request.subject, 1))
+            with shifted(lookup(tokenizer, template, request.subject)):
+                now = torch.log_softmax(model(input_ids=ids).logits[0, -1], -1)
+            then = said.setdefault(template, now.detach().clone())
+            loss = loss + subject_weight * (then.exp() * (then - now)).sum() / len(others)
         loss = loss + weight_decay * torch.norm(delta) / torch.norm(base) ** 2
         if loss < stop or (most_probable and everywhere) or step == steps - 1:
             break
@@ -244,6 +253,16 @@ def alphaedit(K, R, C, cache, W, W0, *, threshold, l2):
     U, S, _ = torch.linalg.svd(C)
     P = U[:, threshold > S] @ U[:, threshold > S].T
     return torch.linalg.solve(P @ (K @ K.T + cache) + l2 * torch.eye(len(C)).double(), P @ K @ R.T).T
+
+
+def evoedit(K, R, C, cache, W, W0, *, threshold, l2):
+    """AlphaEdit's projector without what the earlier keys span in it."""
+    U, S, _ = torch.linalg.svd(C)
+    P = U[:, threshold > S] @ U[:, threshold > S].T
+    S, V = torch.linalg.eigh(P @ cache @ P)
+    taken = V[:, 1e-10 * cache.trace().clamp(min=1e-300) < S]
+    P = P - taken @ taken.T
+    return R @ torch.linalg.solve(K.T @ P @ K + l2 * torch.eye(K.shape[1]).double(), K.T @ P)
 
 
 def encore(K, R, C, cache, W, W0, *, weight, norm):

@@ -80,14 +80,15 @@ class Bench:
         return found
 
     def data(self, split: Split) -> TrainingSet:
-        return TrainingSet(self.model, self.tasks, split.train, self.pool, self.probes, self.study.features)
+        measured = None if self.deltas is None else self.teacher_deltas
+        return TrainingSet(self.model, self.tasks, split.train, self.pool, self.probes, self.study.features, measured)
 
-    @property
+    @functools.cached_property
     def validation(self) -> Scorer:
         """Scores on which everything is chosen."""
         return Scorer(self.model, self.tasks, self.study.scores, self.seed, self.study.scores.validation, "validation")
 
-    @property
+    @functools.cached_property
     def scorer(self) -> Scorer:
         """Scores that are reported."""
         return Scorer(self.model, self.tasks, self.study.scores, self.seed, self.study.scores.strings)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editlab.adapters.losses import delta_loss, product_loss
+from editlab.adapters.losses import delta_loss, span_loss
 from editlab.adapters.scoring import Scorer, best_by_letters
 from editlab.adapters.training_set import TrainingSet
 from editlab.config.adapters import Coefficients
@@ -100,11 +100,12 @@ def delta_network(
         probes, wanted = data.lessons[lesson]
         optimizer.param_groups[0]["lr"] = options.lr * trapezoid(step - 1, options.steps, 0.1, 0.5)
         optimizer.zero_grad()
-        products = data.weighted(1 / count + seen[rows] @ turn)
+        coefficients = 1 / count + seen[rows] @ turn
+        products = data.weighted(coefficients)
         with frozen(data.model):
             loss = delta_loss(probes.supervise(data.model, products, len(rows)), wanted[rows], sizes[lesson])
         if weights:
-            loss = loss + product_loss(products, {k: (b[rows], a[rows]) for k, (b, a) in data.teachers.items()})
+            loss = loss + span_loss(coefficients, rows, data.grams)
         loss.backward()
         optimizer.step()
         if step % options.every == 0 or step == options.steps:

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from editlab.networks.lora import Dense, Factored, adapted
 from editlab.randomness import python_rng, torch_rng
 
 Changes = Callable[[Sequence[str]], Factored | Dense]
-"""From names of tasks to their adapters, stacked in that order."""
+"""From names of tasks to their adapters, stacked in that order, or to one for all of them."""
 PROJECTED = 256  # dimensions that concatenated deltas are projected to
 
 
@@ -125,9 +126,16 @@ def deltas_of(
 @torch.no_grad()
 def probe_by_probe(
     model: nn.Module, probes: Probes, names: Sequence[str], changes: Changes, *, rows: int = 1600
-) -> Tensor:
-    """What adapters change on each probe (len(names), probes, d), mean over its positions: every pooling is made of it."""
-    return _in_parts(model, probes, names, changes, lambda *given: probes.each(*given).mean(dim=2), rows)
+) -> tuple[Tensor, Tensor]:
+    """What adapters change on each probe (len(names), probes, d): mean over its positions, and at the first one, the end
+    of the prompt. Every pooling is made of these."""
+
+    def both(*given: Any) -> Tensor:
+        change = probes.each(*given)
+        return torch.stack([change.mean(dim=2), change[:, :, 0]], dim=1)
+
+    over, first = _in_parts(model, probes, names, changes, both, rows).unbind(dim=1)
+    return over, first
 
 
 def _in_parts(
@@ -170,10 +178,13 @@ class DeltaCache:
         keys = [pool.digest(name) for name in names]
         missing = {key: name for key, name in zip(keys, names, strict=True) if key not in self.found}
         if missing:
-            new = deltas_of(model, self.probes, list(missing.values()), pool.at)
-            self.found |= dict(zip(missing, new, strict=True))
-            save_tensors(self.path, self.found, {"probes": self.probes.key})
+            self.keep(pool, list(missing.values()), deltas_of(model, self.probes, list(missing.values()), pool.at))
         return torch.stack([self.found[key] for key in keys])
+
+    def keep(self, pool: Pool, names: Sequence[str], deltas: Tensor) -> None:
+        """Save deltas of adapters of a pool (len(names), d)."""
+        self.found |= {pool.digest(name): row for name, row in zip(names, deltas, strict=True)}
+        save_tensors(self.path, self.found, {"probes": self.probes.key})
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
@@ -181,13 +192,9 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(one, other, dim=-1)
 
 
-def reliability(model: nn.Module, probes: Probes, pool: Pool, train: Sequence[str]) -> dict[str, float]:
-    """How far two halves of the probes tell the same of an adapter: mean cosine, raw and centred, over training tasks."""
-    return agreement(probes, probe_by_probe(model, probes, train, pool.at))
-
-
 def agreement(probes: Probes, change: Tensor) -> dict[str, float]:
-    """:func:`reliability` from what the training teachers change on each probe (n, probes, d)."""
+    """How far two halves of the probes tell the same of an adapter: mean cosine, raw and centred, from what the training
+    teachers change on each probe (n, probes, d)."""
     half = change.shape[1] // 2
     first, second = (probes.pooled(change[:, rows]) for rows in (slice(0, half), slice(half, 2 * half)))
     centred = cosine(first - first.mean(dim=0), second - second.mean(dim=0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,19 @@ def product_loss(found: Factored | Dense, wanted: Factored) -> Tensor:
             error = gram_squares(outer, inner).sum()
         each.append(error / gram_squares(left, right).sum())
     return torch.stack(each).mean()
+
+
+def span_loss(coefficients: Tensor, rows: Sequence[int], grams: Tensor) -> Tensor:
+    """:func:`product_loss` of weighted sums of n adapters against those in ``rows``, without a product: with
+    ``e = c - onehot(row)`` the error in a map is ``e^T G e``.
+
+    Args:
+        coefficients: (C, n).
+        grams: ``<D_i, D_j>_F`` in each map (maps, n, n).
+    """
+    error = coefficients - torch.eye(grams.shape[-1])[list(rows)].to(coefficients)
+    errors = torch.einsum("ci,kij,cj->k", error, grams, error)
+    return (errors / grams.diagonal(dim1=1, dim2=2)[:, list(rows)].sum(dim=1)).mean()
 
 
 def delta_loss(found: Tensor, wanted: Tensor, size: Tensor) -> Tensor:

@@ -100,18 +100,19 @@ def merged(pool: Pool, names: Sequence[str], weights: Sequence[float], **options
 
 
 def inner_products(one: Factored, other: Factored) -> Tensor:
-    """``<D_i, E_j>_F`` over all maps of two sets of stacked adapters (n, m), from r x r Gram matrices: no product is formed."""
-    total = torch.zeros(())
+    """``<D_i, E_j>_F`` in each map of two sets of stacked adapters (maps, n, m), from r x r Gram matrices: no product is
+    formed."""
+    found = []
     for key, (left, right) in one.items():
         outer = torch.einsum("nor,mos->nmrs", left, other[key][0])
         inner = torch.einsum("nri,msi->nmrs", right, other[key][1])
-        total = total + (outer * inner).sum(dim=(2, 3))
-    return total
+        found.append((outer * inner).sum(dim=(2, 3)))
+    return torch.stack(found)
 
 
 def likeness(factors: Factored) -> Tensor:
     """Cosines (n, n) of the products of stacked adapters."""
-    products = inner_products(factors, factors)
+    products = inner_products(factors, factors).sum(dim=0)
     norms = products.diagonal().clamp(min=0).sqrt()
     return products / (norms[:, None] * norms).clamp(min=torch.finfo(products.dtype).tiny)
 

@@ -51,8 +51,8 @@ def random_equal_norm(pool: Pool, seed: int) -> Changes:
 
 
 def fixed(pool: Pool, name: str) -> Changes:
-    """One adapter, whatever the task."""
-    return lambda names: pool.at([name] * len(names))
+    """One adapter, whatever the task: one for all rows."""
+    return lambda _names: pool.at([name])
 
 
 def shuffled(names: Sequence[str], seed: int) -> dict[str, str]:

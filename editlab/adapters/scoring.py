@@ -39,6 +39,7 @@ class Scorer:
     seed: int
     count: int
     purpose: str = "test"
+    _batches: dict[tuple[object, ...], Batch] = dataclasses.field(default_factory=dict, repr=False)
 
     def examples(self, name: str, described: bool = False) -> list[Pair]:
         """The examples of a task; described: each after one of its held-out wordings."""
@@ -68,8 +69,12 @@ class Scorer:
         return pd.DataFrame(rows)
 
     def _encoded(self, names: Sequence[str], described: bool) -> Batch:
-        pairs = [pair for name in names for pair in self.examples(name, described)]
-        return encode(tokenizer_of(self.model), pairs, end=self.tasks.ends)
+        """The examples of these tasks as one batch, made once: many adapters are scored on the same tasks."""
+        key = (*names, described)
+        if key not in self._batches:
+            pairs = [pair for name in names for pair in self.examples(name, described)]
+            self._batches[key] = encode(tokenizer_of(self.model), pairs, end=self.tasks.ends)
+        return self._batches[key]
 
     def letters(self, names: Sequence[str], changes: Changes) -> float:
         """Mean letters over tasks: what everything is chosen by."""

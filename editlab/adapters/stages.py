@@ -19,7 +19,6 @@ from editlab.adapters.deltas import (
     agreement,
     make_probes,
     probe_by_probe,
-    reliability,
     seed_noise,
 )
 from editlab.adapters.pool import Pool
@@ -54,9 +53,10 @@ def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.Da
         Rows of task, split, parts and the first two principal components; rows of a pooling with its reliability, seed
         cosine and text R2; the gates with what was measured.
     """
-    known = DeltaCache(cache, bench.probes)
-    deltas = known.deltas(bench.model, bench.pool, bench.pool.names)
     split = bench.splits()[0]
+    change = _changes(bench)
+    deltas = bench.probes.pooled(change[bench.study.deltas.position])
+    DeltaCache(cache, bench.probes).keep(bench.pool, bench.pool.names, deltas)
     train = [bench.pool.names.index(name) for name in split.train]
     centred = (deltas - deltas[train].mean(dim=0)).double()
     _, values, axes = torch.linalg.svd(centred[train], full_matrices=False)
@@ -76,20 +76,34 @@ def measure_deltas(bench: Bench, cache: str | Path) -> tuple[pd.DataFrame, pd.Da
         }
         for i, name in enumerate(bench.pool.names)
     ]
-    gates = _gates(bench, split) | {"components_share": float(share[:2].sum())}
-    return pd.DataFrame(rows), _pooling(bench, split), gates
+    gates = _gates(bench, split, change) | {"components_share": float(share[:2].sum())}
+    return pd.DataFrame(rows), _pooling(bench, split, change), gates
 
 
-def _pooling(bench: Bench, split: Split) -> pd.DataFrame:
-    """Every way to pool, on the same adapters; each place of the probes is looked at once."""
+def _changes(bench: Bench) -> dict[str, Tensor]:
+    """What the pool's adapters change on each probe (n, probes, d), by the place where it is looked at."""
+    found: dict[str, Tensor] = {}
+    for position in ("answer", "neutral"):  # the end of the prompt is the first place of the answer
+        probes = _probes(bench, position)
+        over, first = probe_by_probe(bench.model, probes, bench.pool.names, bench.pool.at)
+        found |= {"answer": over, "prompt_end": first} if position == "answer" else {position: over}
+    return found
+
+
+def _probes(bench: Bench, position: str) -> Probes:
+    """The probes of the study, looked at elsewhere."""
+    options = bench.study.deltas.model_copy(update={"position": position})
+    return make_probes(bench.model, bench.tasks, options, bench.seed)
+
+
+def _pooling(bench: Bench, split: Split, change: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Every way to pool, on the same adapters."""
     rows = []
-    for position, pools in (("answer", ("mean", "concat")), ("prompt_end", ("mean",)), ("neutral", ("mean",))):
-        options = bench.study.deltas.model_copy(update={"position": position})
-        probes = make_probes(bench.model, bench.tasks, options, bench.seed)
-        change = probe_by_probe(bench.model, probes, bench.pool.names, bench.pool.at)
-        for pool in pools:
-            way = dataclasses.replace(probes, options=options.model_copy(update={"pool": pool}))
-            rows.append({"seed": bench.seed, "position": position, "pool": pool, **_quality(bench, split, way, change)})
+    for position, pool in (("answer", "mean"), ("answer", "concat"), ("prompt_end", "mean"), ("neutral", "mean")):
+        options = bench.study.deltas.model_copy(update={"position": position, "pool": pool})
+        way = dataclasses.replace(bench.probes, options=options)
+        quality = _quality(bench, split, way, change[position])
+        rows.append({"seed": bench.seed, "position": position, "pool": pool, **quality})
     return pd.DataFrame(rows)
 
 
@@ -112,9 +126,11 @@ def _quality(bench: Bench, split: Split, probes: Probes, change: Tensor) -> dict
     return found | {"text_r2": r2(best, split.test, test)}
 
 
-def _gates(bench: Bench, split: Split) -> dict[str, Any]:
+def _gates(bench: Bench, split: Split, change: Mapping[str, Tensor]) -> dict[str, Any]:
     """What must hold before anything else is believed, with the limits and whether each holds."""
     limits, count = bench.study.gates, bench.study.scores.validation
+    change_here = change[bench.study.deltas.position]
+    rows = [bench.pool.names.index(name) for name in split.train]
     scorer = Scorer(bench.model, bench.tasks, bench.study.scores, bench.seed, count, "gates")
     seen, names = [*split.train, *split.validation], bench.tasks.names("train", "validation", "test")
     teachers = scorer.score(names, bench.pool.at)["exact"]
@@ -125,8 +141,8 @@ def _gates(bench: Bench, split: Split) -> dict[str, Any]:
         "bare": float(scorer.score(names, None)["exact"].mean()),
         "teacher": float(teachers.mean()),
         "teachers": float((teachers >= limits.teacher).mean()),
-        **reliability(bench.model, bench.probes, bench.pool, split.train),
-        **seed_noise(bench.pool, bench.teacher_deltas(bench.pool.names), split.train),
+        **agreement(bench.probes, change_here[rows]),
+        **seed_noise(bench.pool, bench.probes.pooled(change_here), split.train),
     }
     holds = {
         "prompted": measured["prompted"] >= limits.prompted,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from editlab.adapters.deltas import Changes, Probes, deltas_of
-from editlab.adapters.pool import Pool, combined
+from editlab.adapters.pool import Pool, combined, inner_products
 from editlab.adapters.ridge import Kernel
 from editlab.adapters.text import TfIdf, hidden_features
 from editlab.data.tasks import TaskSet
@@ -27,6 +27,7 @@ class TrainingSet:
     Attributes:
         train: names of the training tasks.
         probes: all probes; the first half is what supervision may see (:attr:`seen`).
+        measured: from names of adapters of the pool to their deltas on all probes, where an earlier stage has measured them.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class TrainingSet:
     pool: Pool
     probes: Probes
     features: str = "tfidf"
+    measured: Callable[[Sequence[str]], Tensor] | None = None
 
     @functools.cached_property
     def teachers(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -45,6 +47,11 @@ class TrainingSet:
     def products(self) -> dict[str, Tensor]:
         """Of the training teachers (n, d_out, d_in) by module name."""
         return {k: left @ right for k, (left, right) in self.teachers.items()}
+
+    @functools.cached_property
+    def grams(self) -> Tensor:
+        """``<D_i, D_j>_F`` of the products in each map (maps, n, n)."""
+        return inner_products(self.teachers, self.teachers)
 
     @functools.cached_property
     def kernel(self) -> Kernel:
@@ -70,6 +77,8 @@ class TrainingSet:
     @functools.cached_property
     def deltas(self) -> Tensor:
         """Of the training teachers (n, d), on all probes."""
+        if self.measured is not None:
+            return self.measured(self.train)
         return deltas_of(self.model, self.probes, self.train, self.pool.at)
 
     @functools.cached_property

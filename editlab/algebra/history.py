@@ -127,6 +127,23 @@ class History:
         self._known[name] = (solve, thin, len(self.batches))
         return lambda columns: _solved(solve, thin, columns)
 
+    def span(self, name: Hashable, project: Solve) -> Tensor:
+        """Orthonormal columns (d_in, r) that span the projected keys of all batches, each batch's after those before it.
+
+        Args:
+            name: of the projector, as in :meth:`inverse`.
+            project: P, as a function of columns.
+        """
+        if name not in self._known:
+            self._known.clear()
+            start = torch.zeros(self.size, 0).to(self._any)
+            self._known[name] = (project, start if self.folded is None else _directions(self.folded, project), 0)
+        _, basis, done = self._known[name]
+        for keys in self.batches[done:]:
+            basis = torch.cat([basis, _new_directions(project(keys), basis, keys)], 1)
+        self._known[name] = (project, basis, len(self.batches))
+        return basis
+
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors, to save; the batches stay apart, so that what follows is the same bit for bit."""
         found = {f"batch{i}": keys for i, keys in enumerate(self.batches)}
@@ -159,6 +176,24 @@ def _update(solve: Solve, thin: Tensor, keys: Tensor) -> Tensor:
     if failed:
         raise NumericalError("keys of earlier batches: their system is not positive definite")
     return torch.linalg.solve_triangular(lower, image.T, upper=False).T.contiguous()
+
+
+_NEGLIGIBLE = 1e-10  # share of a key below which what is left of it is rounding
+
+
+def _new_directions(images: Tensor, basis: Tensor, keys: Tensor) -> Tensor:
+    """Orthonormal columns that a basis lacks to span the images of some keys."""
+    for _ in range(2):
+        images = images - basis @ (basis.T @ images)
+    vectors, values, _ = torch.linalg.svd(images, full_matrices=False)
+    return vectors[:, values > _NEGLIGIBLE * keys.norm(dim=0).max()]
+
+
+def _directions(folded: Tensor, project: Solve) -> Tensor:
+    """Orthonormal columns that span the projected keys of a folded history; of squares, half of the digits are left."""
+    image = project(project(folded).T)
+    values, vectors = torch.linalg.eigh((image + image.T) / 2)
+    return vectors[:, values > 1e-13 * folded.trace()]
 
 
 def histories_in(tensors: Mapping[str, Tensor], name: str) -> dict[int, History]:

@@ -1,8 +1,11 @@
-"""Restraints put on a finished update: RECT keeps the entries of most relative weight, PRUNE tames the total change.
+"""Restraints put on a finished update: RECT keeps the entries of most relative weight, PRUNE tames the total change, SPHERE
+takes the update off the directions that the weight itself uses most.
 
 Both were proposed against the wear of many edits. RECT (arXiv 2401.04700) sets to zero all but the entries with the
 largest ``|dW| / |W|``. PRUNE (arXiv 2405.16821) looks at the total change since the unedited model and compresses its
-singular values above the largest one of the original weight, ``s -> log s - log s0 + s0``.
+singular values above the largest one of the original weight, ``s -> log s - log s0 + s0``. SPHERE (arXiv 2510.01172)
+keeps the rows of W spread over the sphere as they were: with U the principal directions of W's rows, each of unit length,
+``dW -> dW (I - a U U^T)``. The last one moves the right factor alone, so that low rank stays low.
 """
 
 from __future__ import annotations
@@ -71,3 +74,22 @@ def _total_change(update: Factors, problem: Problem) -> tuple[Tensor, Tensor, Te
         raise NumericalError("prune: the total change holds NaN or Inf")
     u, s, vh = torch.linalg.svd(total, full_matrices=False)
     return u, s, vh, torch.linalg.matrix_norm(problem.original, ord=2)
+
+
+def off_principal(update: Factors, problem: Problem, share: float, energy: float) -> Result:
+    """SPHERE: ``dW (I - share U U^T)``, U (d_in, r) the fewest principal directions of W that hold ``energy`` of it.
+
+    Principal are the eigenvectors of ``V^T V / d_out``, V the rows of W at unit length: so every row counts alike, and the
+    eigenvalues sum to 1. They come from the smaller of the two Gram matrices.
+    """
+    assert problem.weight is not None
+    rows = torch.nn.functional.normalize(problem.weight, dim=1)
+    wide = rows.shape[0] < rows.shape[1]
+    values, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
+    count = int((values.cumsum(0) < energy * values.sum() * (1 - 1e-12)).sum()) + 1
+    principal = vectors[:, :count]
+    if wide:
+        principal = torch.linalg.qr(rows.T @ principal).Q  # as eigenvectors of the other Gram matrix, orthonormal
+    right = update.right - share * (update.right @ principal) @ principal.T
+    return Factors(update.left, right), {"principal_directions": count}

@@ -86,10 +86,41 @@ class Penalty:
         return system.solve
 
 
-def identity_moment(basis: Tensor) -> SecondMoment:
-    """The identity in the coordinates of a basis (d_in, q), as a second moment."""
-    unit = torch.eye(basis.shape[1]).to(basis)
-    return SecondMoment(unit, 1, cholesky=unit)
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """``A = ridge I + history``: nothing is known of other inputs.
+
+    Attributes:
+        keys: (d_in, n) of the solve, for size and device.
+        ridge: alpha.
+        history: keys of earlier batches, or None.
+        limit: condition number above which a ridge is raised.
+    """
+
+    keys: Tensor
+    ridge: float
+    history: History | None
+    limit: float
+
+    def dense(self) -> Tensor:
+        """(d_in, d_in): A."""
+        size = len(self.keys)
+        matrix = torch.zeros(size, size).to(self.keys) if self.history is None else self.history.dense()
+        matrix.diagonal().add_(self.ridge)
+        return matrix
+
+    def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
+        """``A^-1 B`` for B (d_in, n); no ridge is needed."""
+        if self.history is None:
+            return right_side / self.ridge, 0.0
+        return self.history.inverse(("ridge", self.ridge, self.limit), self._base)(right_side), 0.0
+
+    def _base(self, folded: Tensor | None) -> Solve:
+        if folded is None:
+            return lambda columns: columns / self.ridge
+        matrix = folded.clone()
+        matrix.diagonal().add_(self.ridge)
+        return factor_spd(matrix, self.limit, "ridge with earlier keys").solve
 
 
 def solve_penalised(problem: Problem, penalty: System, p: float, what: str) -> Result:

@@ -13,7 +13,8 @@ function here, registered for its options class (:mod:`editlab.config.solvers`);
 function by the class of the options, measures the result and refuses non-finite numbers.
 
 Sources: ROME arXiv 2202.05262, R-ROME 2403.07175, MEMIT 2210.07229, EMMET 2403.14236, AlphaEdit 2410.02355,
-NSE 2410.04045, ENCORE 2502.01636, RECT 2401.04700, PRUNE 2405.16821.
+NSE 2410.04045, ENCORE 2502.01636, EvoEdit 2510.13851, UltraEdit 2505.14679, RECT 2401.04700, PRUNE 2405.16821,
+SPHERE 2510.01172.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from torch import Tensor
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.null_space import NullSpacePenalty, Projector
-from editlab.algebra.postprocess import keep_largest_relative, restrain_total
+from editlab.algebra.postprocess import keep_largest_relative, off_principal, restrain_total
 from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
-from editlab.algebra.regularized import Penalty, describe, identity_moment, solve_penalised, symmetric, thin
+from editlab.algebra.regularized import Penalty, Ridge, System, describe, solve_penalised, symmetric, thin
 from editlab.algebra.second_moment import SecondMoment
 from editlab.config.solvers import (
     AlphaEdit,
+    ClosedForm,
     Emmet,
     Encore,
+    EvoEdit,
     Memit,
     Moment,
     NoUpdate,
@@ -46,6 +49,7 @@ from editlab.config.solvers import (
     Rome,
     RRome,
     Solver,
+    Ultra,
 )
 from editlab.errors import ConfigError, NumericalError
 from editlab.randomness import torch_rng
@@ -59,9 +63,12 @@ def solve(problem: Problem, options: Solver) -> Solution:
         NumericalError: non-finite input or output, or a system ill-conditioned with every ridge.
         ValueError: shapes that do not fit.
     """
-    facts = problem.checked(weight=options.weight, original=options.original)
+    facts = problem.checked(weight=options.reads_weight, original=options.original)
     _require_inputs(facts, options)
     change, found = update(options, facts.weighted()) if facts.facts else _nothing(facts)
+    if isinstance(options, ClosedForm) and options.sphere and facts.facts:
+        change, more = off_principal(change, facts, options.sphere, options.sphere_energy)
+        found |= more
     if not (change.left.isfinite().all() and change.right.isfinite().all()):
         raise NumericalError(f"{options.name}: the update holds NaN or Inf")
     if facts.moment is not None and facts.moment.refined is not None:
@@ -73,7 +80,7 @@ def _require_inputs(problem: Problem, options: Solver) -> None:
     if options.max_batch is not None and problem.facts > options.max_batch:
         allowed = f"allowed is batch {options.max_batch}, one edit after another"
         raise ConfigError(f"solver {options.name}: batch of {problem.facts} facts; {allowed}")
-    needed = {"moment": options.moment, "weight": options.weight, "original": options.original}
+    needed = {"moment": options.moment, "weight": options.reads_weight, "original": options.original}
     for field, value in (("moment", problem.moment), ("weight", problem.weight), ("original", problem.original)):
         if needed[field] and value is None:
             raise ConfigError(f"solver {options.name}: {field} is missing; the method cannot do without it")
@@ -142,6 +149,17 @@ def encore(options: Encore, problem: Problem) -> Result:
     return solve_penalised(problem, penalty, 1.0, "encore system")
 
 
+@update.register
+def ultra(options: Ultra, problem: Problem) -> Result:
+    """``R K^T (lambda C + H + alpha I + K K^T)^-1``, one column a predicted token (UltraEdit: without C and H, alpha = 1)."""
+    if problem.moment is None or not options.second_moment_weight:
+        bare = Ridge(problem.keys, options.ridge, problem.history, options.condition_limit)
+        return solve_penalised(problem, bare, 1.0, "ultra system")
+    weight, limit = options.second_moment_weight, options.condition_limit
+    penalty = Penalty(problem.moment, weight, options.ridge, problem.history, limit)
+    return solve_penalised(problem, penalty, 1.0, "ultra system")
+
+
 THIN_CONDITION = 1e9
 """Condition number up to which the inverse with earlier keys is updated and not factored anew: float64 leaves 1e-7 of it."""
 
@@ -153,12 +171,7 @@ def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
     ``R J^T (J J^T + P H P + L2 I)^-1`` with ``J = P K``: symmetric, and n x n, with neither P nor H formed.
     """
     moment, share, limit = _moment(problem), options.null_space_share, options.condition_limit
-    onto = Projector.of_moment(moment, options.null_space_threshold, share)
-    if onto.dimension == 0:
-        least = float(moment.eigh()[0].min())
-        allowed = f"allowed is more than the least eigenvalue of C, {least:.3g}; or set null_space_share"
-        raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
-    earlier = problem.history
+    onto, earlier = _null_space(options, moment), problem.history
     l2, p = (1.0, options.l2) if earlier is None else (options.l2, 1.0)
     penalty = NullSpacePenalty(onto, (moment, options.null_space_threshold, share), l2, earlier, limit)
     fits = problem.form == "woodbury" or problem.facts < onto.dimension
@@ -171,12 +184,22 @@ def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
     return factors, found
 
 
+def _null_space(options: AlphaEdit, moment: SecondMoment) -> Projector:
+    onto = Projector.of_moment(moment, options.null_space_threshold, options.null_space_share)
+    if onto.dimension == 0:
+        least = float(moment.eigh()[0].min())
+        allowed = f"allowed is more than the least eigenvalue of C, {least:.3g}; or set null_space_share"
+        raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
+    return onto
+
+
 def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Result:
     """The same in the coordinates of the null space, where a q x q matrix is formed and may get a ridge."""
     basis, limit = onto.free, options.condition_limit
     assert basis is not None
     inner = replace(problem, keys=basis.T @ problem.keys, form="auto" if problem.form == "auto" else "direct")
-    penalty, p = Penalty(identity_moment(basis), 1.0, 0.0, None, limit), options.l2
+    penalty: System = Ridge(inner.keys, 1.0, None, limit)
+    p = options.l2
     if problem.history is not None:
         earlier = basis.T @ problem.history.dense() @ basis
         moment = SecondMoment(symmetric(earlier), 1)
@@ -184,6 +207,38 @@ def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Re
         inner = replace(inner, form="direct")
     factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
     return thin(factors.left, factors.right @ basis.T), found
+
+
+LEFT = 1e-3
+"""Share of the keys of a batch that must lie outside of all that is protected; with less there is nothing to edit with."""
+
+
+@update.register
+def evoedit(options: EvoEdit, problem: Problem) -> Result:
+    """``R (J^T J + L2 I)^-1 J^T`` with ``J = P' K``: P' is AlphaEdit's projector without the span of the earlier keys (EvoEdit).
+
+    What an earlier key gains is ``dW k = R (...) J^T k = 0``: earlier edits stay as they are, and each batch takes as many
+    dimensions of the null space as it has new directions, until none is left (``null_space_left`` is what this one found).
+    """
+    onto, earlier = _null_space(options, _moment(problem)), problem.history
+    keys, used = onto(problem.keys), 0
+    if earlier is not None:
+        name = ("null space", _moment(problem), options.null_space_threshold, options.null_space_share)
+        taken = earlier.span(name, onto)
+        used = taken.shape[1]
+        for _ in range(2):  # the second time for the rounding of the first
+            keys = keys - taken @ (taken.T @ keys)
+    share = float(keys.norm() / problem.keys.norm()) if bool(problem.keys.any()) else 1.0
+    if used and share < LEFT:
+        raise NumericalError(
+            f"evoedit: {share:.0e} of the keys lie outside of what earlier edits and preserved keys use; the null space of "
+            f"{onto.dimension} dimensions is used up ({used} by earlier edits)"
+        )
+    inner = replace(problem, keys=keys, history=None)
+    factors, found = solve_penalised(
+        inner, Ridge(keys, 1.0, None, options.condition_limit), options.l2, "evoedit system"
+    )
+    return factors, found | {"null_space_dimension": onto.dimension, "null_space_left": onto.dimension - used}
 
 
 def select_neurons(keys: Tensor, share: float) -> Tensor:

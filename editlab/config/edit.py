@@ -31,7 +31,6 @@ from editlab.config.evaluation import Evaluation, Retraining
 from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
 from editlab.config.preparation import EditContexts, Statistics, Tracing
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError
 
 
@@ -181,6 +180,7 @@ class EditStudy(Study):
             )
         if self.statistics.published is not None:
             self._check_published(where)
+        self._check_relations(where)
         if isinstance(model, RandomModel):
             model.check_files(f"{where}.models.{self.model}")
         if isinstance(model, HubModel):
@@ -190,6 +190,15 @@ class EditStudy(Study):
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+
+    def _check_relations(self, where: str) -> None:
+        """Raise :class:`ConfigError` when the table of relations of a recipe that is used is not there."""
+        for name in sorted({m for e in self.experiments.values() for m in e.methods}):
+            table = getattr(self.methods[name], "subject_relations", None)
+            if table is not None and not Path(table).is_file():
+                raise ConfigError(
+                    f"config: {where}.methods.{name}.subject_relations: {table!r} is not a file; name a table of relations"
                 )
 
     def _check_published(self, where: str) -> None:
@@ -213,11 +222,11 @@ class EditStudy(Study):
 
     def _needs_moments(self) -> bool:
         used = {m for e in self.experiments.values() for m in e.methods}
-        return any(SOLVERS[self.methods[m].solver].moment for m in used)
+        return any(self.methods[m].solves and self.methods[m].moment for m in used)
 
     def moment_layers(self) -> list[int]:
         """Layers that the recipes of the experiments name and whose second moments they read."""
-        used = [self.methods[m] for e in self.experiments.values() for m in e.methods]
+        used = [self.methods[m] for e in self.experiments.values() for m in e.methods if self.methods[m].solves]
         return sorted({int(k) for r in used if r.layers != "auto" and r.reads_moment for k in r.layers})
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
@@ -230,15 +239,15 @@ class EditStudy(Study):
         plan = self.experiments[experiment]
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for method in plan.methods:
-            traits = SOLVERS[self.methods[method].solver]
+            traits = self.methods[method]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
                 for replay in plan.rates(batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
-                        for extra in _replay_axes(plan, replay if traits.replay else 0.0):
+                        for extra in _replay_axes(plan, replay if traits.replays else 0.0):
                             cell = {
                                 "method": method,
                                 "batch": str(_batch(batch, traits.max_batch, traits.edits)),
-                                "replay": _decimal(replay) if traits.replay else "0",
+                                "replay": _decimal(replay) if traits.replays else "0",
                                 **extra,
                                 "rank": str(rank),
                                 "seed": str(seed),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
-from editlab.config.solvers import SOLVERS, Passes, Solver
+from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver, TargetOptions
 
 
 class TrustWeights(Section):
@@ -123,6 +123,23 @@ class LowRankStorage(Section):
     max_rank: Count = Field(64, description="largest rank, raised or appended")
 
 
+class MemoryStorage(Section):
+    """A gated key-value memory in place of a change of the weight (backend memory, arXiv 2507.18028)."""
+
+    lookup: Literal["prompt", "everywhere", "subject"] = Field(
+        "prompt",
+        description="where a fact is looked up: at the prompt's last token; by the same keys at every token of every text; or by "
+        "keys of the subject's last token, at every token, as published",
+    )
+    gate: PositiveShare | None = Field(
+        None, description="cosine above which a fact answers; null: calibrated on reserved facts and neutral text"
+    )
+    gate_rate: PositiveShare = Field(
+        1e-3, description="share of the tokens of neutral text whose largest cosine a calibrated gate may let pass"
+    )
+    gate_texts: Count = Field(400, description="sentences of neutral text that the gate is calibrated on")
+
+
 class Replay(Section):
     """The memory of edited facts; how many are replayed a batch is an axis of experiments."""
 
@@ -136,7 +153,7 @@ class Replay(Section):
     replay_targets: Literal["stored", "recomputed"] = Field("stored", description="targets of replayed facts")
 
 
-class Recipe(Replay, LowRankStorage, Solver):
+class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
     """A method: the hyper-parameters of its solver and of its targets, and what is below.
 
     ``validated(Recipe, values, where)`` gives an object of the class in :data:`RECIPES` that ``values["solver"]`` names; it has
@@ -146,8 +163,10 @@ class Recipe(Replay, LowRankStorage, Solver):
     model_config = ConfigDict(polymorphic_serialization=True)
 
     solver: str = Field(description="one of the registered solvers")
-    backend: Literal["raw", "lora", "posthoc"] = Field(
-        "raw", description="how the update is stored: as solved, as a low-rank adapter, or raw plus a trained LoRA"
+    backend: Literal["raw", "lora", "posthoc", "memory"] = Field(
+        "raw",
+        description="how the update is stored: as solved, as a low-rank adapter, or raw plus a trained LoRA; memory: nothing is "
+        "solved, and targets are kept beside the map",
     )
     layers: list[Annotated[int, Field(ge=0)]] | Literal["auto"] = Field(
         "auto", description="edited layers, or auto: chosen by causal tracing"
@@ -159,7 +178,29 @@ class Recipe(Replay, LowRankStorage, Solver):
     @property
     def has_rank(self) -> bool:
         """Whether the rank axis applies."""
-        return self.backend != "raw"
+        return self.backend in ("lora", "posthoc")
+
+    @property
+    def solves(self) -> bool:
+        """Whether weights are solved for: replay, history, second moment and passes apply only there."""
+        return self.backend != "memory"
+
+    @property
+    def replays(self) -> bool:
+        """Whether the replay axis applies."""
+        return self.replay and self.solves
+
+    @property
+    def holds_subject(self) -> bool:
+        """Whether targets hold what is said after prompts of the subject's other relations."""
+        return isinstance(self, TargetOptions) and self.subject_weight > 0
+
+    @property
+    def neutral_texts(self) -> int:
+        """Sentences of held-out text that the backend needs."""
+        if self.backend == "posthoc":
+            return self.posthoc.anchor_texts
+        return self.gate_texts if self.backend == "memory" and self.gate is None else 0
 
     @model_validator(mode="wrap")
     @classmethod
@@ -172,6 +213,8 @@ class Recipe(Replay, LowRankStorage, Solver):
             return RECIPES[name].model_validate(values)
         if cls is not Recipe:
             cls._refuse_unknown(values)
+            if values.get("backend") == "memory" and values.get("lookup") != "subject" and cls.targets:
+                values = {"kl_factor": 0.0, **values}  # the term would hold what the prompt itself is answered
         return handler(values)
 
     @classmethod
@@ -191,15 +234,40 @@ class Recipe(Replay, LowRankStorage, Solver):
             raise ValueError("layers: give distinct layers, at least one, or auto")
         if self.has_rank and (self.gradient or not self.edits or self.restrained_at_end):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
+        if self.backend == "memory":
+            self._check_memory()
         if self.greedy is not None and self.backend != "lora":
             raise ValueError(f"greedy: not allowed with backend {self.backend}; it divides low-rank steps: use lora")
         if self.greedy is not None and isinstance(self, Passes):
             raise ValueError(f"greedy: not allowed with {self.solver}, which makes passes of its own")
         if self.greedy is not None and self.trust is not None and self.trust.judge != "trust":
             raise ValueError(f"greedy: not allowed with the judge {self.trust.judge}, which knows whole batches alone")
-        if self.trust is not None and (self.gradient or not self.edits):
-            raise ValueError(f"trust: not allowed with {self.solver}; it judges closed-form updates")
+        if (self.trust is not None or self.greedy is not None) and self.targets is None:
+            name = "greedy" if self.trust is None else "trust"
+            raise ValueError(f"{name}: not allowed with {self.solver}; it judges closed-form updates of targets")
         return self
+
+    def _check_memory(self) -> None:
+        """A memory takes targets, and nothing that belongs to a solve."""
+        if self.targets is None or self.restrained_at_end or isinstance(self, RandomUpdate):
+            raise ValueError(
+                f"backend: 'memory' is not allowed with {self.solver}; it keeps targets, and needs a solver of them"
+            )
+        if self.layers != "auto" and len(self.layers) > 1:
+            raise ValueError(f"layers: {self.layers} is not allowed with backend memory; exactly one layer")
+        kl_factor = float(getattr(self, "kl_factor"))  # noqa: B009 - a field of the solver's targets
+        if self.lookup != "subject" and kl_factor:
+            raise ValueError(
+                f"kl_factor: {kl_factor} is not allowed with lookup {self.lookup}; 0: the term would hold the very answer"
+            )
+        if self.lookup != "subject" and getattr(self, "subject_weight"):  # noqa: B009 - as above
+            raise ValueError(
+                f"subject_weight: not allowed with lookup {self.lookup}; keys at the prompt's end differ by relation"
+            )
+        own = set(SOLVERS[self.solver].model_fields) - set(self.targets.model_fields)
+        for name in sorted(own):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: not allowed with backend memory, which solves nothing")
 
 
 def _recipe_of(solver: type[Solver]) -> type[Recipe]:

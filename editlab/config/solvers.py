@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
 
 
 class TargetOptions(Section):
@@ -27,6 +27,19 @@ class TargetOptions(Section):
     stop_loss: NonNegative = Field(0.05, description="a fact's optimisation stops below this loss")
     stop: Literal["loss", "most_probable"] = Field(
         "loss", description="most_probable: also stop at the argmax in all contexts (ENCORE)"
+    )
+    subject_weight: NonNegative = Field(
+        0.0,
+        description="factor of the KL term that holds what the model says after prompts of the subject's other relations; 0: off",
+    )
+    subject_prompts: Count = Field(8, description="such prompts a fact, at most: one a relation")
+    subject_share: PositiveShare = Field(
+        1.0, description="share of the relations that are held, drawn by seed; the others are scored apart (SS_apart)"
+    )
+    subject_relations: str | None = Field(
+        None,
+        description="JSON file {relation: {type, templates}}, or {relation: [templates]}, of what can be asked; null: relations "
+        "that the data set has of the same subjects, in wordings that are not scored",
     )
     norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
     rewind: bool = Field(False, description="optimise targets on the original weights")
@@ -99,6 +112,16 @@ class Solver(Section):
         """Whether it reads the second moment where there is one."""
         return self.moment
 
+    @property
+    def reads_weight(self) -> bool:
+        """Whether it reads the current weight."""
+        return self.weight
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether it keeps the keys of earlier batches."""
+        return self.history
+
     def penalty(self) -> tuple[float, float]:
         """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
         return 0.0, 1.0
@@ -112,6 +135,14 @@ class ClosedForm(Solver):
     """A solve of one linear system."""
 
     condition_limit: Annotated[float, Field(gt=1)] = Field(1e12, description="above it the ridge is raised")
+    sphere: Share = Field(
+        0.0, description="share of the update taken off the weight's principal directions (SPHERE, arXiv 2510.01172)"
+    )
+    sphere_energy: PositiveShare = Field(0.5, description="share of the weight's energy that these directions hold")
+
+    @property
+    def reads_weight(self) -> bool:
+        return self.weight or self.sphere > 0
 
 
 class Moment(ClosedForm):
@@ -201,6 +232,12 @@ class AlphaEdit(ClosedForm):
         return {**space, "L2": self.l2}
 
 
+class EvoEdit(AlphaEdit):
+    """EvoEdit (arXiv 2510.13851): a null space that loses the keys of every batch, so that no later edit touches them."""
+
+    name = "evoedit"
+
+
 class Rect(Memit):
     """RECT (arXiv 2401.04700): MEMIT's update, only the entries of largest relative change."""
 
@@ -246,6 +283,41 @@ class Nse(Passes, Moment):
         return {**super().shown(), "neuron share": self.neuron_share}
 
 
+class Ultra(ClosedForm):
+    """UltraEdit (arXiv 2505.14679): one backward pass a batch, no targets; several passes, second moment and history are ours."""
+
+    name, history, moment, targets = "ultra", True, False, None
+    passes: Count = Field(3, description="over a batch; published: 1")
+    lr: Positive = Field(
+        2e-4, description="factor of the normalised gradients, a pass; published: 1e-6, for models of 6B"
+    )
+    second_moment_weight: NonNegative = Field(
+        100.0, description="lambda on the second moment C, where there are statistics; published: 0"
+    )
+    ridge: Positive = Field(1.0, description="alpha on the identity; published: 1 (StableEdit: 10)")
+    remember_keys: bool = Field(True, description="the keys of earlier batches count in the system; published: false")
+    mini_batch: Count | None = Field(
+        None, description="facts whose tokens share one mean loss, published: 10; null: every fact its own"
+    )
+    whiten: bool = Field(
+        False, description="gradients whitened whole, once there are rows enough (StableEdit, 2605.11836)"
+    )
+
+    @property
+    def reads_moment(self) -> bool:
+        return self.second_moment_weight > 0
+
+    @property
+    def keeps_history(self) -> bool:
+        return self.remember_keys
+
+    def penalty(self) -> tuple[float, float]:
+        return self.second_moment_weight, self.ridge
+
+    def shown(self) -> dict[str, float | str]:
+        return {"λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
+
+
 class FineTuning(Solver):
     """FT and FT-L (arXiv 2012.00363): Adam on the same weight, within a bound on every entry's change."""
 
@@ -288,11 +360,13 @@ SOLVERS: dict[str, type[Solver]] = {
     Memit.name: Memit,
     Emmet.name: Emmet,
     AlphaEdit.name: AlphaEdit,
+    EvoEdit.name: EvoEdit,
     Rect.name: Rect,
     Prune.name: Prune,
     PrunePublished.name: PrunePublished,
     Nse.name: Nse,
     Encore.name: Encore,
+    Ultra.name: Ultra,
     FineTuning.name: FineTuning,
     RandomUpdate.name: RandomUpdate,
     ShuffledTargets.name: ShuffledTargets,

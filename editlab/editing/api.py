@@ -17,6 +17,7 @@ from editlab.config.solvers import SOLVERS
 from editlab.data import batches
 from editlab.data.forms import as_requests
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.followup import unconverged_share, warn_unconverged
 from editlab.editing.keys import CLEAN, Contexts
 from editlab.editing.session import EditSession
@@ -37,6 +38,9 @@ def edit(
     replay: float = 0.0,
     rank: int = 0,
     probes: Sequence[EditRequest] = (),
+    tuning: Sequence[EditRequest] = (),
+    texts: Sequence[str] = (),
+    relations: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: bool = False,
     **hyperparameters: Any,
@@ -46,8 +50,8 @@ def edit(
     Args:
         model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
         requests: the facts (:func:`editlab.load_requests`), or one; records of any known form will do too.
-        method: a solver: rome, r_rome, memit, emmet, alphaedit, rect, prune, prune_published, nse, encore, ft,
-            random or none.
+        method: a solver: rome, r_rome, memit, emmet, alphaedit, evoedit, rect, prune, prune_published, nse, encore, ultra,
+            ft, random or none.
         layers: edited layers.
         statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``.
         contexts: grouped templates such as ``[["{}"], ["Yes. {}", "I think. {}"]]``.
@@ -55,6 +59,10 @@ def edit(
         replay: replayed facts per new fact.
         rank: of the adapter, with ``backend="lora"``.
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
+        tuning, texts: facts and sentences that the gate of ``backend="memory"`` is calibrated on, where no ``gate`` is given;
+            not among the requests.
+        relations: what else may be asked of subjects, ``{relation: [templates]}`` or ``{relation: {"type", "templates"}}``, which
+            a ``subject_weight`` holds; default: what the requests themselves ask of the same subjects.
         progress: show a bar of the facts edited so far.
         hyperparameters: of the solver and its targets (:mod:`editlab.config.solvers`), and what every recipe has
             (:class:`editlab.config.recipe.Recipe`): ``backend, trust, greedy, replay_capacity`` and so on.
@@ -76,7 +84,19 @@ def edit(
     given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
     recipe = validated(Recipe, {"solver": method, "layers": given, **hyperparameters}, "edit")
     session = EditSession(
-        model, recipe, statistics=statistics, contexts=contexts, replay=replay, rank=rank, probes=probes, seed=seed
+        model,
+        recipe,
+        statistics=statistics,
+        contexts=contexts,
+        replay=replay,
+        rank=rank,
+        probes=probes,
+        seed=seed,
+        anchor_texts=texts,
+        tuning=tuning,
+        relations=SubjectPrompts.of_records(facts)
+        if relations is None
+        else SubjectPrompts.of_table(relations, "relations"),
     )
     with session, tqdm(total=len(facts), unit="fact", desc=method, disable=not progress) as bar:
         for chunk in batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch):

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
-from editlab.config.solvers import RandomUpdate
+from editlab.config.solvers import RandomUpdate, TargetOptions
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
-from editlab.data.requests import EditRequest, read_json, read_utf8
+from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8
+from editlab.data.subject_prompts import SubjectPrompts
 from editlab.data.world_probes import with_world_probes
 from editlab.editing.events import read_events
 from editlab.editing.probes import choose_probes
@@ -95,6 +96,7 @@ def run_cell(
         chosen = with_world_probes(chosen, records, held_out=probes)
         check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
+    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.backend == "memory" else []
     session = EditSession(
         network,
         cell.recipe,
@@ -105,7 +107,9 @@ def run_cell(
         probes=probes,
         seed=cell.seed,
         anchor_texts=anchors,
+        tuning=tuning,
         norms=norms,
+        relations=_relations(cell, records),
         stopwatch=watch,
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
@@ -167,11 +171,20 @@ def _facts(
 
 
 def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:
-    """Sentences for perplexity, and others for the anchor of a posthoc LoRA."""
-    count, anchors = cell.evaluation.perplexity_sentences, cell.recipe.posthoc.anchor_texts
+    """Sentences for perplexity, and others for the anchor of a posthoc LoRA or the gate of a memory."""
+    count, anchors = cell.evaluation.perplexity_sentences, cell.recipe.neutral_texts
     path = cell.evaluation.perplexity_text
     texts = read_text(path) if path else held_out_sentences(count + anchors)
     return texts[:count], texts[count : count + anchors]
+
+
+def _relations(cell: CellPlan, records: Sequence[EditRequest]) -> SubjectPrompts | None:
+    """What else may be asked of subjects, where the recipe holds it: from its table, else from the data set."""
+    recipe = cell.recipe
+    if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
+        return None
+    table = recipe.subject_relations
+    return SubjectPrompts.of_table(read_json(table), table) if table else SubjectPrompts.of_records(records)
 
 
 def _checkpoint(cell: CellPlan, inputs: Mapping[str, Any], folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """The state of a session in the middle of a stream, as one file: what a killed run needs to go on as if undisturbed.
 
 Everything that later batches depend on is in it: the edited weights bit for bit, the store (updates or adapters), the
-keys of earlier batches, the replay buffer, what trust remembers, and the events. Draws depend on seeds and batch
+keys of earlier batches, normalisers, the replay buffer, what trust remembers, and the events. Draws depend on seeds and batch
 numbers alone, so there is no generator to save. Tensors and one JSON header share a safetensors file, written
 atomically.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from editlab.algebra.history import histories_in
+from editlab.algebra.normaliser import Normaliser
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event
 from editlab.editing.probes import Damage
@@ -51,6 +52,8 @@ class Checkpoint:
         tensors = {f"weight.{k}": w.clone() for k, w in session.weights.items()}
         for layer, history in session.proposer.history.items():
             tensors |= {f"history.{layer}.{name}": part for name, part in history.tensors().items()}
+        for layer, normaliser in session.proposer.normalisers.items():
+            tensors |= {f"normaliser.{layer}.{name}": part for name, part in normaliser.tensors().items()}
         tensors |= {f"store.{k}": t for k, t in session.proposer.store.tensors().items()}
         items = list(session.buffer.items.values())
         tensors |= {f"replay.{i}": item.target for i, item in enumerate(items) if item.target is not None}
@@ -83,6 +86,7 @@ class Checkpoint:
         put_back(session.weights, {k: self.tensors[f"weight.{k}"] for k in session.weights})
         earlier = histories_in(self.tensors, "history")
         session.proposer.history.update({k: h.to(session.weights[k].device) for k, h in earlier.items()})
+        session.proposer.normalisers.update(self._normalisers(session))
         session.proposer.store.load(self._part("store"))
         session.buffer.items = {item.request.key: item for item in self._replay()}
         session.edited[:] = [EditRequest.from_record(r, "checkpoint") for r in self.facts["edited"]]
@@ -112,7 +116,11 @@ class Checkpoint:
         return cls(tensors, facts)
 
     def _part(self, name: str) -> dict[str, Tensor]:
-        return {k.split(".", 1)[1]: t for k, t in self.tensors.items() if k.startswith(f"{name}.")}
+        return {k.removeprefix(f"{name}."): t for k, t in self.tensors.items() if k.startswith(f"{name}.")}
+
+    def _normalisers(self, session: EditSession) -> dict[int, Normaliser]:
+        parts = {k: self._part(f"normaliser.{k}") for k in session.layers}
+        return {k: Normaliser.of_tensors(part, session.weights[k].device) for k, part in parts.items() if part}
 
     def _replay(self) -> list[ReplayItem]:
         targets = self._part("replay")
@@ -142,6 +150,7 @@ def identity(session: EditSession) -> dict[str, Any]:
         "seed": session.seed,
         "probes": [] if session.guard.monitor is None else [r.case_id for r in session.guard.monitor.probes],
         "model": digest.hexdigest()[:16],
+        "relations": {k: list(v) for k, v in session.proposer.relations.templates.items()} or None,
     }
 
 

@@ -32,8 +32,11 @@ def check_arguments(recipe: Recipe, architecture: Architecture, replay: float, r
         raise ConfigError(f"layers: {recipe.solver} edits exactly one layer, got {layers}")
     if isinstance(replay, bool) or not 0 <= replay < float("inf"):
         raise ConfigError(f"replay: {replay} is not allowed; a finite number >= 0: replayed facts per new fact")
-    if replay and not recipe.replay:
-        raise ConfigError(f"replay: {recipe.solver} cannot take replayed facts; use 0")
+    if recipe.backend == "memory" and len(layers) > 1:
+        raise ConfigError(f"layers: backend memory keeps one layer, got {layers}")
+    if replay and not recipe.replays:
+        who = recipe.solver if recipe.solves else f"backend {recipe.backend}"
+        raise ConfigError(f"replay: {who} cannot take replayed facts; use 0")
     if rank < 0 or (rank == 0) == recipe.has_rank:
         allowed = "1 or more" if recipe.has_rank else "leave it out, or use backend lora"
         raise ConfigError(f"rank: {rank} is not allowed with backend {recipe.backend}; {allowed}")
@@ -53,7 +56,10 @@ def required_moments(
     """
     from editlab.moments.stored import resolve_statistics
 
-    if not recipe.reads_moment or (statistics is None and not recipe.moment):  # ROME uses C where it is given
+    if not recipe.solves or not recipe.reads_moment:
+        return {}
+    if statistics is None and not recipe.moment:  # ROME and UltraEdit use C where it is given
+        logger.info("statistics: none given; %s goes without the second moment", recipe.solver)
         return {}
     moments = resolve_statistics(statistics, list(layers))
     weight, ridge = recipe.penalty()

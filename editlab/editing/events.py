@@ -75,12 +75,17 @@ class LayerEvent(Cut):
 
 
 class TargetsEvent(_Entry):
-    """Means over the targets of a batch: updates made, final loss, length; and the share that did not converge."""
+    """Means over the targets of a batch: updates made, final loss, length; and the share that did not converge.
+
+    Attributes:
+        unrelated: where other relations are held, the facts of which none is known: what any subject can be asked is held there.
+    """
 
     steps_mean: float
     loss_mean: float
     norm_mean: float
     unconverged: float | None = None
+    unrelated: int | None = None
 
 
 class Event(_Entry):

@@ -13,13 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
 from editlab.config.recipe import Greedy, Trust
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, GreedyStep
 from editlab.editing.greedy import Score, run_steps
-from editlab.editing.proposal import Proposal
+from editlab.editing.proposal import Change, Proposal
 from editlab.editing.proposer import Installer, Proposer, Snapshot, Solve, install_at_once, put_back
 from editlab.editing.trust import Before, Judgement, TrustMonitor, distance_trust
 from editlab.errors import ConfigError, NumericalError
@@ -45,7 +44,7 @@ class TrustGuard:
             options = self.trust or Trust.model_validate({"distance_only": by_distance})
             p = proposer
             with p.stopwatch.stage("trust"):
-                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes, p.seed)
+                self.monitor = TrustMonitor(p.model, options, p.weights, p.moments, p.contexts, probes, p.seed, p.asked)
         self.base: Before | None = None
 
     @property
@@ -165,9 +164,9 @@ class _LayerSteps:
     def __init__(self, guard: TrustGuard, options: Greedy, proposal: Proposal, layer: int, solve: Solve) -> None:
         self.guard, self.options, self.proposal, self.layer, self.solve = guard, options, proposal, layer, solve
         self.proposer = guard.proposer
-        self.solved: tuple[Factors, Problem] = solve()
+        self.solved: tuple[Change, Problem] = solve()
         self.fresh = True
-        self.state: tuple[Tensor, Any, Factors | None] | None = None
+        self.state: tuple[Tensor, Any, Change | None] | None = None
 
     def apply(self, scale: float, whole: bool) -> dict[str, Any]:
         proposer = self.proposer

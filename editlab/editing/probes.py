@@ -22,6 +22,7 @@ from editlab.evaluation.scoring import pack
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen, replace_outputs
 from editlab.networks.loading import tokenizer_of
+from editlab.networks.lookup import prompts_ending
 from editlab.networks.prefix import run_prompts
 from editlab.networks.tokenization import Encoder, pad
 from editlab.randomness import python_rng
@@ -114,7 +115,8 @@ def _measure(model: Any, rows: _Rows, pad_id: int) -> Damage:
     with frozen(model), torch.no_grad():
         architecture = Architecture(model)
         for batch in pack([len(r) for r in rows.ids], MAX_TOKENS):
-            states = run_prompts(architecture, [rows.ids[i] for i in batch], pad_id, cache_from=None)
+            with prompts_ending(architecture, [rows.start[i] for i in batch]):
+                states = run_prompts(architecture, [rows.ids[i] for i in batch], pad_id, cache_from=None)
             row = [k for k, i in enumerate(batch) for _ in rows.targets[i]]
             at = [rows.start[i] + j for i in batch for j in range(len(rows.targets[i]))]
             wanted = torch.tensor([t for i in batch for t in rows.targets[i]], device=architecture.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +12,28 @@ from torch import Tensor
 from editlab.algebra.linalg import Factors
 from editlab.algebra.problem import Problem
 from editlab.data.requests import EditRequest
+from editlab.networks.memory import Memory
+
+
+class Change(Protocol):
+    """What a map gains: :class:`Factors` added to its weight, or a :class:`Memory` read beside it."""
+
+    def apply(self, keys: Tensor) -> Tensor: ...
+
+    def norm(self) -> float: ...
+
+    def scaled(self, scale: float) -> Self: ...
+
+    def to(self, *, device: torch.device | str) -> Self: ...
+
+
+def both(one: Change, other: Change) -> Change:
+    """Two changes of one map, one after the other."""
+    if isinstance(one, Memory) and isinstance(other, Memory):
+        return one + other
+    assert isinstance(one, Factors)
+    assert isinstance(other, Factors)
+    return one + other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +84,8 @@ class Proposal:
 
     columns: Columns
     problems: dict[int, Problem] = dataclasses.field(default_factory=dict)
-    change: dict[int, Factors] = dataclasses.field(default_factory=dict)
+    change: dict[int, Change] = dataclasses.field(default_factory=dict)
 
-    def gained(self, layer: int, change: Factors) -> None:
+    def gained(self, layer: int, change: Change) -> None:
         """Count a further effective change of a layer."""
-        self.change[layer] = self.change[layer] + change if layer in self.change else change
+        self.change[layer] = both(self.change[layer], change) if layer in self.change else change

@@ -8,7 +8,10 @@ the *effective change* that comes out is added to the weight before the next lay
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
+from editlab.algebra.normaliser import Normaliser
 from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
@@ -25,10 +29,13 @@ from editlab.algebra.solvers import noise, solve
 from editlab.config.recipe import Recipe
 from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.finetune import finetune
+from editlab.editing.gate import looked_up
+from editlab.editing.gated_memory import MemoryStore
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
-from editlab.editing.proposal import Columns, Proposal
+from editlab.editing.proposal import Change, Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress, shuffled
@@ -41,7 +48,7 @@ from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
 
-Solve = Callable[[], tuple[Factors, Problem]]
+Solve = Callable[[], tuple[Change, Problem]]
 Installer = Callable[["Proposer", Proposal, int, Solve], dict[str, Any]]
 """Gets the update of a layer onto its map: (proposer, proposal, layer, solve from where the model stands) -> diagnostics."""
 
@@ -55,10 +62,11 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The maps and what the store keeps of them, at one moment."""
+    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
 
     weights: dict[int, Tensor]
     stored: Any
+    normalisers: dict[int, Normaliser]
 
 
 @dataclasses.dataclass
@@ -68,7 +76,9 @@ class Proposer:
     Attributes:
         weights: by layer, the edited map (d_out, d_in); writing to it edits the model.
         originals: their values before the first batch.
-        history: by layer, the keys of earlier batches (AlphaEdit, ENCORE, NSE).
+        history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
+        relations: what else may be asked of subjects, for recipes that hold it.
+        normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
     """
 
     model: torch.nn.Module
@@ -82,34 +92,88 @@ class Proposer:
     stopwatch: Stopwatch
     originals: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     history: dict[int, History] = dataclasses.field(default_factory=dict)
+    relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
+    normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot())
+        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
+        self.normalisers = dict(before.normalisers)
+
+    @property
+    def memory(self) -> MemoryStore | None:
+        """The store, where facts are kept beside the maps."""
+        return self.store if isinstance(self.store, MemoryStore) else None
+
+    def unremembered(self) -> contextlib.AbstractContextManager[None]:
+        """The model without the session's own memory, where it has one."""
+        return self.memory.off() if self.memory else contextlib.nullcontext()
+
+    def asked(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """The requests as the recipe looks them up: at the end of their subjects, or of their prompts."""
+        return looked_up(requests, self.recipe.lookup if self.memory else "subject")
+
+    @property
+    def key_contexts(self) -> Contexts:
+        """The contexts that keys are averaged over."""
+        return flat(self.contexts) if self.recipe.site == "mlp" else self.contexts
 
     def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
         """Target vectors at the last edited layer, on the weights that the recipe asks for."""
+        with self.unremembered():
+            targets = self._optimized(self.asked(requests), stress)
+        if isinstance(self.recipe, ShuffledTargets):
+            targets = shuffled(targets, requests, self.seed)
+        return stress.targets(targets, requests) if stress else targets
+
+    def _optimized(self, requests: Sequence[EditRequest], stress: Stress | None) -> Targets:
         recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
         assert isinstance(recipe, TargetOptions)
         options = stress.options(recipe) if stress else recipe
+        optimized = functools.partial(
+            optimize_targets,
+            self.model,
+            requests,
+            layer,
+            self.contexts,
+            options,
+            site=site,
+            others=[prompts or list(ESSENCE) for prompts in self.other_relations(requests)],
+        )
         if recipe.rewind or recipe.norm_anchor:
             with restored(self.weights):
                 put_back(self.weights, self.originals)
                 anchor = compute_values(self.model, requests, layer, site).norm(dim=0)
                 if recipe.rewind:
-                    targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+                    targets = optimized()
         if not recipe.rewind:
-            targets = optimize_targets(self.model, requests, layer, self.contexts, options, site=site)
+            targets = optimized()
         if recipe.norm_anchor:
             targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-        if isinstance(recipe, ShuffledTargets):
-            targets = shuffled(targets, requests, self.seed)
-        return stress.targets(targets, requests) if stress else targets
+        return targets
+
+    def other_relations(self, requests: Sequence[EditRequest]) -> list[list[str]]:
+        """By request, templates of the relations of its subject that are held: without those that the batch edits. Empty where
+        the recipe holds nothing."""
+        recipe = self.recipe
+        if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
+            return []
+        edited: dict[str, set[str]] = collections.defaultdict(set)
+        for subject, relation in (r.key for r in requests):
+            edited[subject].add(relation)
+        asked_of, apart, most = self.relations.asked_of, self.relations_apart, recipe.subject_prompts
+        return [asked_of(r, most, self.seed, apart | edited[r.subject]) for r in requests]
+
+    @property
+    def relations_apart(self) -> frozenset[str]:
+        """The relations that a recipe which holds others never does."""
+        share = self.recipe.subject_share if isinstance(self.recipe, TargetOptions) else 1.0
+        return self.relations.apart(share, self.seed)
 
     def columns(self, requests: list[EditRequest], targets: Targets, replayed: list[ReplayItem]) -> Columns:
         """The facts of a solve, replayed ones with their stored (or recomputed) targets."""
@@ -134,23 +198,26 @@ class Proposer:
         """
         proposal = Proposal(columns)
         event.layers = {}
-        for number in range(self.recipe.max_iterations if isinstance(self.recipe, Passes) else 1):
+        passes = self.recipe.max_iterations if isinstance(self.recipe, Passes) and not self.memory else None
+        for number in range(passes or 1):
             off = self._still_off(columns)
             if not off:
                 break
             for position, layer in enumerate(self.layers):
                 asked, left = columns.subset(off), len(self.layers) - position
                 event.layers[str(layer)] = self._layer(proposal, asked, layer, left, event.batch, install)
-            if isinstance(self.recipe, Passes):
+            if passes:
                 event.passes = number + 1
         return proposal
 
     def put(
-        self, proposal: Proposal, layer: int, update: Factors, problem: Problem | None = None, *, whole: bool = False
+        self, proposal: Proposal, layer: int, update: Change, problem: Problem | None = None, *, whole: bool = False
     ) -> dict[str, Any]:
-        """Raw factors in, effective change onto the map: the one place where raw and LoRA edits differ."""
+        """An update in, its effective change onto the map (a memory is read where it is stored): the one place where backends
+        differ."""
         change, found = self.store.add(layer, update, problem, whole=whole)
-        commit({layer: self.weights[layer]}, {layer: change})
+        if isinstance(change, Factors):
+            commit({layer: self.weights[layer]}, {layer: change})
         proposal.gained(layer, change)
         return found
 
@@ -159,9 +226,12 @@ class Proposer:
     ) -> LayerEvent:
         found: dict[str, Any] = {}
 
-        def solved() -> tuple[Factors, Problem]:
-            with self.stopwatch.stage("keys"):
+        def solved() -> tuple[Change, Problem]:
+            with self.stopwatch.stage("keys"), self.unremembered():
                 problem = self.problem(columns, layer, left, index)
+            if self.memory:
+                proposal.problems.setdefault(layer, problem)
+                return self.memory.entries(problem, columns.requests), problem
             with self.stopwatch.stage("solve"):
                 solution = solve(problem, self.recipe)
             proposal.problems.setdefault(layer, problem)
@@ -172,9 +242,9 @@ class Proposer:
         return LayerEvent(**{**found, **installed})
 
     def _still_off(self, columns: Columns) -> list[int]:
-        """Facts to solve for: all of them, or where the solver makes passes those whose residual norm is above alpha, and
+        """Facts to solve for: all of them, or where a solve makes passes those whose residual norm is above alpha, and
         below upper_bound: what is farther off is given up, as published."""
-        if not isinstance(self.recipe, Passes):
+        if not isinstance(self.recipe, Passes) or self.memory:
             return list(range(len(columns.requests)))
         assert columns.z is not None
         values = compute_values(self.model, columns.requests, self.layers[-1], self.recipe.site)
@@ -185,8 +255,7 @@ class Proposer:
     def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
         """What is asked of one map now: keys and residuals on the model as it is."""
         assert columns.z is not None
-        recipe, requests = self.recipe, columns.requests
-        contexts = flat(self.contexts) if recipe.site == "mlp" else self.contexts
+        recipe, requests, contexts = self.recipe, self.asked(columns.requests), self.key_contexts
         if recipe.mean_value:  # one key everywhere: the current value is that of the averaged key
             values = self._mean_outputs(requests, layer, contexts)
         else:
@@ -195,7 +264,7 @@ class Proposer:
             keys=compute_keys(self.model, requests, layer, contexts),
             residual=(columns.z.to(values) - values) / layers_left,
             moment=self.moments.get(layer),
-            weight=self.weights[layer] if recipe.weight else None,
+            weight=self.weights[layer] if recipe.reads_weight else None,
             original=self.originals[layer] if recipe.original else None,
             column_weights=columns.weights,
             history=self.history.get(layer),
@@ -217,10 +286,15 @@ class Proposer:
     def remember(self, proposal: Proposal) -> None:
         """The update stays: count its new keys for later batches (AlphaEdit's cache, the store's edit metric)."""
         new = proposal.columns.requests[: proposal.columns.new]
+        by_fact = self.recipe.targets is not None  # else a column is a token of a new fact
         for layer, problem in proposal.problems.items():
-            self.store.remember(layer, problem.keys[:, : proposal.columns.new])
-            if self.recipe.history:
-                keys = compute_keys(self.model, new, layer, self.contexts)  # anew, on the edited model, as published
+            keys = problem.keys[:, : proposal.columns.new] if by_fact else problem.keys
+            self.store.remember(layer, keys)
+            if self.recipe.keeps_history and not self.memory:
+                if by_fact:
+                    keys = compute_keys(
+                        self.model, new, layer, self.contexts
+                    )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
 
     def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:

@@ -12,6 +12,8 @@ rejected, and the model stays as it was before the batch.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -21,9 +23,12 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
+from editlab.config.solvers import Ultra
 from editlab.data.requests import EditRequest
+from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.checks import check_arguments, required_moments
 from editlab.editing.events import Event, TargetsEvent
+from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
 from editlab.editing.proposal import Columns, Proposal
@@ -32,6 +37,7 @@ from editlab.editing.replay import ReplayBuffer, ReplayItem
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
+from editlab.editing.ultra import propose_by_gradients
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
@@ -41,6 +47,8 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
 from editlab.networks.loading import check_placement
 from editlab.networks.precision import edited_in_float32, rounding_losses
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[EditRequest], Sequence[EditRequest]], Mapping[str, float]]
 
@@ -54,10 +62,12 @@ class EditSession:
         replay: replayed facts per new fact.
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
-        anchor_texts: held-out sentences for backend posthoc.
+        anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
+        tuning: reserved facts that the gate of backend memory is calibrated on; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
+        relations: what else may be asked of subjects, for recipes that hold it (``subject_weight``).
 
     Attributes:
         events: one a batch.
@@ -77,8 +87,10 @@ class EditSession:
         probes: Sequence[EditRequest] = (),
         seed: int = 0,
         anchor_texts: Sequence[str] = (),
+        tuning: Sequence[EditRequest] = (),
         observer: Observer | None = None,
         norms: Sequence[Mapping[int, float]] | None = None,
+        relations: SubjectPrompts | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.recipe, self.replay, self.rank, self.seed = model, recipe, replay, rank, seed
@@ -98,7 +110,13 @@ class EditSession:
             make_store(recipe, rank),
             seed,
             self.stopwatch,
+            relations=relations or SubjectPrompts(),
         )
+        if recipe.backend == "memory":
+            with self.stopwatch.stage("keys"):
+                self.proposer.store = memory_store(
+                    model, self.layers, self.proposer.key_contexts, recipe, tuning, anchor_texts
+                )
         self.guard = TrustGuard(self.proposer, probes)
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
@@ -113,7 +131,10 @@ class EditSession:
 
     def __enter__(self) -> EditSession:
         with contextlib.ExitStack() as stack:
-            self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
+            if self.proposer.memory:
+                stack.enter_context(self.proposer.memory.attached())  # no weight changes, whatever its type
+            else:
+                self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
             self._look()
             self.proposer.originals = stack.enter_context(restored(self.weights))
             self._entered = stack.pop_all()
@@ -148,6 +169,9 @@ class EditSession:
             "target": peft_target(self.architecture, self.layers),
         }
         shapes = {layer: self.architecture.weight_shape(layer) for layer in self.layers}
+        if memory := self.proposer.memory:
+            held = {layer: m.to(device="cpu") for layer, m in memory.memories.items()}
+            return Edit({}, {**info, "gate": dataclasses.asdict(memory.gate)}, held)
         totals = {layer: self.proposer.store.total(layer) for layer in self.layers}
         return Edit({k: Factors.zeros(*shapes[k]) if f is None else f for k, f in totals.items()}, info)
 
@@ -223,6 +247,9 @@ class EditSession:
             with self.stopwatch.stage("solve"):
                 self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
             return
+        if isinstance(self.recipe, Ultra):
+            self._keep(propose_by_gradients(self.proposer, requests, replayed, event), event.batch)
+            return
         targets = self._targets(requests, event, stress)
         event.without = self._observed(wanted)
         self.guard.before(requests, event)
@@ -242,8 +269,21 @@ class EditSession:
             loss_mean=float(targets.loss.mean()),
             norm_mean=float(targets.z.norm(dim=0).mean()),
             unconverged=targets.unconverged,
+            unrelated=self._unrelated(requests) if self.recipe.holds_subject else None,
         )
         return targets
+
+    def _unrelated(self, requests: Sequence[EditRequest]) -> int:
+        """Facts of whose subject no other relation is known to be held; the first time, a line is logged."""
+        count = sum(not prompts for prompts in self.proposer.other_relations(requests))
+        if count and not any(event.targets and event.targets.unrelated for event in self.events):
+            logger.warning(
+                "subject_weight: no other relation is known of the subjects of %d of %d facts; what follows %s is held there",
+                count,
+                len(requests),
+                ", ".join(repr(prompt) for prompt in ESSENCE),
+            )
+        return count
 
     def _propose(
         self,

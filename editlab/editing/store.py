@@ -1,4 +1,4 @@
-"""Where a session keeps what its maps have gained: as solved (raw), or as low-rank adapters.
+"""Where a session keeps what its maps have gained: as solved (raw), as low-rank adapters, or as a memory beside them.
 
 Both stores answer one question: given a batch's raw update of a layer, what does the map gain? The session adds that
 *effective change* to the weight, so raw and LoRA edits share every other line of code. Nothing in a store is changed
@@ -19,11 +19,12 @@ from editlab.config.recipe import Recipe
 
 
 class Store(Protocol):
-    """What the session asks of a store; see :class:`RawStore` and :class:`editlab.algebra.low_rank.LoraStore`."""
+    """What the session asks of a store; see :class:`RawStore`, :class:`editlab.algebra.low_rank.LoraStore` and
+    :class:`editlab.editing.gated_memory.MemoryStore`."""
 
     def add(
-        self, layer: int, update: Factors, problem: Problem | None = None, *, whole: bool = False
-    ) -> tuple[Factors, dict[str, Any]]: ...
+        self, layer: int, update: Any, problem: Problem | None = None, *, whole: bool = False
+    ) -> tuple[Any, dict[str, Any]]: ...
 
     def remember(self, layer: int, keys: Tensor) -> None: ...
 

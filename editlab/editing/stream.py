@@ -28,6 +28,7 @@ from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.events import Event
 from editlab.editing.followup import FollowUp, unconverged_share, warn_unconverged
+from editlab.editing.gated_memory import memory_report
 from editlab.editing.labels import CompositeObserver
 from editlab.editing.session import EditSession
 from editlab.editing.stress import stressed_batches
@@ -141,7 +142,9 @@ class _Run:
         others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
         self.edited = EditedFacts()
-        self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), plan.evaluation.same_subject_facts)
+        apart = session.proposer.relations_apart
+        most = plan.evaluation.same_subject_facts
+        self.around = Surroundings(self.edited, SubjectFacts(facts, plan.seed), most, apart)
         self.follow_up: FollowUp | None = None
         self.immediate: list[pd.DataFrame] = []
         self.followed: list[pd.DataFrame] = []
@@ -244,13 +247,18 @@ class _Run:
         if self.texts:
             rows.append(("perplexity", perplexity(self.session.model, self.texts), len(self.texts)))
         for layer, weight in self.session.weights.items():
-            change = weight.double() - self.session.originals[layer].double()
-            rows.append((f"delta_norm_layer{layer}", float(change.norm()), 1))
+            rows.append((f"delta_norm_layer{layer}", self._change(layer), 1))
             rows.append((f"weight_norm_layer{layer}", float(weight.double().norm()), 1))
         norms = [event.targets.norm_mean for event in self.session.events if event.targets is not None]
         if norms:
             rows.append(("target_norm", norms[-1], 1))
         return [{"edits_seen": edits_seen, "metric": m, "value": float(v), "n": n} for m, v, n in rows]
+
+    def _change(self, layer: int) -> float:
+        """Norm of what a map has gained, a change of its weight or the residuals of its memory."""
+        if memory := self.session.proposer.memory:
+            return memory.memories[layer].norm()
+        return float((self.session.weights[layer].double() - self.session.originals[layer].double()).norm())
 
     def _again(self, stop: int) -> dict[str, bool]:
         """By case of the first ``stop`` facts, whether their subject comes again among them."""
@@ -269,6 +277,8 @@ class _Run:
             rows.append({"metric": "GE", "value": ngram_entropy(texts), "n": len(texts)})
         if self.texts:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
+        if memory := self.session.proposer.memory:
+            rows += memory_report(memory, model, self.texts)
         if self.session.half:
             lost = self.session.energy_lost
             rows.append({"metric": "energy_lost", "value": max(lost.values()), "n": len(lost)})

@@ -14,7 +14,7 @@ import torch
 
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
-from editlab.data.corpus import sample_known
+from editlab.data.corpus import held_out_sentences, sample_known
 from editlab.data.requests import SWEEP, EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.session import EditSession
@@ -49,12 +49,14 @@ def run_sweep(
     *,
     statistics: Sequence[str],
     contexts: Contexts,
+    tuning: Sequence[EditRequest] = (),
 ) -> pd.DataFrame:
     """Edit every batch with every point of each method's grid.
 
     Args:
         recipes: by method, the fields that stay fixed.
         axes: by method, the fields that vary.
+        tuning: all facts that the data set keeps for this: the gates of memories are calibrated on them.
 
     Returns:
         one row a (method, point, seed): the varied fields, ES, PS, NS, S (success) and the norm of the update.
@@ -66,7 +68,15 @@ def run_sweep(
     rows = []
     for method, point, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
         recipe = validated(Recipe, {**recipes[method], **point}, f"sweep.{method}")
-        session = EditSession(model, recipe, statistics=list(statistics), contexts=contexts, seed=seed)
+        session = EditSession(
+            model,
+            recipe,
+            statistics=list(statistics),
+            contexts=contexts,
+            seed=seed,
+            anchor_texts=held_out_sentences(recipe.neutral_texts),
+            tuning=tuning,
+        )
         with session:
             event = session.step(batches[seed])
             frame = score_requests(model, batches[seed])

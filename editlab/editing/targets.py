@@ -9,6 +9,11 @@ and reruns the whole model at every step. Here all facts of a batch are optimise
 - In a causal model only positions from the subject's end on change, and only above the edited block: a step runs the
   suffixes alone, through the upper blocks alone, and as little of these as can be (:mod:`editlab.networks.suffix`).
 - Logits are formed only where a target token is predicted.
+
+*Other relations.* Facts of one subject share its key, and the KL term reads only what follows "{subject} is a". With
+``subject_weight`` w the loss of a fact also holds what the model says at the end of prompts P of the subject's other relations,
+w * mean over p in P of KL(before(. | p) || now(. | p)), with delta at the subject as in all rows; *before* is the model as
+it is before the batch, earlier edits included (a method of this project).
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from editlab.config.solvers import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.memory import TOKENS_AT_ONCE, budget_bytes, is_out_of_memory, power_of_two
-from editlab.editing.target_problem import TargetProblem, TargetRow, encode_rows
+from editlab.editing.target_problem import Reference, TargetProblem, TargetRow, encode_rows
 from editlab.errors import ResourceError
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
@@ -75,6 +80,7 @@ def optimize_targets(
     *,
     site: str = "block",
     max_tokens: int | None = None,
+    others: Sequence[Sequence[str]] = (),
 ) -> Targets:
     """Targets of all requests at ``layer``, batched (see the module's docstring).
 
@@ -84,12 +90,14 @@ def optimize_targets(
     Args:
         site: ``"block"`` (MEMIT) or ``"mlp"`` (ROME): whose output ``h`` is.
         max_tokens: suffix tokens optimised at once, in place of those that the memory allows.
+        others: by request, templates of the subject's other relations, which ``options.subject_weight`` holds.
 
     Raises:
         ResourceError: the memory does not suffice for one fact.
     """
     encoder = Encoder(tokenizer_of(model))
-    texts = encode_rows(encoder, requests, contexts, with_kl=options.kl_factor != 0)
+    held = others if options.subject_weight else ()
+    texts = encode_rows(encoder, requests, contexts, with_kl=options.kl_factor != 0, others=held)
     check_lengths([row.ids for row in texts], model)
     chunks = _Chunks(Architecture(model), texts, len(requests), layer, site, encoder.pad_id, options)
     with frozen(model), float32_products(chunks.architecture.device, tf32=options.tf32):
@@ -205,7 +213,7 @@ def _optimize(problem: TargetProblem, options: TargetOptions) -> Targets:
     active = torch.ones(n, dtype=torch.bool, device=delta.device)
     steps = torch.zeros(n, dtype=torch.long, device=delta.device)
     final = torch.full((n,), float("nan"), dtype=delta.dtype, device=delta.device)
-    before: Tensor | None = None
+    before: Reference | None = None
     running = n
     for step in range(1, options.steps + 1):
         delta.requires_grad_(True)

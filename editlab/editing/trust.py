@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from editlab.data.requests import EditRequest
 from editlab.editing.events import Decision, Event
 from editlab.editing.keys import compute_keys
 from editlab.editing.probes import Damage, DamageProbe, GainProbe, check_disjoint
+from editlab.editing.proposal import Change
 from editlab.errors import ConfigError
 from editlab.randomness import python_rng
 
@@ -122,14 +123,14 @@ class Preservation:
         self.kept, self.moment, self.device = kept, moment, weight.device
         self.size = self._size(Factors.from_dense(weight.double()))
 
-    def __call__(self, change: Factors) -> float:
+    def __call__(self, change: Change) -> float:
         """The distance; 0 where there is nothing to measure with."""
         return self._size(change.to(device=self.device)) / self.size if self.size > 0 else 0.0
 
-    def _size(self, change: Factors) -> float:
+    def _size(self, change: Change) -> float:
         if self.kept is not None:
             return float(change.apply(self.kept).norm(dim=0).mean())
-        if self.moment is None:
+        if self.moment is None or not isinstance(change, Factors):
             return 0.0
         outer = change.product
         if outer is None:
@@ -137,7 +138,7 @@ class Preservation:
         return float((outer @ self.moment.matrix.to(self.device) * outer).sum().clamp(min=0.0).sqrt())
 
 
-def edit_distances(changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> tuple[Tensor, Tensor]:
+def edit_distances(changes: Mapping[int, Change], problems: Mapping[int, Problem], new: int) -> tuple[Tensor, Tensor]:
     """Per new fact, |W'k - v| and |Wk - v| summed over the layers, ``(new,)`` each: ``|dW k - r|`` and ``|r|``."""
     after, before = torch.zeros(new, dtype=torch.float64), torch.zeros(new, dtype=torch.float64)
     for layer, problem in problems.items():
@@ -170,6 +171,7 @@ class TrustMonitor:
         probes: held-out records; needed where the score looks at what the model does.
         contexts: templates around the rewrite prompts.
         seed: of the random rival.
+        asked: the records as their keys are looked up.
 
     Attributes:
         scores: of the batches so far.
@@ -188,13 +190,14 @@ class TrustMonitor:
         contexts: Sequence[Sequence[str]],
         probes: Sequence[EditRequest] = (),
         seed: int = 0,
+        asked: Callable[[Sequence[EditRequest]], Sequence[EditRequest]] = list,
     ) -> None:
         if not probes and options.behaves:
             raise ConfigError("trust: needs held-out records that are not edited; give probes, or distance_only: true")
         self.options, self.model, self.probes, self.seed = options, model, list(probes), seed
         self.gain = GainProbe(contexts)
         self.damage = DamageProbe(model, self.probes) if self.probes else None
-        kept = {layer: compute_keys(model, self.probes, layer) if self.probes else None for layer in weights}
+        kept = {layer: compute_keys(model, asked(self.probes), layer) if self.probes else None for layer in weights}
         self.preservation = {k: Preservation(w, kept[k], moments.get(k)) for k, w in weights.items()}
         self.scores: list[float] = []
         self.damage_now: Damage | None = None
@@ -216,7 +219,7 @@ class TrustMonitor:
         self,
         requests: Sequence[EditRequest],
         before: Before,
-        changes: Mapping[int, Factors],
+        changes: Mapping[int, Change],
         problems: Mapping[int, Problem],
     ) -> Judgement:
         """Score the candidate that is on the model now."""
@@ -262,7 +265,7 @@ class TrustMonitor:
         """The model changed in a way that was not judged."""
         self.damage_now = None
 
-    def distances(self, changes: Mapping[int, Factors], problems: Mapping[int, Problem], new: int) -> dict[str, float]:
+    def distances(self, changes: Mapping[int, Change], problems: Mapping[int, Problem], new: int) -> dict[str, float]:
         """The distance terms of a change: no pass through the model."""
         after, before = edit_distances(changes, problems, new)
         moved = [self.preservation[layer](change) for layer, change in changes.items()]

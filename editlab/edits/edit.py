@@ -1,4 +1,4 @@
-"""An edit as an object: low-rank factors per layer that can be applied, taken back, combined, saved and loaded."""
+"""An edit as an object: low-rank factors or a memory per layer, applied, taken back, combined, saved and loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from editlab.errors import ArtifactError, ConfigError, ModelError, NumericalErro
 from editlab.files.artifacts import load_tensors, save_tensors
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
+from editlab.networks.lookup import attach, check_shapes, remembering
+from editlab.networks.memory import Memory
 from editlab.networks.precision import HALF, energy_lost
 
 logger = logging.getLogger(__name__)
@@ -31,31 +33,46 @@ TOLERATED_LOSS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """A change of the edited maps, ``W -> W + delta(layer)`` for each of its layers.
+    """A change of the edited maps: ``W -> W + delta(layer)``, or facts that are read beside a map, for each of its layers.
 
     Attributes:
         factors: by layer, the update as ``left (d_out, r) @ right (r, d_in)``, float64.
         info: how it was made (method, hyper-parameters, cases, diagnostics); JSON-serialisable.
+        memory: by layer, facts as keys and residuals; ``edit.memory[layer].facts`` lists them.
     """
 
     factors: Mapping[int, Factors]
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    memory: Mapping[int, Memory] = dataclasses.field(default_factory=dict)
 
     @property
     def layers(self) -> list[int]:
-        return sorted(self.factors)
+        return sorted({*self.factors, *self.memory})
 
     def delta(self, layer: int) -> Tensor:
         """The update of one layer as a dense ``(d_out, d_in)`` float64 tensor.
 
         Raises:
-            KeyError: the edit does not touch the layer.
+            KeyError: the edit does not change the layer's weight.
         """
         return self.factors[layer].dense()
 
     def norm(self) -> float:
         """Frobenius norm of the whole change."""
-        return sum(f.norm() ** 2 for f in self.factors.values()) ** 0.5
+        weights = sum(f.norm() ** 2 for f in self.factors.values())
+        return (weights + sum(m.norm() ** 2 for m in self.memory.values())) ** 0.5
+
+    def without(self, cases: Collection[str]) -> Edit:
+        """The edit without some facts of its memory, by case id; the others stay as they are, bit for bit.
+
+        Raises:
+            ConfigError: a case is in no memory of the edit.
+        """
+        held = {f.case_id for memory in self.memory.values() for f in memory.facts}
+        if missing := sorted(set(cases) - held):
+            raise ConfigError(f"case {missing[0]!r} is in no memory of the edit; {len(held)} others are")
+        fewer = {k: m.without({f.case_id for f in m.facts} & set(cases)) for k, m in self.memory.items()}
+        return dataclasses.replace(self, memory=fewer)
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -66,20 +83,25 @@ class Edit:
             NumericalError: an edited weight is not finite in the model's type.
         """
         weights = self._weights(model)
-        with restored(weights):
+        with restored(weights), remembering(Architecture(model), self.memory):
             commit(weights, self.factors)
             yield model
 
     def apply_(self, model: nn.Module) -> nn.Module:
-        """Edit the model in place for good (to save or serve it); keep a copy if you want to go back."""
+        """Edit the model in place for good (to save or serve it); keep a copy if you want to go back. A memory is a hook on this
+        object: the model's own files do not hold it, those of :meth:`save` do."""
         commit(self._weights(model), self.factors)
+        for layer, memory in self.memory.items():
+            lookup, _ = attach(Architecture(model), layer)
+            lookup.memory = lookup.memory + memory
         return model
 
     def _weights(self, model: nn.Module) -> dict[int, Tensor]:
         architecture = Architecture(model)
-        if self.factors:
+        if self.layers:
             architecture.check_maps(self.layers)
             self._check_kind(architecture)
+        check_shapes(architecture, self.memory)
         for layer, factors in self.factors.items():
             if factors.shape != architecture.weight_shape(layer):
                 raise ModelError(
@@ -100,11 +122,13 @@ class Edit:
     def inverse(self) -> Edit:
         """The edit that takes this one back."""
         info = {"inverse_of": dict(self.info), "target": self.info.get("target")}
-        return Edit({k: f.scaled(-1.0) for k, f in self.factors.items()}, info)
+        memory = {k: m.inverse() for k, m in self.memory.items()}
+        return Edit({k: f.scaled(-1.0) for k, f in self.factors.items()}, info, memory)
 
     def scaled(self, scale: float) -> Edit:
         """The edit with its update multiplied by ``scale``."""
-        return Edit({k: f.scaled(scale) for k, f in self.factors.items()}, {**self.info, "scale": scale})
+        memory = {k: m.scaled(scale) for k, m in self.memory.items()}
+        return Edit({k: f.scaled(scale) for k, f in self.factors.items()}, {**self.info, "scale": scale}, memory)
 
     def __add__(self, other: Edit) -> Edit:
         """Both changes at once; ranks add up until they reach the size of the map, then they are recompressed.
@@ -112,7 +136,7 @@ class Edit:
         Raises:
             ModelError: the edits are of different models.
         """
-        return Edit.merge([self, other], [1.0, 1.0])
+        return Edit.merge([self, other], [1.0, 1.0])  # of a fact in both memories, the other's entry stays
 
     @staticmethod
     def merge(edits: Sequence[Edit], weights: Sequence[float], **options: Any) -> Edit:
@@ -122,18 +146,19 @@ class Edit:
             options: rule, space, rank, density and generator, as there.
 
         Raises:
-            ConfigError: ranks that a rule cannot join, or an unknown rule.
+            ConfigError: ranks that a rule cannot join, an unknown rule, or one for memories, which have none but the sum.
             ModelError: the edits are of different models.
         """
         for other in edits[1:]:
             _check_same_model(edits[0], other)
+        memories = _joined_memories(edits, weights, options)
         merged = merge([edit.factors for edit in edits], weights, **options)
         target = functools.reduce(_joined, [edit.info.get("target") for edit in edits])
         info = {"sum_of": [dict(edit.info) for edit in edits], "target": target}
         if options or any(weight != 1 for weight in weights):
             chosen = {k: v for k, v in options.items() if k != "generator"}
             info |= {"weights": list(weights), "merged_by": chosen}
-        return Edit({k: compact(merged[k]) for k in sorted(merged)}, info)
+        return Edit({k: compact(merged[k]) for k in sorted(merged)}, info, memories)
 
     def to_peft(self, directory: str | Path, model: nn.Module | None = None) -> None:
         """Write the edit as a PEFT adapter (``adapter_config.json``, ``adapter_model.safetensors``).
@@ -149,6 +174,8 @@ class Edit:
         """
         from editlab.edits.peft import peft_target, write_peft
 
+        if self.memory:
+            raise ConfigError("to_peft: the edit is a memory, and an adapter cannot hold one; save the edit itself")
         if model is not None:
             self._weights(model)
         target = self.info.get("target") if model is None else peft_target(Architecture(model), self.layers)
@@ -157,11 +184,17 @@ class Edit:
         write_peft(self.factors, directory, target)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: factors by layer, ``info`` as metadata."""
+        """Write a safetensors file: factors and memories by layer, ``info`` and the names of facts as metadata."""
         tensors = {}
         for layer, factors in self.factors.items():
             tensors[f"{layer}.left"], tensors[f"{layer}.right"] = factors.left, factors.right
-        save_tensors(path, tensors, {"format": _FORMAT, "info": dict(self.info)})
+        for layer, memory in self.memory.items():
+            tensors |= {f"{layer}.{name}": part for name, part in memory.tensors().items()}
+        header: dict[str, Any] = {"format": _FORMAT, "info": dict(self.info)}
+        if self.memory:
+            header["facts"] = {str(k): memory.names() for k, memory in self.memory.items()}
+            header["everywhere"] = [k for k, memory in self.memory.items() if memory.everywhere]
+        save_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
@@ -175,12 +208,37 @@ class Edit:
             raise ArtifactError(f"{path}: not an edit (format {metadata.get('format')!r}, expected {_FORMAT!r})")
         try:
             layers = sorted({int(name.split(".")[0]) for name in tensors})
-            factors = {k: Factors(tensors[f"{k}.left"], tensors[f"{k}.right"]) for k in layers}
+            facts = {int(k): names for k, names in metadata.get("facts", {}).items()}
+            factors = {
+                k: Factors(tensors[f"{k}.left"], tensors[f"{k}.right"])
+                for k in layers
+                if k not in facts or f"{k}.left" in tensors
+            }
+            everywhere = metadata.get("everywhere", list(facts))
+            memory = {
+                k: Memory.restored(_part(tensors, k), names, everywhere=k in everywhere) for k, names in facts.items()
+            }
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{path}: damaged edit ({error})") from None
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
             raise ArtifactError(f"{path}: damaged edit (NaN or infinite values)")
-        return cls(factors, metadata.get("info", {}))
+        return cls(factors, metadata.get("info", {}), memory)
+
+
+def _part(tensors: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    return {name.split(".")[1]: part for name, part in tensors.items() if name.split(".")[0] == str(layer)}
+
+
+def _joined_memories(edits: Sequence[Edit], weights: Sequence[float], options: Mapping[str, Any]) -> dict[int, Memory]:
+    """By layer, the facts of all memories, the later ones last."""
+    found: dict[int, Memory] = {}
+    for edit, weight in zip(edits, weights, strict=True):
+        for layer, memory in edit.memory.items():
+            if options:
+                raise ConfigError("merge: memories have no rule but the plain sum")
+            own = memory if weight == 1 else memory.scaled(weight)
+            found[layer] = found[layer] + own if layer in found else own
+    return found
 
 
 def _check_same_model(one: Edit, other: Edit) -> None:

@@ -9,7 +9,12 @@ from editlab.data.edited import EditedFacts, SubjectFacts
 from editlab.data.requests import EditRequest
 
 PROBES = ("rewrite", "paraphrase", "neighborhood")
-KEPT = ("neighborhood", "edited_neighborhood", "same_subject")  # what an edit should leave as it was
+KEPT = (
+    "neighborhood",
+    "edited_neighborhood",
+    "same_subject",
+    "same_subject_apart",
+)  # what an edit should leave as it was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +26,13 @@ class Surroundings:
             of ``edited_neighborhood``: its old answer is no longer the right one.
         facts: the facts of the data set, to ask for unedited ones of an edited subject (``same_subject``).
         most: of these a case, at most.
+        apart: relations that a method which holds others of a subject leaves out: their facts count a second time, apart.
     """
 
     edited: EditedFacts = dataclasses.field(default_factory=EditedFacts)
     facts: SubjectFacts = dataclasses.field(default_factory=SubjectFacts)
     most: int = 0
+    apart: frozenset[str] = frozenset()
 
 
 Row = tuple[str, str, int, str, str, str]
@@ -57,7 +64,7 @@ def _probe_rows(request: EditRequest, probe: str, around: Surroundings | None) -
 
 def _subject_rows(request: EditRequest, around: Surroundings) -> list[Row]:
     others = around.facts.unedited(request, around.edited, around.most)
-    return [
-        (request.case_id, "same_subject", i, other.rewrite_prompt, other.target_new, other.target_true)
-        for i, other in enumerate(others)
-    ]
+    rows = [(i, other.rewrite_prompt, other.target_new, other.target_true) for i, other in enumerate(others)]
+    apart = [row for row, other in zip(rows, others, strict=True) if other.key[1] in around.apart]
+    kinds = [("same_subject", rows), ("same_subject_apart", apart)]
+    return [(request.case_id, kind, *row) for kind, chosen in kinds for row in chosen]

@@ -3,9 +3,9 @@
 Efficacy (ES), paraphrase (PS) and neighbourhood score (NS) are means over cases of each case's mean over its prompts;
 S is their harmonic mean (ROME, arXiv 2202.05262). Where edited neighbours are told apart
 (:class:`~editlab.evaluation.prompts.Surroundings`), NS is over the untouched ones, NS_edited over the others,
-NS_published over all, as the published protocol has it, and SS over unedited facts of the edited subjects. Intervals are
-percentile bootstrap intervals over *cases*, because the prompts of one case rise and fall together. All metrics
-share the same resamples, so the interval of S honours the correlation of its three parts.
+NS_published over all, as the published protocol has it, and SS over unedited facts of the edited subjects (SS_apart: those
+of relations that were not held). Intervals are percentile bootstrap intervals over *cases*, because the prompts of one case
+rise and fall together. All metrics share the same resamples, so the interval of S honours the correlation of its three parts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ BESIDE = {
     "NS_published": "published_neighborhood",
     "NS_edited": "edited_neighborhood",
     "SS": "same_subject",
+    "SS_apart": "same_subject_apart",
     "ES_single": "rewrite_single",
     "ES_repeated": "rewrite_repeated",
 }

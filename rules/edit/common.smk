@@ -7,7 +7,7 @@ from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
 from editlab.config.models import HubModel, RandomModel, SubstrateModel
-from editlab.config.solvers import SOLVERS, RandomUpdate
+from editlab.config.solvers import RandomUpdate
 
 STUDY = RUN.edit
 
@@ -194,7 +194,7 @@ def cell_inputs(wildcards):
             model=wildcards.model, dataset=wildcards.dataset
         ).output[0]
         layers = traced_layers(inputs["layers"])
-    if recipe.reads_moment:
+    if recipe.solves and recipe.reads_moment:
         inputs["statistics"] = [
             statistics_file(wildcards.model, layer) for layer in layers
         ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_adapters import base, bench, random_factors
 
-from editlab.adapters.deltas import DeltaCache, deltas_of, make_probes, probe_by_probe, reliability, seed_noise
+from editlab.adapters.deltas import DeltaCache, agreement, deltas_of, make_probes, probe_by_probe, seed_noise
 from editlab.adapters.pool import Pool
 from editlab.data.tasks import letter_task_set
 from editlab.errors import ArtifactError
@@ -94,8 +94,11 @@ def test_supervision_sees_every_position_and_a_pooled_one_their_mean(tiny):
 def test_every_pooling_is_made_of_what_changes_on_each_probe(tiny, pool):
     probes = dataclasses.replace(tiny.probes, options=tiny.study.deltas.model_copy(update={"pool": pool}))
     names = tiny.pool.names[:4]
-    found = probes.pooled(probe_by_probe(tiny.model, probes, names, tiny.pool.at, rows=16))
-    torch.testing.assert_close(found, deltas_of(tiny.model, probes, names, tiny.pool.at), atol=1e-5, rtol=1e-4)
+    over, first = probe_by_probe(tiny.model, probes, names, tiny.pool.at, rows=16)
+    there = make_probes(tiny.model, tiny.tasks, probes.options.model_copy(update={"position": "prompt_end"}), 0)
+    for change, way in ((over, probes), (first, there)):
+        found = probes.pooled(change)
+        torch.testing.assert_close(found, deltas_of(tiny.model, way, names, tiny.pool.at), atol=1e-5, rtol=1e-4)
 
 
 def test_probes_are_kept_for_that(tiny):
@@ -133,7 +136,7 @@ def test_a_cache_of_another_model_is_refused(tiny, tmp_path):
 
 def test_reliability_and_seed_noise_are_cosines(tiny):
     train = tiny.tasks.names("train")
-    found = reliability(tiny.model, tiny.probes, tiny.pool, train)
+    found = agreement(tiny.probes, probe_by_probe(tiny.model, tiny.probes, train, tiny.pool.at)[0])
     everything = deltas_of(tiny.model, tiny.probes, tiny.pool.names, tiny.pool.at)
     noise = seed_noise(tiny.pool, everything, train)
     assert all(-1 <= v <= 1 for v in (found | noise).values())

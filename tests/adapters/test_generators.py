@@ -17,7 +17,15 @@ from editlab.adapters.coefficients import delta_network, ridge_network
 from editlab.adapters.deltas import deltas_of
 from editlab.adapters.generation import DECODERS, check, export, generate, train_generator
 from editlab.adapters.hyperconvolution import Layer
-from editlab.adapters.losses import SUPERVISIONS, delta_loss, diversity, norm_band, product_loss, product_norms
+from editlab.adapters.losses import (
+    SUPERVISIONS,
+    delta_loss,
+    diversity,
+    norm_band,
+    product_loss,
+    product_norms,
+    span_loss,
+)
 from editlab.adapters.merge_table import RULES, compare_merges
 from editlab.adapters.pool import Pool, combined, cut, inner_products, likeness
 from editlab.adapters.references import mean_adapter, random_equal_norm, shuffled
@@ -160,6 +168,15 @@ def test_the_loss_on_products_does_not_see_the_gauge():
     torch.testing.assert_close(product_norms(factors), dense, atol=1e-4, rtol=1e-4)
 
 
+def test_the_loss_of_sums_is_that_of_their_products():
+    factors = random_factors(base(), 4)
+    coefficients = torch.randn(2, 4, generator=torch.Generator().manual_seed(4))
+    products = {k: torch.einsum("cn,noi->coi", coefficients, b @ a) for k, (b, a) in factors.items()}
+    wanted = product_loss(products, {k: (b[[3, 0]], a[[3, 0]]) for k, (b, a) in factors.items()})
+    torch.testing.assert_close(span_loss(coefficients, [3, 0], inner_products(factors, factors)), wanted)
+    assert float(span_loss(torch.eye(4)[[3, 0]], [3, 0], inner_products(factors, factors))) == 0
+
+
 # ---- references and networks -------------------------------------------------------------------------------------
 
 
@@ -243,7 +260,7 @@ def test_sums_in_factors_are_sums_of_products():
 def test_inner_products_form_no_product():
     factors = random_factors(base(), 4)
     flat = torch.cat([(b @ a).flatten(1) for b, a in factors.values()], dim=1)
-    torch.testing.assert_close(inner_products(factors, factors), flat @ flat.T, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(inner_products(factors, factors).sum(dim=0), flat @ flat.T, atol=1e-3, rtol=1e-4)
     unit = torch.nn.functional.normalize(flat, dim=1)
     torch.testing.assert_close(likeness(factors), unit @ unit.T, atol=1e-5, rtol=1e-4)
 

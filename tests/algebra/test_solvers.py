@@ -139,6 +139,69 @@ def test_alphaedit_is_the_published_asymmetrical_solve(n, earlier, form):
     close(found, expected)
 
 
+@pytest.mark.parametrize("form", ["auto", "direct", "woodbury"])
+def test_evoedit_is_the_published_projector_that_shrinks_batch_by_batch(form):
+    given, l2, threshold = problem(), 0.5, 0.3
+    values, vectors = torch.linalg.eigh(given.moment.matrix)
+    projector = vectors[:, values < threshold] @ vectors[:, values < threshold].T
+    settings, left, past = {"l2": l2, "null_space_threshold": threshold, "null_space_share": None}, [], None
+    for batch in (gaussian(D_IN, n, seed=40 + n) for n in (2, 1, 3)):
+        now = replace(given, keys=batch, residual=gaussian(D_OUT, batch.shape[1], seed=60), history=past)
+        found = solved("evoedit", replace(now, form=form), **settings)
+        gram = batch.T @ projector @ batch + l2 * torch.eye(batch.shape[1], dtype=F64)
+        close(found.factors.dense(), now.residual @ torch.linalg.solve(gram, batch.T @ projector))
+        if past is not None:  # earlier edits are not touched at all
+            old = torch.cat(past.batches, 1)
+            assert float(found.factors.apply(old).norm()) < 1e-12 * found.factors.norm() * float(old.norm())
+        left.append(found.diagnostics["null_space_left"])
+        used = torch.linalg.qr(projector @ batch).Q
+        projector = projector - used @ used.T
+        past = History.of(batch) if past is None else past.extended(batch)
+    dimension = int((values < threshold).sum())
+    assert left == [dimension, dimension - 2, dimension - 3]
+
+
+def test_evoedit_begins_as_alphaedit_and_ends_when_the_null_space_is_used_up():
+    given = problem()
+    close(change("evoedit", given), change("alphaedit", given))
+    # Half of the keys and more are folded into one matrix, of which half of the digits remain.
+    keys = gaussian(D_IN, 8, seed=20)
+    apart = History.of(keys[:, :2]).extended(keys[:, 2:8])
+    folded = History._of_matrix(keys @ keys.T, finite=True)
+    together = change("evoedit", replace(given, history=folded))
+    close(change("evoedit", replace(given, history=apart)), together, 1e-6)
+    saved = History.of_tensors(apart.tensors())
+    assert torch.equal(
+        change("evoedit", replace(given, history=saved)), change("evoedit", replace(given, history=apart))
+    )
+    with pytest.raises(NumericalError, match=r"null space of 10 dimensions is used up \(10 by earlier edits\)"):
+        solved("evoedit", replace(given, history=History.of(gaussian(D_IN, 12, seed=21))))
+
+
+def sphere_basis(weight: torch.Tensor, energy: float) -> torch.Tensor:
+    rows = weight / weight.norm(dim=1, keepdim=True)
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    values, vectors = values.flip(0), vectors.flip(1)
+    return vectors[:, : int((values.cumsum(0) < energy).sum()) + 1]
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in SOLVERS.items() if "sphere" in s.model_fields))
+@pytest.mark.parametrize("shape", [(D_OUT, D_IN), (24, 10)])
+def test_sphere_takes_a_share_off_the_principal_directions_of_the_weight(name, shape):
+    given = problem(1 if SOLVERS[name].max_batch else 4, shape[1], shape[0])
+    plain, restrained = change(name, given), change(name, given, sphere=0.8, sphere_energy=0.5)
+    principal = sphere_basis(given.weight, 0.5)
+    assert 0 < principal.shape[1] < min(shape)
+    close(restrained @ principal, 0.2 * plain @ principal)
+    close(restrained - restrained @ principal @ principal.T, plain - plain @ principal @ principal.T)
+    found = solved(name, given, sphere=0.8)
+    assert found.diagnostics["principal_directions"] == principal.shape[1]
+    assert found.factors.rank == solved(name, given).factors.rank
+    assert torch.equal(change(name, given, sphere=0.0), plain)
+    with pytest.raises(ConfigError, match="weight is missing"):
+        solved(name, replace(given, weight=None), sphere=0.1)
+
+
 @pytest.mark.parametrize("earlier", [None, history()])
 def test_encore_is_memit_with_history_and_a_norm_term(earlier):
     given, weight, norm = replace(problem(), history=earlier), 5.0, 2.0

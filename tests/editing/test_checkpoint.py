@@ -16,6 +16,7 @@ from editlab.editing.checkpoint import Checkpoint
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.errors import ArtifactError
+from editlab.networks.memory import Memory
 
 TEXTS = ("The city is old and the sea is near.",)
 
@@ -33,6 +34,8 @@ METHODS: dict[str, tuple[dict[str, Any], int, float]] = {
     "lora": ({"backend": "lora", "min_energy": 0.9, "max_rank": 6}, 3, 0.5),
     "append": ({"backend": "lora", "accumulate": "append", "max_rank": 8, "lora_metric": "frobenius"}, 3, 0.0),
     "trust": ({"trust": {"threshold": 0.6, "low": 0.2, "dynamic_window": 2}}, 0, 0.5),
+    "ultra": ({"solver": "ultra", "lr": 1e-2}, 0, 0.5),
+    "memory": ({"backend": "memory", "gate": 0.9995, "kl_factor": 0.0}, 0, 0.0),
     "greedy": ({"backend": "lora", "trust": {}, "greedy": {"when_stuck": "raise_rank"}}, 3, 0.5),
 }
 
@@ -70,8 +73,17 @@ def same(one: StreamResult, other: StreamResult) -> None:
         pd.testing.assert_frame_equal(getattr(one, table), getattr(other, table), check_exact=True)
     assert one.events == other.events
     assert one.edit.layers == other.edit.layers
-    for layer in one.edit.layers:
+    for layer in one.edit.factors:
         assert torch.equal(one.edit.delta(layer), other.edit.delta(layer))
+    for layer, memory in one.edit.memory.items():
+        same_memory(memory, other.edit.memory[layer])
+
+
+def same_memory(one: Memory, other: Memory) -> None:
+    assert one.size > 0
+    assert one.facts == other.facts
+    for part in ("keys", "residuals", "gates"):
+        assert torch.equal(getattr(one, part), getattr(other, part))
 
 
 @pytest.mark.parametrize("name", METHODS)

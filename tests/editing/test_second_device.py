@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from second_device import DEVICE, Everywhere, OnSecondDevice, Reachable, on_second_device
-from test_checkpoint import METHODS, TEXTS, KillAfter, Killed, plan
+from test_checkpoint import METHODS, TEXTS, KillAfter, Killed, plan, same_memory
 from test_session import CONTEXTS, MOMENTS, SMALL, TARGETS
 from tiny import FAMILIES, tiny_model, tiny_requests
 
@@ -23,6 +23,7 @@ from editlab.data import true_statements
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamResult, run_stream
 from editlab.editing.tracing import trace_layers
+from editlab.evaluation.scoring import score_targets
 from editlab.moments.collection import collect_second_moments
 from editlab.networks.architectures import Architecture
 from editlab.training.substrate import train_substrate
@@ -133,7 +134,7 @@ def stream(name: str, path: Path | None = None, kill: int = 0) -> StreamResult:
         return run_stream(run, tiny_requests(12), given, progress=bar, checkpoint=path)
 
 
-@pytest.mark.parametrize("name", ["alphaedit", "lora", "trust"])
+@pytest.mark.parametrize("name", ["alphaedit", "lora", "trust", "memory", "ultra"])
 def test_a_killed_stream_is_resumed_there(name, tmp_path: Path):
     path = tmp_path / "state.safetensors"
     undisturbed = stream(name)
@@ -141,8 +142,29 @@ def test_a_killed_stream_is_resumed_there(name, tmp_path: Path):
         stream(name, path, kill=2)
     resumed = stream(name, path)
     assert [e.record() for e in resumed.events] == [e.record() for e in undisturbed.events]
-    for layer in undisturbed.edit.layers:
+    for layer in undisturbed.edit.factors:
         assert torch.equal(resumed.edit.delta(layer), undisturbed.edit.delta(layer))
+    for layer, memory in undisturbed.edit.memory.items():
+        assert memory.keys.device.type == "cpu"
+        same_memory(resumed.edit.memory[layer], memory)
+
+
+@pytest.mark.parametrize("lookup", ["prompt", "subject"])
+def test_a_memory_lives_on_the_device_of_its_map(lookup, tmp_path: Path):
+    found, facts = [], tiny_requests(40)
+    for model in (tiny_model(), there()):
+        values = {"solver": "memit", "layers": [1], "backend": "memory", "lookup": lookup, **TARGETS, "kl_factor": 0.0}
+        memory = EditSession(model, validated(Recipe, values, "recipe"), tuning=facts[20:], anchor_texts=TEXTS)
+        with memory as run:
+            given = plan(save_after=1, snapshot_every=100)
+            found.append(run_stream(run, facts[:8], given, TEXTS, checkpoint=tmp_path / model.device.type))
+            assert run.proposer.memory.memories[1].keys.device.type == model.device.type
+        with found[-1].edit.applied(model):
+            assert len(score_targets(model, [(facts[0].rewrite_prompt, facts[0].target_new)]).log_prob) == 1
+        assert len(found[-1].edit.without([facts[0].case_id]).memory[1].facts) == 7
+    here, elsewhere = (result.edit.memory[1] for result in found)
+    close(elsewhere.keys, here.keys)
+    close(elsewhere.residuals, here.residuals)
 
 
 def test_an_edit_is_applied_and_taken_back():

@@ -36,6 +36,7 @@ PUBLISHED = {  # hyper-parameters of the library, solver of the reference and it
     "memit": ({"second_moment_weight": 5.0}, reference.memit, {"weight": 5.0}),
     "emmet": ({"second_moment_weight": 3.0, "ridge": 0.1}, reference.emmet, {"weight": 3.0, "gamma": 0.1}),
     "alphaedit": ({"null_space_threshold": 0.12, "l2": 2.0}, reference.alphaedit, {"threshold": 0.12, "l2": 2.0}),
+    "evoedit": ({"null_space_threshold": 0.12, "l2": 2.0}, reference.evoedit, {"threshold": 0.12, "l2": 2.0}),
     "encore": (
         {"second_moment_weight": 5.0, "update_norm_weight": 2.0},
         reference.encore,
@@ -60,7 +61,9 @@ SMALL = {
     "encore": {"second_moment_weight": 5.0},
     "nse": {"second_moment_weight": 5.0},
     "alphaedit": {"null_space_threshold": 0.12, "l2": 2.0},
+    "evoedit": {"null_space_threshold": 0.12, "l2": 2.0},
     "ft": {"steps": 4, "lr": 0.02},
+    "ultra": {"second_moment_weight": 5.0, "lr": 1e-2},
 }
 
 
@@ -332,7 +335,7 @@ class TestEverySolver:
     def test_nan_in_the_statistics_is_one_line_and_the_model_is_left_alone(self, method, family):
         model = shared_model(family, torch.float32)
         before = bits(model)
-        if SOLVERS[method].moment or method.endswith("rome"):
+        if SOLVERS[method].moment or method.endswith(("rome", "ultra")):
             with pytest.raises(EditlabError, match=r"^[^\n]+NaN[^\n]*$"):
                 edit(model, tiny_requests(3), method, statistics={1: MOMENTS[1] * math.nan})
         else:

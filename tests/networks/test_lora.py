@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import tiny_model
 from tiny_adapters import base, random_factors
 
 from editlab.algebra.linalg import Factors
@@ -51,6 +52,33 @@ def test_dense_changes_are_their_factors():
         torch.testing.assert_close(logits(model, ids()), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [2, 40])  # few rows: thin products; many, and no gradient: one product with the sums
+@pytest.mark.parametrize("family", ["gpt2", "llama"])  # transposed weights with a bias; neither
+def test_with_and_without_gradients_the_same_comes_out(family, rows, dtype):
+    model = tiny_model(family).to(dtype)
+    x = torch.randint(100, (rows, 6), generator=torch.Generator().manual_seed(2))
+    factors = random_factors(model, 2, size=0.1)
+    with torch.no_grad():
+        plain = logits(model, x)
+    tolerance = 1e-4 if dtype is torch.float32 else 0.1
+    for changes in (factors, {k: b @ a for k, (b, a) in factors.items()}):
+        with adapted(model, changes):
+            expected = logits(model, x)
+            with torch.no_grad():
+                torch.testing.assert_close(logits(model, x), expected, atol=tolerance, rtol=tolerance)
+                short = logits(model, x[:: rows // 2, :1])  # a row an adapter, as when an answer is continued
+                torch.testing.assert_close(short, expected[:: rows // 2, :1], atol=tolerance, rtol=tolerance)
+        assert float((expected.detach() - plain).abs().max()) > 0.3
+    # Served without any of this: the sums in the weights.
+    for i, part in enumerate(x.chunk(2)):
+        merged = tiny_model(family).to(dtype)
+        for name, module in Architecture(merged).linear_maps().items():
+            change = factors[name][0][i] @ factors[name][1][i]
+            module.weight.data += (change if isinstance(module, torch.nn.Linear) else change.T).to(dtype)
+        torch.testing.assert_close(logits(merged, part), expected.chunk(2)[i], atol=tolerance, rtol=tolerance)
+
+
 def test_saved_and_served_by_plain_peft_the_logits_are_the_same(tmp_path):
     peft = pytest.importorskip("peft")
     model, x = base(), ids()
@@ -94,12 +122,17 @@ def test_every_factor_gets_a_gradient_and_a_none_where_b_is_zero():
     assert all(float(b.grad.abs().sum()) > 0 and float(a.grad.abs().sum()) == 0 for b, a in zero.values())
 
 
-def test_hooks_are_gone_after_an_error():
+def test_maps_are_given_back_after_an_error():
     model = base()
+    name, module = next(iter(Architecture(model).linear_maps().items()))
+    module.forward = own = module.forward  # as a library does that moves weights between devices
     before = logits(model, ids())
     with pytest.raises(RuntimeError, match="stop"), adapted(model, random_factors(model, 1)):
         raise RuntimeError("stop")
     assert torch.equal(logits(model, ids()), before)
+    changed = {k for k, m in Architecture(model).linear_maps().items() if "forward" in vars(m)}
+    assert changed == {name}
+    assert module.forward is own
 
 
 def test_adapters_of_another_base_are_refused():
@@ -112,7 +145,7 @@ def test_adapters_of_another_base_are_refused():
         pass
     with pytest.raises(ModelError, match="cannot be shared out"), adapted(model, random_factors(model, 3)):
         logits(model, ids(4))
-    assert not any(m._forward_hooks for m in model.modules())
+    assert not any("forward" in vars(m) for m in model.modules())
 
 
 def test_an_adapter_that_changes_nothing_or_is_damaged_is_one_line(tmp_path):

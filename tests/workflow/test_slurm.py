@@ -187,10 +187,10 @@ def assert_same_cells(workflow: Workflow, local: Workflow, *methods: str) -> Non
 
 
 def test_the_matrix_through_the_profile_while_the_node_is_drained_for_a_time(cluster, local, tmp_path):
-    """The facts that are known, then the cells in one submission, but for one that was tried before; then the table. Before
+    """The context templates, then the cells in one submission, but for one that was tried before; then the table. Before
     the last one the node takes no jobs."""
     workflow = without_cells(local, tmp_path / "work")
-    shutil.rmtree(workflow.root / "results" / "known")
+    shutil.rmtree(workflow.root / "results" / "contexts")
     log = "logs/edit_cell/edit-substrate-facts-none-1-0-0-1.log"
     shutil.copytree(
         local.root / "logs" / "edit_cell", (workflow.root / log).parent, ignore=lambda _, n: {*n} - {Path(log).name}
@@ -208,7 +208,7 @@ def test_the_matrix_through_the_profile_while_the_node_is_drained_for_a_time(clu
     assert sorted(job.comment for job in jobs) == [
         "rule_cells_edit_cell",
         "rule_edit_cell_wildcards_edit_substrate_facts_none_1_0_0_1",
-        "rule_prepare_find_known",
+        "rule_prepare_make_contexts",
         "rule_tables_collect_table",
     ]
     assert {cluster.completed()[job.number] for job in jobs} == {"COMPLETED"}

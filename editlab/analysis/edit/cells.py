@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ CELL_FILES = ("metrics.csv", "curve.csv", "record")  # what a table of cells rea
 METRICS = ("ES", "PS", "NS", "S")
 BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
 EXACT = ("NS", "SS")  # exact answers of what should stay, beside success
+MEMORY = ("memory_gate", "memory_collisions", "memory_firing_neutral")  # of a memory, where there is one
 EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
 
@@ -76,7 +78,7 @@ def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     generation, share = (
         metrics[metrics["protocol"] == p].set_index("metric")["value"] for p in ("generation", "share")
     )
-    wanted = [name for name in ("GE", "perplexity", "targets_unconverged") if name in generation]
+    wanted = [name for name in ("GE", "perplexity", "targets_unconverged", *MEMORY) if name in generation]
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
     found = {str(name): float(value) for part in (generation[wanted], share) for name, value in part.items()}
     return found | {"delta_norm": sum(v * v for v in norms) ** 0.5}
@@ -132,13 +134,17 @@ def final_scores(directory: str | Path) -> dict[str, float]:
 
 
 def stored(directory: str | Path) -> dict[str, int]:
-    """Numbers that an edit stores: the thinner of factors and dense matrix, by layer; bytes in float32."""
+    """Numbers that an edit stores: the thinner of factors and dense matrix, or keys, residuals and gates, by layer; bytes in
+    float32."""
     from safetensors import safe_open
 
     with safe_open(str(read_verified(Path(directory) / "edit.safetensors")), framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     count = 0
-    for layer in {name.split(".")[0] for name in shapes}:
+    count += sum(
+        math.prod(shape) for name, shape in shapes.items() if name.split(".")[1] in ("keys", "residuals", "gates")
+    )
+    for layer in {name.split(".")[0] for name in shapes if name.endswith(".left")}:
         (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
         count += min(rank * (d_out + d_in), d_out * d_in)
     return {"parameters": count, "bytes": 4 * count}

@@ -221,15 +221,20 @@ def recipe_tabular(settings: Settings) -> str:
 
 def _targets(recipe: Mapping[str, Any]) -> str:
     if "clamp" not in recipe:
-        return f"lr {recipe['lr']:g}, {recipe['steps']} steps"
+        return f"lr {recipe['lr']:g}" + (f", {recipe['steps']} steps" if "steps" in recipe else "")
     text = f"clamp {recipe['clamp']:g}"
+    if recipe.get("subject_weight"):
+        text += f", other relations held {recipe['subject_weight']:g}"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 
 def _solve(recipe: Mapping[str, Any]) -> str:
     solver = SOLVERS[recipe["solver"]]
+    if recipe["backend"] == "memory":
+        return ""
     own = solver(**{name: recipe[name] for name in solver.model_fields if name in recipe})
-    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in own.shown().items())
+    shown = {**own.shown(), **({"sphere": recipe["sphere"]} if recipe.get("sphere") else {})}
+    return ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in shown.items())
 
 
 def _storage(recipe: Mapping[str, Any]) -> str:
@@ -239,6 +244,12 @@ def _storage(recipe: Mapping[str, Any]) -> str:
         parts.append(f"LoRA, {recipe['accumulate']}, {recipe['lora_metric']} metric")
     elif recipe["backend"] == "posthoc":
         parts.append(f"LoRA after the edits, {recipe['posthoc']['steps']} steps")
+    elif recipe["backend"] == "memory":
+        gate = "calibrated" if recipe["gate"] is None else format(recipe["gate"], "g")
+        place = {"everywhere": "at the prompt's end, read everywhere"}.get(
+            recipe["lookup"], f"at the {recipe['lookup']}'s end"
+        )
+        parts.append(f"memory {place}, gate {gate}")
     if trust := recipe["trust"]:
         kind = "distance trust" if trust["distance_only"] else "trust"
         parts.append(f"{kind} {trust['low']:g} to {trust['threshold']:g}")

@@ -16,6 +16,7 @@ NAMES = {
     "memit": "MEMIT",
     "emmet": "EMMET",
     "alphaedit": "AlphaEdit",
+    "evoedit": "EvoEdit",
     "rect": "RECT",
     "prune": "PRUNE",
     "nse": "NSE",

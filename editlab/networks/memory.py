@@ -1,0 +1,258 @@
+"""A gated key-value memory beside one edited map: facts are kept as a list, in place of a change of the weight.
+
+NeuralDB (arXiv 2507.18028): MEMIT's closed form says ``(W + dW) k = W k + R w(k)``, and w is nearly one-hot on the key of an
+edited fact and nearly zero elsewhere. So the list itself is kept, a unit key ``k_i`` and a residual ``r_i`` a fact, and read
+through a gate: with ``j = argmax_i cos(k, k_i)``
+
+    g(k) = r_j where cos(k, k_j) > gate_j, else 0;    the map gives W k + g(k).
+
+Nothing is solved, and facts do not add up: one is put in, replaced and taken out without a trace. What two facts can do to
+one another is *collide*: where their keys are closer than the gate, the nearer one answers for both. A :class:`Memory` never
+changes; to go back is to take the former one. Cosines are float32 whatever the model's type is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editlab.errors import ArtifactError, ConfigError, NumericalError
+
+_AT_ONCE = 1 << 22  # cosines held at once
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFact:
+    """The name of an entry.
+
+    Attributes:
+        back: the entry takes the same one back, where a memory holds it, and says nothing by itself.
+    """
+
+    case_id: str
+    subject: str
+    relation: str
+    target: str
+    back: bool = False
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Of two facts with the same one the later takes the place of the earlier."""
+        return (self.subject, self.relation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a memory says to some inputs: the nearest entry ``index``, its cosine ``score``, and whether it passes the gate."""
+
+    score: Tensor
+    index: Tensor
+    fires: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+    """m facts at one map of ``(d_out, d_in)``, each of another subject or relation.
+
+    Attributes:
+        keys: (m, d_in) float32, unit rows.
+        residuals: (m, d_out) float32.
+        gates: (m,) float32 cosines.
+        facts: m names.
+        everywhere: it is read at every token; else at the last one of a prompt alone.
+    """
+
+    keys: Tensor
+    residuals: Tensor
+    gates: Tensor
+    facts: tuple[StoredFact, ...]
+    everywhere: bool = True
+
+    def __post_init__(self) -> None:
+        m = len(self.facts)
+        if self.keys.shape[:1] != (m,) or self.residuals.shape[:1] != (m,) or self.gates.shape != (m,):
+            raise ArtifactError(
+                f"memory: {m} facts do not fit {len(self.keys)} keys and {len(self.residuals)} residuals"
+            )
+
+    @classmethod
+    def empty(cls, d_out: int, d_in: int) -> Memory:
+        """No facts."""
+        return cls(torch.zeros(0, d_in), torch.zeros(0, d_out), torch.zeros(0), ())
+
+    @classmethod
+    def of(
+        cls, keys: Tensor, residuals: Tensor, gate: float, facts: Sequence[StoredFact], *, everywhere: bool = True
+    ) -> Memory:
+        """Facts as columns: keys (d_in, n), residuals (d_out, n); of one that comes twice the last.
+
+        Raises:
+            NumericalError: a key is zero, or something is not finite.
+        """
+        unit = F.normalize(keys.double(), dim=0).T.float().contiguous()
+        rows = residuals.T.float().contiguous()
+        if not bool(unit.isfinite().all() and rows.isfinite().all() and (unit.norm(dim=1) > 0.5).all()):
+            raise NumericalError("memory: a key is zero, or a key or residual is not finite")
+        gates = torch.full((len(facts),), gate, dtype=torch.float32, device=rows.device)
+        none = cls.empty(rows.shape[1], unit.shape[1]).to(device=rows.device)
+        return none + cls(unit, rows, gates, tuple(facts), everywhere)
+
+    @property
+    def size(self) -> int:
+        """Number of facts."""
+        return len(self.facts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the map."""
+        return self.residuals.shape[1], self.keys.shape[1]
+
+    @functools.cached_property
+    def live(self) -> Memory:
+        """The entries that answer: without those that take one back."""
+        return self._at([i for i, fact in enumerate(self.facts) if not fact.back])
+
+    def __add__(self, other: Memory) -> Memory:
+        """Both. A fact that is in both is the other's; an entry that takes back what is here goes, and takes it along.
+
+        Raises:
+            ConfigError: the memories belong to maps of other shapes, or are read at other places.
+        """
+        if self.shape != other.shape:
+            raise ConfigError(f"memory: shapes {self.shape} and {other.shape} cannot be joined")
+        if self.size and other.size and self.everywhere != other.everywhere:
+            raise ConfigError(
+                "memory: one is read at every token, the other at the prompt's end; they cannot be joined"
+            )
+        both = (self, other)
+        rows = {fact.identity: (0, i) for i, fact in enumerate(self.facts)}
+        for i, fact in enumerate(other.facts):
+            held = rows.get(fact.identity)
+            opposite = held is not None and both[held[0]].facts[held[1]].back != fact.back
+            if held is not None and opposite and _same((both[held[0]], held[1]), (other, i)):
+                del rows[fact.identity]
+            elif held is None or not opposite or not fact.back:
+                rows.pop(fact.identity, None)
+                rows[fact.identity] = (1, i)
+        kept = [part._at([i for k, i in rows.values() if k == number]) for number, part in enumerate(both)]
+        device = self.keys.device
+        keys, residuals, gates = (
+            torch.cat([getattr(part, name).to(device) for part in kept]) for name in ("keys", "residuals", "gates")
+        )
+        everywhere = (other if other.size else self).everywhere
+        return Memory(keys, residuals, gates, kept[0].facts + kept[1].facts, everywhere)
+
+    def without(self, cases: Collection[str]) -> Memory:
+        """The memory without these cases, the others as they were, bit for bit.
+
+        Raises:
+            ConfigError: a case is not stored.
+        """
+        missing = sorted(set(cases) - {fact.case_id for fact in self.facts})
+        if missing:
+            raise ConfigError(f"memory: case {missing[0]!r} is not stored; {self.size} others are")
+        return self._at([i for i, fact in enumerate(self.facts) if fact.case_id not in cases])
+
+    def only(self, cases: Collection[str]) -> Memory:
+        """The memory of these cases alone; :class:`ConfigError` where one is not stored."""
+        others = [fact.case_id for fact in self.facts if fact.case_id not in cases]
+        self.without(cases)
+        return self.without(others)
+
+    def read(self, inputs: Tensor) -> Reading:
+        """The nearest entry of every input ``(..., d_in)``; there must be at least one."""
+        unit = F.normalize(inputs.detach().float(), dim=-1).flatten(0, -2)
+        parts = [(part @ self.keys.T).max(-1) for part in unit.split(max(1, _AT_ONCE // self.size))]
+        score, index = (torch.cat(list(found)).view(inputs.shape[:-1]) for found in zip(*parts, strict=True))
+        return Reading(score, index, score > self.gates[index])
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """g (d_out, n) of keys (d_in, n): what the map gains there."""
+        if not self.live.size:
+            return keys.new_zeros(self.shape[0], keys.shape[1])
+        found = self.live.read(keys.T)
+        return torch.where(found.fires[:, None], self.live.residuals[found.index], 0.0).T.to(keys.dtype)
+
+    def collisions(self, others: Memory | None = None) -> list[tuple[str, str]]:
+        """(case, case of ``others``) of entries with an entry of another answer within their own gate, the nearest such.
+
+        Args:
+            others: by default this memory.
+        """
+        mine, theirs = self.live, (self if others is None else others).live
+        if not mine.size or not theirs.size:
+            return []
+        numbers: dict[Any, int] = {}
+        facts = [[numbers.setdefault(f.target, len(numbers)) for f in m.facts] for m in (mine, theirs)]
+        targets, answers = (torch.tensor(f, device=mine.keys.device) for f in facts)
+        found = []
+        step = max(1, _AT_ONCE // theirs.size)
+        for start in range(0, mine.size, step):
+            rows = slice(start, start + step)
+            cosines = mine.keys[rows] @ theirs.keys.T
+            score, index = cosines.masked_fill_(targets[rows, None] == answers, -2.0).max(1)
+            for i in (score > mine.gates[rows]).nonzero()[:, 0].tolist():
+                found.append((mine.facts[start + i].case_id, theirs.facts[int(index[i])].case_id))
+        return found
+
+    def norm(self) -> float:
+        """Frobenius norm of the residuals."""
+        return float(self.live.residuals.double().norm())
+
+    def scaled(self, scale: float) -> Memory:
+        """The same facts, every residual multiplied."""
+        return dataclasses.replace(self, residuals=self.residuals * scale)
+
+    def inverse(self) -> Memory:
+        """What takes these entries back. A fact that one of them had replaced does not come back by it."""
+        return dataclasses.replace(self, facts=tuple(dataclasses.replace(f, back=not f.back) for f in self.facts))
+
+    def to(self, *, device: torch.device | str) -> Memory:
+        """The same memory on a device: itself, where it is there."""
+        if self.keys.device == torch.device(device):
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("keys", "residuals", "gates")}
+        return dataclasses.replace(self, **moved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``keys``, ``residuals`` and ``gates``, on the CPU; :attr:`facts` go beside them as :meth:`names`."""
+        return {name: getattr(self, name).cpu() for name in ("keys", "residuals", "gates")}
+
+    def names(self) -> list[dict[str, Any]]:
+        """The facts, JSON-serialisable."""
+        return [dataclasses.asdict(fact) for fact in self.facts]
+
+    @classmethod
+    def restored(
+        cls, tensors: Mapping[str, Tensor], names: Sequence[Mapping[str, Any]], *, everywhere: bool = True
+    ) -> Memory:
+        """A memory from :meth:`tensors` and :meth:`names`.
+
+        Raises:
+            ArtifactError: they do not fit one another.
+        """
+        try:
+            facts = tuple(StoredFact(**name) for name in names)
+            return cls(tensors["keys"], tensors["residuals"], tensors["gates"], facts, everywhere)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"memory: damaged ({error})") from None
+
+    def _at(self, index: Sequence[int]) -> Memory:
+        if len(index) == self.size:
+            return self
+        at = torch.tensor(list(index), dtype=torch.long, device=self.keys.device)
+        parts = {name: getattr(self, name)[at] for name in ("keys", "residuals", "gates")}
+        return dataclasses.replace(self, **parts, facts=tuple(self.facts[i] for i in index))
+
+
+def _same(one: tuple[Memory, int], other: tuple[Memory, int]) -> bool:
+    (first, i), (second, j) = one, other
+    return torch.equal(first.keys[i].cpu(), second.keys[j].cpu()) and torch.equal(
+        first.residuals[i].cpu(), second.residuals[j].cpu()
+    )

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup matrix test test-slow test-fast lint bench bench-gpu soak fuzz report paper readme verify archive clean help
+.PHONY: setup matrix test test-slow test-fast test-device lint bench bench-gpu soak fuzz report paper readme verify archive clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,12 @@ test-slow: setup  ## only the slow tests
 
 test-fast: setup  ## tests without the slow ones
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+# Tests of edits on it (tests/editing/test_second_device.py) are among all tests; these are the other rooms that compute.
+ON_DEVICE ?= tests/algebra tests/networks tests/edits tests/adapters tests/unlearning/test_runs.py tests/training/test_unlearning.py
+
+test-device: setup  ## the library on a device that is not the CPU; all of it: make test-device ON_DEVICE=tests/FOLDER
+	$(BIN)/pytest -n 2 --dist loadgroup --second-device -m "not slow" $(ON_DEVICE)
 
 lint: setup  ## ruff, snakefmt, mypy, snakemake --lint
 	$(BIN)/ruff check .

@@ -37,11 +37,17 @@ def second_device(request: pytest.FixtureRequest) -> Iterator[None]:
         placed(move(classifier, device).model)
         return classifier
 
+    def applied(model: Any, change: Any, recurse: bool = True) -> Any:
+        torch.nn.Module._apply(model, change, recurse)
+        model.tie_weights()  # parameters are exchanged, see below, tied ones each for itself
+        return model
+
     Everywhere.on = True
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # else model.double() changes the shell alone
     with pytest.MonkeyPatch.context() as patch, Reachable():
         patch.setattr(torch.testing, "assert_close", lambda a, b, **given: compared(_here(a), _here(b), **given))
         patch.setattr(PreTrainedModel, "from_pretrained", classmethod(loaded))
+        patch.setattr(PreTrainedModel, "_apply", applied, raising=False)
         patch.setattr(Classifier, "to", moved)
         fused = "_get_fused_kernels_supported_devices"
         patch.setattr(sys.modules["torch.optim.optimizer"], fused, lambda: ["cpu", DEVICE.type])

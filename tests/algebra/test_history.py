@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_solvers import change, close, gaussian, problem, second_moment, solved
 
+from editlab.algebra import refinement
 from editlab.algebra.history import History, histories_in
 from editlab.algebra.refinement import SingleFactor
 from editlab.errors import NumericalError
@@ -132,6 +133,19 @@ def test_refinement_says_where_it_fails():
     assert factor is None or factor.solve(matrix, gaussian(40, 2))[1] > 1e-10
 
 
+def test_refinement_that_does_not_converge_is_no_worse_than_nothing():
+    """At conditions of 3e8 some float32 factors exist and are of no use: their steps lead away from the solution."""
+    residuals = []
+    for seed in range(12):
+        basis = torch.linalg.qr(gaussian(60, 60, seed=seed)).Q
+        matrix = basis * torch.logspace(0, -8.5, 60, dtype=F64) @ basis.T
+        factor = SingleFactor.of((matrix + matrix.T) / 2)
+        if factor is not None:
+            residuals.append(factor.solve((matrix + matrix.T) / 2, gaussian(60, 3, seed=seed + 50))[1])
+    assert residuals
+    assert max(residuals) <= 1.0
+
+
 @pytest.mark.parametrize("decades", [2.0, 11.0])
 def test_a_device_that_is_slow_in_float64_gets_the_same_solutions(decades, monkeypatch):
     asked = [problem(3, 40, seed=i, decades=decades) for i in range(2)]
@@ -143,3 +157,42 @@ def test_a_device_that_is_slow_in_float64_gets_the_same_solutions(decades, monke
         refined = solved("memit", fresh).diagnostics.get("refined_residual", 1.0)
         assert (refined <= 1e-10) == (decades == 2.0)
         assert (fresh.moment.cholesky is None) == (decades == 2.0)  # the ill-conditioned one went back to float64
+
+
+def test_what_is_saved_is_read_back_in_its_order():
+    whole = History()
+    for i in range(12):  # "batch10" sorts before "batch2"
+        whole = whole.extended(torch.full((40, 1), float(i + 1), dtype=torch.float64))
+    read = History.of_tensors(dict(sorted(whole.tensors().items())))
+    assert [float(keys[0, 0]) for keys in read.batches] == [float(i + 1) for i in range(12)]
+    assert (read.energy, read.finite, read.folded) == (whole.energy, True, None)
+
+
+def test_a_folded_part_that_is_not_finite_is_known_when_it_is_read():
+    folded, keys = torch.full((4, 4), float("nan"), dtype=torch.float64), torch.ones(4, 1, dtype=torch.float64)
+    assert not History.of_tensors({"folded": folded, "batch0": keys}).finite
+    assert History.of_tensors({"folded": torch.eye(4, dtype=torch.float64), "batch0": keys}).finite
+
+
+def test_data_centre_gpus_and_the_cpu_are_fast_in_float64(monkeypatch):
+    assert refinement.fast_float64(torch.device("cpu"))
+    for capability, fast in (
+        ((8, 0), True),
+        ((9, 0), True),
+        ((10, 0), True),
+        ((8, 6), False),
+        ((8, 9), False),
+        ((12, 0), False),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert refinement.fast_float64(torch.device("cuda:0")) is fast
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [8, 8, 3]])  # kept as keys; folded, with keys on top
+def test_a_mapped_history_is_projected_on_both_sides(sizes):
+    found, keys = stream(sizes, seed=5)
+    basis = torch.linalg.qr(gaussian(D, 7, seed=9)).Q
+    projector = basis @ basis.T
+    mapped = found.mapped(lambda columns: projector @ columns)
+    assert (found.folded is None) == (mapped.folded is None) == (len(sizes) == 2)
+    close(mapped.dense(), projector @ keys @ keys.T @ projector)

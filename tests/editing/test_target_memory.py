@@ -96,6 +96,23 @@ def test_out_of_memory_halves_and_goes_on_with_the_same_results(monkeypatch, cap
     torch.testing.assert_close(parts.z, whole.z, rtol=1e-9, atol=1e-9)
 
 
+def test_what_was_found_before_memory_ran_out_stays(monkeypatch):
+    attempts: list[int] = []
+    inner = targets._optimize
+
+    def optimize(problem, options):
+        attempts.append(len(problem.base))
+        if len(attempts) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return inner(problem, options)
+
+    monkeypatch.setattr(targets, "_optimize", optimize)
+    model, requests = tiny_model(), tiny_requests(8)
+    optimize_targets(model, requests, 1, CONTEXTS, TargetOptions(**OPTIONS), max_tokens=100)
+    assert len(attempts) > 3
+    assert sum(attempts) - attempts[1] == 8  # each fact is optimised once
+
+
 def test_one_fact_that_does_not_fit_is_an_error_of_one_line(monkeypatch):
     Watched(monkeypatch, most=0)
     with pytest.raises(ResourceError, match="does not suffice for one fact") as caught:
@@ -119,3 +136,10 @@ def test_budgets():
     assert memory.is_out_of_memory(MemoryError())
     assert memory.is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not memory.is_out_of_memory(RuntimeError("other"))
+
+
+def test_auto_is_a_share_of_what_a_gpu_has_free_and_of_what_torch_holds_unused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2_000)
+    assert memory.budget_bytes("auto", torch.device("cuda:0")) == 12_000

@@ -46,7 +46,7 @@ test-fast: setup  ## tests without the slow ones
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 # Tests of edits on it (tests/editing/test_second_device.py) are among all tests; these are the other rooms that compute.
-ON_DEVICE ?= tests/algebra tests/networks tests/edits tests/adapters tests/unlearning/test_runs.py tests/training/test_unlearning.py
+ON_DEVICE ?= tests/algebra tests/networks/test_loading.py tests/edits tests/adapters/test_generators.py tests/unlearning/test_runs.py tests/training/test_unlearning.py
 
 test-device: setup  ## the library on a device that is not the CPU; all of it: make test-device ON_DEVICE=tests/FOLDER
 	$(BIN)/pytest -n 2 --dist loadgroup --second-device -m "not slow" $(ON_DEVICE)

@@ -13,7 +13,7 @@ ROWS = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manua
 
 
 def seen(parts, *, full: bool = False) -> Moments:
-    found = Moments.none(6, full=full, device=CPU)
+    found = Moments.none(6, full=full, device=parts[0].device)
     for part in parts:
         found = found.extended(part)
     return found

@@ -328,8 +328,9 @@ def test_cosines_of_a_bfloat16_model_are_float32():
     assert edit.memory[LAYER].keys.dtype == torch.float32
     x = gates.token_keys(model, LAYER, [r.rewrite_prompt for r in facts])
     assert x.dtype == torch.bfloat16
-    score = edit.memory[LAYER].read(x).score
-    exact = torch.nn.functional.normalize(x.double(), dim=-1) @ edit.memory[LAYER].keys.double().T
+    memory = edit.memory[LAYER].to(device=x.device)
+    score = memory.read(x).score
+    exact = torch.nn.functional.normalize(x.double(), dim=-1) @ memory.keys.double().T
     assert torch.allclose(score.double(), exact.max(1).values, atol=1e-6)
     with edit.applied(model):
         assert logits(model).dtype == torch.bfloat16
@@ -382,7 +383,7 @@ def test_the_gate_is_above_neutral_text_and_parts_best():
     gate = gates.calibrated_gate(model, LAYER, CLEAN, options, facts, TEXTS)
     assert gate.value == max(gate.account["neutral"], gate.account["separating"])
     keys = gates.compute_keys(model, gates.looked_up(facts, "prompt"), LAYER)
-    stored = Memory.of(keys, torch.zeros(32, 30), gate.value, stored_facts(facts))
+    stored = Memory.of(keys, torch.zeros(32, 30, device=keys.device), gate.value, stored_facts(facts))
     assert firing_rate(model, LAYER, stored, TEXTS) <= 0.06
     assert 0 <= gate.account["others"] <= 1 >= gate.account["paraphrases"] >= 0
     by_subject = options.model_copy(update={"lookup": "subject"})

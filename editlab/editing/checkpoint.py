@@ -23,8 +23,8 @@ from editlab.algebra.normaliser import Normaliser
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event
 from editlab.editing.probes import Damage
-from editlab.editing.proposer import put_back
 from editlab.editing.replay import ReplayItem
+from editlab.editing.snapshot import put_back
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import load_tensors, save_tensors
 

@@ -13,13 +13,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editlab.algebra.linalg import Factors
 from editlab.config.solvers import FineTuning
 from editlab.data.requests import EditRequest
+from editlab.editing.events import Event, LayerEvent
+from editlab.editing.proposal import Columns, Proposal
+from editlab.editing.proposer import Proposer
+from editlab.editing.replay import ReplayItem
+from editlab.errors import NumericalError
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.prefix import run_prompts, suffix_mask
 from editlab.networks.tokenization import Encoder, check_lengths
+
+
+def propose_by_finetuning(
+    proposer: Proposer, requests: list[EditRequest], replayed: list[ReplayItem], event: Event
+) -> Proposal:
+    """The update of a batch on the maps; replayed facts are trained on too.
+
+    Raises:
+        NumericalError: the fine-tuning diverged.
+    """
+    recipe, everyone = proposer.recipe, requests + [item.request for item in replayed]
+    assert isinstance(recipe, FineTuning)
+    weights = proposer.column_weights(len(requests), len(replayed))
+    deltas, loss = finetune(proposer.model, everyone, proposer.layers, recipe, weights)
+    return proposed(proposer, Columns(everyone, None, None, len(requests), [loss] * len(requests)), deltas, event)
+
+
+def proposed(proposer: Proposer, columns: Columns, deltas: dict[int, Tensor], event: Event) -> Proposal:
+    """The changes that a fine-tuning found, put on the maps.
+
+    Args:
+        columns: with the last loss as that of every new fact.
+
+    Raises:
+        NumericalError: the fine-tuning diverged.
+    """
+    if not all(bool(d.isfinite().all()) for d in deltas.values()):
+        raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
+    proposal = Proposal(columns)
+    for layer, delta in deltas.items():
+        proposer.put(proposal, layer, Factors.from_dense(delta))
+    event.loss = columns.losses[0]
+    event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
+    return proposal
 
 
 def finetune(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,28 +21,26 @@ from torch import Tensor
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.normaliser import Normaliser
-from editlab.algebra.postprocess import restrain_total_on_top
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
-from editlab.algebra.solvers import noise, solve
+from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
+from editlab.config.solvers import Passes, ShuffledTargets, TargetOptions
 from editlab.data.requests import EditRequest
-from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
+from editlab.data.subject_prompts import SubjectPrompts
+from editlab.editing.batch_targets import optimized
 from editlab.editing.events import Event, LayerEvent
-from editlab.editing.finetune import finetune
 from editlab.editing.gate import looked_up
 from editlab.editing.gated_memory import MemoryStore
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
 from editlab.editing.proposal import Change, Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
+from editlab.editing.snapshot import Snapshot, put_back
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress, shuffled
-from editlab.editing.targets import Targets, optimize_targets
+from editlab.editing.targets import Targets
 from editlab.edits.edit import commit
-from editlab.errors import NumericalError
 from editlab.files.timing import Stopwatch
-from editlab.networks.hooks import restored
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
@@ -58,15 +55,6 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
     update, problem = solve()
     with proposer.stopwatch.stage("solve"):
         return proposer.put(proposal, layer, update, problem)
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
-
-    weights: dict[int, Tensor]
-    stored: Any
-    normalisers: dict[int, Normaliser]
 
 
 @dataclasses.dataclass
@@ -126,36 +114,10 @@ class Proposer:
     def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
         """Target vectors at the last edited layer, on the weights that the recipe asks for."""
         with self.unremembered():
-            targets = self._optimized(self.asked(requests), stress)
+            targets = optimized(self, self.asked(requests), stress)
         if isinstance(self.recipe, ShuffledTargets):
             targets = shuffled(targets, requests, self.seed)
         return stress.targets(targets, requests) if stress else targets
-
-    def _optimized(self, requests: Sequence[EditRequest], stress: Stress | None) -> Targets:
-        recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
-        assert isinstance(recipe, TargetOptions)
-        options = stress.options(recipe) if stress else recipe
-        optimized = functools.partial(
-            optimize_targets,
-            self.model,
-            requests,
-            layer,
-            self.contexts,
-            options,
-            site=site,
-            others=[prompts or list(ESSENCE) for prompts in self.other_relations(requests)],
-        )
-        if recipe.rewind or recipe.norm_anchor:
-            with restored(self.weights):
-                put_back(self.weights, self.originals)
-                anchor = compute_values(self.model, requests, layer, site).norm(dim=0)
-                if recipe.rewind:
-                    targets = optimized()
-        if not recipe.rewind:
-            targets = optimized()
-        if recipe.norm_anchor:
-            targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-        return targets
 
     def other_relations(self, requests: Sequence[EditRequest]) -> list[list[str]]:
         """By request, templates of the relations of its subject that are held: without those that the batch edits. Empty where
@@ -183,9 +145,10 @@ class Proposer:
         old = [item.request for item in replayed]
         z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
         z = torch.cat([targets.z, z_old.to(targets.z)], 1)
-        return Columns(requests + old, z, self._weights(new, len(old)), new, losses)
+        return Columns(requests + old, z, self.column_weights(new, len(old)), new, losses)
 
-    def _weights(self, new: int, old: int) -> Tensor:
+    def column_weights(self, new: int, old: int) -> Tensor:
+        """(n,) float64: 1 a new fact, ``replay_weight`` a replayed one."""
         weights = torch.ones(new + old, dtype=torch.float64)
         weights[new:] = self.recipe.replay_weight
         return weights
@@ -296,53 +259,3 @@ class Proposer:
                         self.model, new, layer, self.contexts
                     )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
-
-    def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:
-        """Fine-tune the maps on the batch, where the recipe does that in place of a solve."""
-        recipe, everyone = self.recipe, requests + [item.request for item in replayed]
-        assert isinstance(recipe, FineTuning)
-        weights = self._weights(len(requests), len(replayed))
-        deltas, loss = finetune(self.model, everyone, self.layers, recipe, weights)
-        if not all(bool(d.isfinite().all()) for d in deltas.values()):
-            raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
-        proposal = Proposal(Columns(everyone, None, None, len(requests), [loss] * len(requests)))
-        for layer, delta in deltas.items():
-            self.put(proposal, layer, Factors.from_dense(delta))
-        event.loss = loss
-        event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
-        return proposal
-
-    def noise(self, requests: list[EditRequest], norms: Mapping[int, float], event: Event) -> Proposal:
-        """Noise on every map, with the norms that another method's updates of this batch had."""
-        proposal = Proposal(Columns(requests, None, None, len(requests), [0.0] * len(requests)))
-        event.layers = {}
-        for layer, weight in self.weights.items():
-            seed, norm = derive_seed("solve", self.seed, event.batch, layer), norms.get(layer, 0.0)
-            shape = (int(weight.shape[0]), int(weight.shape[1]))
-            found = self.put(proposal, layer, noise(shape, len(requests), norm, seed))
-            event.layers[str(layer)] = LayerEvent(update_norm=norm, **found)
-        return proposal
-
-    def restrain_total(self) -> dict[str, Any]:
-        """The restraint that the published PRUNE applies once, to the total change."""
-        found = {}
-        for layer, weight in self.weights.items():
-            d_out, d_in = weight.shape
-            problem = Problem(
-                keys=torch.zeros(d_in, 1, device=weight.device),
-                residual=torch.zeros(d_out, 1, device=weight.device),
-                weight=weight.double(),
-                original=self.originals[layer].double(),
-            )
-            update, found[str(layer)] = restrain_total_on_top(
-                Factors.zeros(d_out, d_in).to(device=weight.device), problem
-            )
-            self.put(Proposal(Columns.none()), layer, update)
-        return found
-
-
-def put_back(weights: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
-    """Write values into weights, bit for bit."""
-    with torch.no_grad():
-        for layer, weight in weights.items():
-            weight.copy_(values[layer])

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
-from editlab.config.solvers import RandomUpdate, TargetOptions
+from editlab.config.solvers import RandomUpdate
+from editlab.config.targets import TargetOptions
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8

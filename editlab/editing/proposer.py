@@ -25,7 +25,8 @@ from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import Passes, ShuffledTargets, TargetOptions
+from editlab.config.solvers import Passes, ShuffledTargets
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.batch_targets import optimized

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.memory import TOKENS_AT_ONCE, budget_bytes, is_out_of_memory, power_of_two

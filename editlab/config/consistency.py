@@ -53,7 +53,11 @@ def check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -
         other = recipe.matched_to if isinstance(recipe, RandomUpdate) else None
         if other is None:
             continue
-        choose(f"methods.{method}.matched_to", other, {m: None for m in plan.methods if methods[m].edits})
+        choose(
+            f"methods.{method}.matched_to",
+            other,
+            {m: None for m in plan.methods if methods[m].edits and not methods[m].reads},
+        )
         matched = methods[other]
         if matched.backend != "raw" or matched.trust is not None or not set(sizes) <= set(plan.batches(other)):
             raise ValueError(

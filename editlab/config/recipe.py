@@ -187,6 +187,11 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return self.backend != "memory"
 
     @property
+    def calibrates(self) -> bool:
+        """Whether reserved facts choose its gate."""
+        return (self.backend == "memory" or self.reads) and self.gate is None
+
+    @property
     def replays(self) -> bool:
         """Whether the replay axis applies."""
         return self.replay and self.solves
@@ -201,7 +206,7 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         """Sentences of held-out text that the backend needs."""
         if self.backend == "posthoc":
             return self.posthoc.anchor_texts
-        return self.gate_texts if self.backend == "memory" and self.gate is None else 0
+        return self.gate_texts if self.backend == "memory" and self.calibrates else 0
 
     @model_validator(mode="wrap")
     @classmethod
@@ -233,7 +238,7 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"layers: {self.layers} is not allowed; {self.solver} edits exactly one layer")
         if self.layers != "auto" and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layers: give distinct layers, at least one, or auto")
-        if self.has_rank and (self.gradient or not self.edits or self.restrained_at_end):
+        if self.has_rank and (self.gradient or not self.edits or self.reads or self.restrained_at_end):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
         if self.backend == "memory":
             self._check_memory()

@@ -32,6 +32,7 @@ class Solver(Section):
         mean_value: the current value is the mean over contexts, as the key is.
         gradient: it fine-tunes the weight by gradient.
         edits: False for the control that leaves the model alone.
+        reads: no weight changes; the facts are read beside the model, as text.
         control: it is no contestant.
         restrained_at_end: the total change is restrained once, after the last batch, as PRUNE's script does.
         targets: how its target vectors are optimised; None: it has none.
@@ -50,6 +51,7 @@ class Solver(Section):
     mean_value: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
     edits: ClassVar[bool] = True
+    reads: ClassVar[bool] = False
     control: ClassVar[bool] = False
     restrained_at_end: ClassVar[bool] = False
     targets: ClassVar[type[TargetOptions] | None] = TargetOptions
@@ -301,6 +303,19 @@ class NoUpdate(Solver):
     name, replay, moment, edits, control, targets = "none", False, False, False, True, None
 
 
+class InContext(Solver):
+    """Rival: no weight changes; the edited fact that a prompt is most like is put in front of it (as IKE, arXiv 2305.12740,
+    without its demonstrations)."""
+
+    name, replay, moment, control, targets, reads = "in_context", False, False, True, None, True
+
+
+class TextLookup(Solver):
+    """Rival: no weight changes; the edited fact that a prompt is most like answers in the model's place."""
+
+    name, replay, moment, control, targets, reads = "text_lookup", False, False, True, None, True
+
+
 SOLVERS: dict[str, type[Solver]] = {
     Rome.name: Rome,
     RRome.name: RRome,
@@ -318,5 +333,7 @@ SOLVERS: dict[str, type[Solver]] = {
     RandomUpdate.name: RandomUpdate,
     ShuffledTargets.name: ShuffledTargets,
     NoUpdate.name: NoUpdate,
+    InContext.name: InContext,
+    TextLookup.name: TextLookup,
 }
 """The registry: one line a solver."""

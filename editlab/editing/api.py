@@ -82,6 +82,10 @@ def edit(
     if not facts:
         raise ConfigError("requests: none given; at least one is needed")
     given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
+    if SOLVERS[method].reads:
+        raise ConfigError(
+            f"method: {method!r} is not allowed; it changes no model, and is there to be compared with in runs"
+        )
     recipe = validated(Recipe, {"solver": method, "layers": given, **hyperparameters}, "edit")
     session = EditSession(
         model,

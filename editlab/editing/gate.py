@@ -10,7 +10,7 @@ the relation: there a subject's entries count as its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,20 @@ def calibrated_gate(
     neutral = float((text @ keys).max(1).values.double().quantile(1 - options.gate_rate))
     owners, paraphrase, cosines = _prompt_cosines(model, layer, facts, options.lookup, keys)
     names = [r.subject if options.lookup == "subject" else r.key for r in facts]
+    return separating_gate(names, owners, paraphrase, cosines, neutral)
+
+
+def separating_gate(
+    names: Sequence[Hashable], owners: Sequence[int], paraphrase: Tensor, cosines: Tensor, neutral: float = -1.0
+) -> Gate:
+    """The cosine that parts best what should pass from what should not, or ``neutral`` where that is larger.
+
+    Args:
+        names: of the facts; entries of the same name count as a prompt's own.
+        owners: the fact of each prompt.
+        paraphrase: (prompts,) which of them are paraphrases.
+        cosines: (prompts, facts).
+    """
     own = torch.tensor([[names[i] == name for name in names] for i in owners], device=cosines.device)
     mine, theirs = (cosines.masked_fill(hidden, -1.0).max(1).values.double() for hidden in (~own, own))
     right = mine[paraphrase & (mine > theirs)]

@@ -35,6 +35,7 @@ from editlab.editing.keys import CLEAN, Contexts, check_contexts
 from editlab.editing.proposal import Proposal
 from editlab.editing.proposer import Proposer
 from editlab.editing.replay import ReplayBuffer, ReplayItem
+from editlab.editing.retrieval import fact_reader
 from editlab.editing.snapshot import Snapshot
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
@@ -49,6 +50,7 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import restored
 from editlab.networks.loading import check_placement
 from editlab.networks.precision import edited_in_float32, rounding_losses
+from editlab.networks.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
-        tuning: reserved facts that the gate of backend memory is calibrated on; neither edited nor scored.
+        tuning: reserved facts that a gate is calibrated on, that of backend memory or of a reader; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
@@ -122,6 +124,7 @@ class EditSession:
         self.guard = TrustGuard(self.proposer, probes)
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
+        self.reader = fact_reader(recipe, self.edited, tuning) if recipe.reads else None
         self.events: list[Event] = []
         self.half: dict[int, torch.dtype] = {}
         self._entered = contextlib.ExitStack()
@@ -137,6 +140,8 @@ class EditSession:
                 stack.enter_context(self.proposer.memory.attached())  # no weight changes, whatever its type
             else:
                 self.half = stack.enter_context(edited_in_float32(self.architecture, self.layers))
+            if self.reader:
+                stack.enter_context(reading(self.model, self.reader))
             self._look()
             self.proposer.originals = stack.enter_context(restored(self.weights))
             self._entered = stack.pop_all()
@@ -194,7 +199,9 @@ class EditSession:
         self.guard.check(requests)
         batch = stress.requests(requests) if stress else list(requests)
         event = Event(batch=len(self.events), cases=[r.case_id for r in batch], stress=stress.kind if stress else None)
-        if self.recipe.edits:
+        if self.recipe.reads:
+            self.edited += batch
+        elif self.recipe.edits:
             before = self.proposer.snapshot()
             try:
                 self._edit_batch(batch, requests, before, event, stress)

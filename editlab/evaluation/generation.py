@@ -20,6 +20,7 @@ from editlab.errors import ConfigError, DataError
 from editlab.evaluation.scoring import pack
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
+from editlab.networks.reading import reader_of
 from editlab.networks.tokenization import Encoder, check_lengths
 from editlab.randomness import derive_seed
 
@@ -82,12 +83,16 @@ def continue_prompts(
         ConfigError: ``max_new_tokens`` is below 1.
         ModelError: prompt and continuation together exceed the model's context.
     """
-    rows = _prompt_rows(model, prompts, max_new_tokens)
+    reader = reader_of(model)
+    shown = reader.shown(prompts) if reader else prompts
+    rows = _prompt_rows(model, shown, max_new_tokens)
     ends = _ending_tokens(model, stop)
     options = {"do_sample": False, "eos_token_id": sorted(ends) or None}
     found = _continued(model, rows, max_new_tokens, 0, options, max_tokens)
     new = [_up_to(ids[len(row) :], ends) for ids, row in zip(found, rows, strict=True)]
-    return list(tokenizer_of(model).batch_decode(new, skip_special_tokens=True))
+    written = list(tokenizer_of(model).batch_decode(new, skip_special_tokens=True))
+    answers = reader.answers(prompts) if reader else [None] * len(prompts)
+    return [text if answer is None else f" {answer}" for text, answer in zip(written, answers, strict=True)]
 
 
 def _ending_tokens(model: Any, stop: str | None) -> set[int]:

@@ -27,8 +27,10 @@ from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.prefix import FrozenPrefix, PromptStates, run_prompts, suffix_mask
+from editlab.networks.reading import Reader, reader_of
 from editlab.networks.tokenization import Encoder, check_lengths, pad
 
+UNSAID = -100.0  # log-probability of what an answer that is looked up does not say
 LOGIT_BUDGET = 2**24  # logits held at a time, in numbers (64 MiB in float32)
 
 
@@ -80,6 +82,24 @@ def score_targets(model: Any, pairs: Sequence[tuple[str, str]], *, max_tokens: i
         raise ConfigError(f"max_tokens: {max_tokens} is not allowed; at least 1")
     if not pairs:
         return TargetScores(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    if (reader := reader_of(model)) is not None:
+        return _scored_beside(model, reader, pairs, max_tokens)
+    return _scored(model, pairs, max_tokens)
+
+
+def _scored_beside(model: Any, reader: Reader, pairs: Sequence[tuple[str, str]], max_tokens: int) -> TargetScores:
+    """Scores where a reader stands beside the model: of what it shows the model, or of the answer that it gives itself."""
+    prompts = [prompt for prompt, _ in pairs]
+    shown = reader.shown(prompts)
+    found = _scored(model, [(prompt, target) for prompt, (_, target) in zip(shown, pairs, strict=True)], max_tokens)
+    answers = reader.answers(prompts)
+    given = np.array([answer is not None for answer in answers])
+    right = np.array([answer == target for answer, (_, target) in zip(answers, pairs, strict=True)])
+    log_prob = np.where(given, np.where(right, 0.0, UNSAID), found.log_prob)
+    return TargetScores(log_prob, np.where(given, right, found.correct), found.tokens)
+
+
+def _scored(model: Any, pairs: Sequence[tuple[str, str]], max_tokens: int) -> TargetScores:
     encoder = Encoder(tokenizer_of(model))
     work = _lay_out(encoder, pairs)
     _check_context(work, model)

@@ -56,7 +56,7 @@ def check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -
         choose(
             f"methods.{method}.matched_to",
             other,
-            {m: None for m in plan.methods if methods[m].edits and not methods[m].reads},
+            {m: None for m in plan.methods if methods[m].edits},
         )
         matched = methods[other]
         if matched.backend != "raw" or matched.trust is not None or not set(sizes) <= set(plan.batches(other)):

@@ -246,7 +246,7 @@ class EditStudy(Study):
                         for extra in _replay_axes(plan, replay if traits.replays else 0.0):
                             cell = {
                                 "method": method,
-                                "batch": str(_batch(batch, traits.max_batch, traits.edits)),
+                                "batch": str(_batch(batch, traits.max_batch, traits.edits or traits.reads)),
                                 "replay": _decimal(replay) if traits.replays else "0",
                                 **extra,
                                 "rank": str(rank),
@@ -256,8 +256,8 @@ class EditStudy(Study):
         return list(found.values())
 
 
-def _batch(batch: int, largest: int | None, edits: bool) -> int:
-    return min(batch, largest or batch) if edits else 1
+def _batch(batch: int, largest: int | None, matters: bool) -> int:
+    return min(batch, largest or batch) if matters else 1
 
 
 def _decimal(value: float) -> str:

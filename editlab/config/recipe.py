@@ -238,7 +238,7 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"layers: {self.layers} is not allowed; {self.solver} edits exactly one layer")
         if self.layers != "auto" and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layers: give distinct layers, at least one, or auto")
-        if self.has_rank and (self.gradient or not self.edits or self.reads or self.restrained_at_end):
+        if self.has_rank and (self.gradient or not self.edits or self.restrained_at_end):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
         if self.backend == "memory":
             self._check_memory()

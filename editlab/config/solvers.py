@@ -31,7 +31,7 @@ class Solver(Section):
         clean_key: it reads the key of the clean prompt beside the one over contexts.
         mean_value: the current value is the mean over contexts, as the key is.
         gradient: it fine-tunes the weight by gradient.
-        edits: False for the control that leaves the model alone.
+        edits: False for those that leave the model alone.
         reads: no weight changes; the facts are read beside the model, as text.
         control: it is no contestant.
         restrained_at_end: the total change is restrained once, after the last batch, as PRUNE's script does.
@@ -307,13 +307,13 @@ class InContext(Solver):
     """Rival: no weight changes; the edited fact that a prompt is most like is put in front of it (as IKE, arXiv 2305.12740,
     without its demonstrations)."""
 
-    name, replay, moment, control, targets, reads = "in_context", False, False, True, None, True
+    name, replay, moment, edits, control, targets, reads = "in_context", False, False, False, True, None, True
 
 
 class TextLookup(Solver):
     """Rival: no weight changes; the edited fact that a prompt is most like answers in the model's place."""
 
-    name, replay, moment, control, targets, reads = "text_lookup", False, False, True, None, True
+    name, replay, moment, edits, control, targets, reads = "text_lookup", False, False, False, True, None, True
 
 
 SOLVERS: dict[str, type[Solver]] = {

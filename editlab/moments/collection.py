@@ -95,6 +95,7 @@ def collect_second_moments(
             bar.update(sum(map(len, batch)))
             if partial is not None and sums.batches % save_every == 0:
                 sums.save(partial)
+                logger.info("second moments: %d tokens of %s", sums.count, budget or f"{samples} samples")
     if not sums.count:
         raise DataError("statistics: the texts hold no token to collect second moments over")
     return {layer: SecondMoment((sums.sums.pop(layer) / sums.count).cpu(), sums.count) for layer in layers}

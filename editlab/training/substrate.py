@@ -231,6 +231,9 @@ def _fit(
         if (step + 1) % every == 0:
             row = {"step": step + 1, "loss": loss, "recall": recall(model, sample)}
             log.append({name: float(value) for name, value in row.items()})
+            logger.info(
+                "substrate: step %d of %d, loss %.3f, recall %.3f", step + 1, options.steps, *list(row.values())[1:]
+            )
         if saved is not None and (step + 1) % SAVE_EVERY == 0 and step + 1 < options.steps:
             saved.save(model, optimizers, {"step": step + 1, "log": log, "rows": corpus.state()})
     model.eval()

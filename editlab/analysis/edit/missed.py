@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -67,18 +67,19 @@ def _collect(run: Run) -> pd.DataFrame:
     return missed_facts(next(iter(run.cells.values())), requests, without_effect(run.settings))
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """How many facts are missed in most of their streams, and how bad the worst is."""
     missed = tables["missed_facts"]
     if missed.empty:
-        return [Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")]
+        yield Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")
+        return
     lost, worst = missed[missed["ES"] < 0.5], missed.iloc[0]
     sentence = (
         f"Averages hide that misses are not spread evenly: {counted(len(lost), 'fact')} kept the old object in more than half "
         f"of the streams that edited {'it' if len(lost) == 1 else 'them'}, the worst with an efficacy of {worst['ES']:.2f} over "
         f"{counted(int(worst['streams']), 'stream')}."
     )
-    return [Finding("missed.facts", sentence, *Interval(float(len(lost))), len(missed), True, "missed_facts")]
+    yield Finding("missed.facts", sentence, *Interval(float(len(lost))), len(missed), True, "missed_facts")
 
 
 @sheet("missed_facts", "Missed facts", "missed_facts")
@@ -87,14 +88,11 @@ def missed_sheet(tables: Tables) -> Printed:
     missed = tables["missed_facts"]
     names = ("prompt", "target_true", "target_new")
     columns = columns_of({name: name.replace("_", " ") for name in names}, "text") + columns_of({s: s for s in PROBES})
-    return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.", "missed_facts")
+    return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.")
 
 
 TOPIC = Topic(
-    name="missed",
-    title="Missed facts",
+    "Missed facts",
     tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), ("requests",), settings=("methods",)),),
-    sheets=(missed_sheet,),
     reads=("missed_facts",),
-    findings=findings,
 )

@@ -48,17 +48,11 @@ class Printed:
         frame: numbers; for a printed column also ``_low``, ``_high`` (interval) and ``_best`` (bold) where they apply.
         columns: what is printed, in order; those that the frame lacks are left out.
         legend: its caption, plain text.
-        source: name of the collected table that the numbers come from.
     """
 
     frame: pd.DataFrame
     columns: Sequence[Column]
     legend: str
-    source: str
-
-    def latex(self) -> str:
-        """The ``tabular``."""
-        return tabular(self.frame, self.columns, f"{self.source}.csv")
 
 
 def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str, rows: int = ROWS) -> str:

@@ -51,7 +51,7 @@ def told_of(
     for study, fields in runs.items():
         report, run, frames = report_of(study), Run(**fields), read_tables(tables[study])
         sheet = report.sheets[report.headline][1] if report.headline else None
-        headline = sheet.make(frames) if sheet and all(name in frames for name in sheet.tables) else None
+        headline = sheet.make(frames) if sheet and set(sheet.tables) <= set(frames) else None
         own = [f for f in found if f["study"] == study]
         studies.append(Told(report, run, report.describe(run, frames), own, headline))
     return studies
@@ -89,14 +89,12 @@ def card(studies: Sequence[Told], templates: Path = TEMPLATES) -> str:
 
 
 def _card(told: Told) -> dict[str, Any]:
-    run, missing = told.run, told.run.missing()
+    run, missing, subject = told.run, told.run.missing(), told.description.subject
     absent = [s for s in texts.missing_sentences(told.report, run) if "experiment" in s]
     return {
         "title": told.report.title,
         "question": told.report.question,
-        "experiments": _experiments(run)
-        if run.cells
-        else f"{told.description.subject[:1].upper()}{told.description.subject[1:]}.",
+        "experiments": _experiments(run) if run.cells else f"{subject[:1].upper()}{subject[1:]}.",
         "setting": " ".join(told.description.setting),
         "versions": _versions(run),
         "costs": _costs(run),
@@ -155,13 +153,9 @@ def _flat(text: str) -> str:
 def _rendered(template: str, contents: list[dict[str, Any]], studies: Sequence[Told], templates: Path) -> str:
     import jinja2
 
-    environment = jinja2.Environment(  # plain text: every value is escaped for its format before it comes here
-        loader=jinja2.FileSystemLoader(templates),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    loader = jinja2.FileSystemLoader(templates)
+    environment = jinja2.Environment(loader=loader, autoescape=False, **options)  # values come escaped for their format
     title = f"Run {studies[0].run.name}"
     shown = rst(title) if template.endswith(".rst.j2") else title
     return environment.get_template(template).render(title=shown, studies=contents).strip() + "\n"

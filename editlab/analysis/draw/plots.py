@@ -93,11 +93,7 @@ def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: Mapping[str, Mark], 
 
 
 def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], height: float) -> Drawing:
-    """Shares over the edits seen, one line a method with its 95 % band, in panels below each other.
-
-    Args:
-        parts: rows and labels (title, ylabel) of each panel.
-    """
+    """Shares over the edits seen, one line a method with its 95 % band; a panel for each of ``parts``: rows, and labels."""
     figure, axes = panels(height, len(parts), xlabel="edits seen", sharex=True)
     looks = marks(method for rows, _ in parts for method in rows["method"])
     for axis, (rows, labels) in zip(axes, parts, strict=True):
@@ -126,11 +122,10 @@ def forest(
     xlabel: str,
     columns: int,
 ) -> tuple[Figure, Axes]:
-    """A figure of shares across, one row a name, the first on top.
+    """A figure of shares across, one row a name, the first on top; ``columns`` of the legend.
 
     Args:
         series: name, rows (columns value, low, high), their places, and further options of the marks.
-        columns: of the legend.
     """
     figure, (axis,) = panels(height, xlabel=xlabel)
     for name, rows, places, look in series:
@@ -180,11 +175,8 @@ def heat_map(
     ticks: tuple[Sequence[str], Sequence[str]],
     numbers: bool = True,
 ) -> Any:
-    """A map of ``(rows, columns)`` values; each cell says its value, and half the width of its interval where known.
-
-    Args:
-        ticks: texts of columns and rows.
-        numbers: whether there is room for them.
+    """A map of ``(rows, columns)`` values; each cell says its value, and half the width of its interval where known, if
+    there is room for ``numbers``. ``ticks``: texts of columns and rows.
     """
     image = axis.pcolormesh(values, cmap=HEAT, vmin=span[0], vmax=span[1], edgecolors="white", linewidth=1.0)
     for (i, j), value in np.ndenumerate(values):

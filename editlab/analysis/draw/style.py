@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN = 7.7 / 2.54  # inches
-GREY, LIGHT, DARK = "#8c8c8c", "#d9d9d9", "#333333"
+GREY, LIGHT, DARK, BLACK = "#8c8c8c", "#d9d9d9", "#333333", "#000000"
 
 HEAT = "cividis"  # rises in lightness, alike for colour-blind readers
 # Okabe and Ito's palette without its yellow, which is too pale for lines.
@@ -63,10 +63,7 @@ class Mark:
         return look | {"markerfacecolor": self.face, "markeredgecolor": self.color}
 
 
-CONTROL_MARKS = {
-    "none": Mark("#000000", "|", (0, (1, 2)), "", "#000000"),
-    "random": Mark(GREY, "x", (0, (2, 2)), "", GREY),
-}
+CONTROL_MARKS = {"none": Mark(BLACK, "|", (0, (1, 2)), "", BLACK), "random": Mark(GREY, "x", (0, (2, 2)), "", GREY)}
 
 
 def marks(methods: Iterable[str]) -> dict[str, Mark]:

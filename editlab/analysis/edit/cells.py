@@ -32,7 +32,6 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
     over all of them. Rows of success have the exact answers of neighbours and of the subjects' other facts beside it.
 
     Args:
-        run: with the cells of one experiment.
         with_costs: add measured seconds and memory (not reproducible, hence off by default).
 
     Raises:

@@ -28,27 +28,15 @@ from editlab.analysis.report.run import Cells
 from editlab.analysis.report.topic import Tables
 from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.statistics.paired import Resampled, difference, resampled
-from editlab.analysis.statistics.streams import RESAMPLES, holm
+from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding, difference_finding
 from editlab.analysis.text.wording import counted, label, listed, percent
 from editlab.errors import DataError
 from editlab.evaluation.summary import METRICS, harmonic_mean
 
 PLACES = [f"{side}{axis}" for side in ("a", "b") for axis in ("", "_batch", "_replay", "_rank")]
-COLUMNS = [
-    "kind",
-    *PLACES,
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "p_holm",
-    "n",
-    "general",
-    "seeds",
-    "repeats",
-]
+NUMBERS = ("value", "ci_low", "ci_high", "p_value", "p_holm", "n", "general", "seeds", "repeats")
+COLUMNS = ["kind", *PLACES, "metric", *NUMBERS]
 NAMES = (*METRICS, "S")
 Setting = tuple[str, int, float, int]
 Store = Mapping[Setting, Mapping[str, pd.DataFrame]]  # by setting and seed: cases x probes
@@ -65,13 +53,13 @@ def wide_cases(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(METRICS.values())).sort_index()
 
 
-def _drawn(methods: Sequence[Sequence[pd.DataFrame]], resamples: int = RESAMPLES) -> list[Resampled]:
+def _drawn(methods: Sequence[Sequence[pd.DataFrame]]) -> list[Resampled]:
     """Methods drawn together, from their cases x probes, one table a seed."""
     for tables in zip(*methods, strict=True):
         if not all(table.index.equals(tables[0].index) for table in tables):
             raise DataError("paired comparison: the cells of one seed did not edit the same cases")
     arrays = [[table.to_numpy() for table in tables] for tables in methods]
-    return resampled(arrays, with_composite, resamples=resamples)
+    return resampled(arrays, with_composite)
 
 
 def paired_differences(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> list[dict[str, Any]]:
@@ -89,7 +77,7 @@ def paired_differences(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> li
     return [{"metric": name, **difference(one, other, column)} for column, name in enumerate(NAMES)]
 
 
-def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
+def comparisons(cells: Cells) -> pd.DataFrame:
     """All comparisons of an experiment's cells: :data:`COLUMNS`, A minus B.
 
     Cells of a pair are matched by seed; a pair without a common seed is left out.
@@ -107,7 +95,7 @@ def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
     for kind, settings in [*_pairs(store), *_blocks(store)]:
         seeds = [seed for seed in store[settings[0]] if all(seed in store[s] for s in settings)]
         repeats = kind != "best" and seen_before(kind, [store[s] for s in settings], seen)
-        found = _drawn([[store[s][seed] for seed in seeds] for s in settings], resamples) if seeds else []
+        found = _drawn([[store[s][seed] for seed in seeds] for s in settings]) if seeds else []
         for column, metric in enumerate(NAMES if seeds else ()):
             top = max(range(len(found)), key=lambda i: found[i].point[column]) if kind == "best" else 0
             for other in (i for i in range(len(found)) if i != top):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -104,7 +104,7 @@ def costs_sheet(tables: Tables) -> Printed:
 
 def findings(tables: Tables) -> Iterator[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
-    most: dict[str, list[tuple[str, float]]] = {}
+    most: dict[str, dict[str, float]] = {}
     for method, part in headline(tables["costs"]).groupby("method", sort=False):
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)
@@ -113,7 +113,7 @@ def findings(tables: Tables) -> Iterator[Finding]:
         shares = stages.div(total, axis=0)
         column, name = str(shares.mean().idxmax()), label(str(method))
         stage, numbers = column.removeprefix("cpu_"), _spread(shares[column])
-        most.setdefault(stage, []).append((name, numbers.value))
+        most.setdefault(stage, {})[name] = numbers.value
         sentence = (
             f"{percent(numbers.value)} of the CPU time of editing with {name} goes to its {stage} "
             f"(range over {counted(len(part), 'seed')}: {percent(numbers.low)} to {percent(numbers.high)})."
@@ -123,17 +123,16 @@ def findings(tables: Tables) -> Iterator[Finding]:
         yield _largest(most)
 
 
-def _largest(most: Mapping[str, Sequence[tuple[str, float]]]) -> Finding:
+def _largest(most: Mapping[str, Mapping[str, float]]) -> Finding:
     """Which stage takes the largest part, and of which methods."""
     told = []
-    for stage, methods in sorted(most.items(), key=lambda item: -len(item[1])):
-        shares = [share for _, share in methods]
-        ends = " to ".join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))
-        told.append(f"{stage} for {listed([name for name, _ in methods])} ({ends})")
-    shares = [share for methods in most.values() for _, share in methods]
-    numbers = Interval(sum(shares) / len(shares), min(shares), max(shares))
+    for stage, shares in sorted(most.items(), key=lambda item: -len(item[1])):
+        ends = dict.fromkeys(map(percent, (min(shares.values()), max(shares.values()))))
+        told.append(f"{stage} for {listed(list(shares))} ({' to '.join(ends)})")
+    every = [share for shares in most.values() for share in shares.values()]
+    numbers = Interval(sum(every) / len(every), min(every), max(every))
     sentence = f"The largest part of the CPU time of editing: {'; '.join(told)}."
-    return Finding("costs.largest", sentence, *numbers, len(shares), numbers.low > 0.5, "costs")
+    return Finding("costs.largest", sentence, *numbers, len(every), numbers.low > 0.5, "costs")
 
 
 TOPIC = Topic(

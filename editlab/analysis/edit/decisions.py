@@ -16,6 +16,7 @@ from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_int
 from editlab.files.artifacts import read_provenance
 
 PLAIN, UNEDITED = "emmet", "none"  # the method without trust, and the one that edits nothing
+AREAS = {"auc": classification.area_under_roc, "average_precision": classification.average_precision}
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 COLUMNS = ["batch", "stress", "trust", "threshold", "scale", "rolled_back", "harmful", "composite_change"]
 
@@ -37,15 +38,12 @@ def decisions(events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def trust_table(cells: Cells, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
+def trust_table(cells: Cells) -> pd.DataFrame:
     """One row a judged cell: how good its decisions were and what they were worth against the same method without trust.
 
-    Args:
-        thresholds: further rows of rates alone: the recorded scores held against these thresholds. A re-scoring, no run: a
-            stream with another threshold would differ later on.
-
-    ``retention_gain`` is relative; ``ppl_rise_cut`` is the share of the rise of perplexity without trust that was avoided;
-    ``overhead`` is the time of trust relative to the editing time without it.
+    Further rows, of rates alone, hold the recorded scores against :data:`THRESHOLDS`: a re-scoring, no run, for a stream with
+    another threshold would differ later on. ``retention_gain`` is relative; ``ppl_rise_cut`` is the share of the rise of
+    perplexity without trust that was avoided; ``overhead`` is the time of trust relative to the editing time without it.
     """
     by_place = {(cell["method"], *_place(cell)): directory for directory, cell in cells}
     rows: list[dict[str, Any]] = []
@@ -53,11 +51,13 @@ def trust_table(cells: Cells, thresholds: Sequence[float] = THRESHOLDS) -> pd.Da
         frame = decisions(read_events(directory))
         if frame.empty:
             continue
+        both = classification.both_classes(frame)
+        areas = {name: area(frame) if both else np.nan for name, area in AREAS.items()}
         plain = by_place.get((PLAIN, *_place(cell)))
         unedited = by_place.get((UNEDITED, *_place({**cell, "batch": "1", "replay": "0"})))
         gains = _gains(directory, plain, unedited)
-        rows.append({**cell, "rule": "as run", **classification.rates(frame), **_areas(frame), **gains})
-        rows += [{**cell, "rule": f"re-scored at {t:g}", **classification.rates(frame, t)} for t in thresholds]
+        rows.append({**cell, "rule": "as run", **classification.rates(frame), **areas, **gains})
+        rows += [{**cell, "rule": f"re-scored at {t:g}", **classification.rates(frame, t)} for t in THRESHOLDS]
     return pd.DataFrame(rows)
 
 
@@ -67,6 +67,7 @@ def _gains(directory: str, plain: str | None, unedited: str | None) -> dict[str,
     start = final_scores(unedited)["perplexity"] if unedited else np.nan
     kept, perplexity, neighbours = (base.get(name, np.nan) for name in ("retention", "perplexity", "NS"))
     rise = perplexity - start
+    seconds = {stage: clocks["cpu"] for stage, clocks in read_provenance(directory)["seconds"].items()}
     return {
         "retention": scores["retention"],
         "retention_unguarded": kept,
@@ -76,24 +77,12 @@ def _gains(directory: str, plain: str | None, unedited: str | None) -> dict[str,
         "perplexity": scores["perplexity"],
         "perplexity_unguarded": perplexity,
         "ppl_rise_cut": 1 - (scores["perplexity"] - start) / rise if rise > 0 else np.nan,
-        "overhead": _overhead(directory),
+        "overhead": seconds.get("trust", 0.0) / max(1e-9, sum(seconds.get(s, 0.0) for s in EDITING if s != "trust")),
     }
 
 
 def _place(cell: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(v for k, v in cell.items() if k not in ("method", "rank"))
-
-
-def _areas(frame: pd.DataFrame) -> dict[str, float]:
-    if not classification.both_classes(frame):
-        return {"auc": np.nan, "average_precision": np.nan}
-    return {"auc": classification.area_under_roc(frame), "average_precision": classification.average_precision(frame)}
-
-
-def _overhead(directory: str) -> float:
-    seconds = read_provenance(directory)["seconds"]
-    trust = seconds.get("trust", {}).get("cpu", 0.0)
-    return trust / max(1e-9, sum(seconds[s]["cpu"] for s in EDITING if s in seconds and s != "trust"))
 
 
 def trust_curves(cells: Cells) -> pd.DataFrame:

@@ -137,12 +137,10 @@ def retention_by_age(table: pd.DataFrame) -> Drawing:
 )
 def large_scale_forgetting(curves: pd.DataFrame) -> Drawing:
     """Thousands of edits: retention and neighbours, without replay and with the highest rate."""
-    rates = sorted(curves["replay"].unique())
-    rates = rates if len(rates) < 3 else [rates[0], rates[-1]]
-    methods = list(dict.fromkeys(curves["method"]))
-    height = 3.25 + 0.14 * -(-len(methods) // 2)
+    rates = sorted({curves["replay"].min(), curves["replay"].max()})
+    looks = marks(curves["method"])
+    height = 3.25 + 0.14 * -(-len(looks) // 2)
     figure, axes = panels(height, 2 * len(rates), len(rates), xlabel="edits seen", sharex=True, sharey="row")
-    looks = marks(methods)
     for axis, (metric, rate) in zip(axes, itertools.product(LONG, rates), strict=True):
         part = curves[(curves["metric"] == metric) & (curves["replay"] == rate)]
         plots.bands_over_edits(axis, part, looks, marker="")

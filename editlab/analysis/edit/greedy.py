@@ -26,7 +26,6 @@ from editlab.analysis.text.wording import counted, label, level_with, signed_wit
 EXPERIMENTS = ("greedy_eval", "greedy_rank")  # greedy steps; and one step of a higher rank to hold them against
 STEP = ["layer", "step", "scale", "accepted", "reason", "gain", "trust"]
 BASES = ("emmet_lora", "emmet_lora_append", "emmet")
-MEANS = {"acceptance": "accepted", "gain": "gain", "trust": "trust"}
 NO_STEPS = "No greedy step was judged."
 
 
@@ -47,24 +46,22 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
     rows = []
     for directory, cell in cells:
         events = read_events(directory)
-        steps = greedy_steps(events)
-        found: dict[str, float] = {}
-        if len(steps):
+        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events)})
+        if len(steps := greedy_steps(events)):
             varied = steps["trust"].nunique() > 1 and steps["gain"].nunique() > 1
-            found = {
+            rows[-1] |= {
                 "steps": len(steps),
                 "acceptance": float(steps["accepted"].mean()),
                 "gain_by_step": float(steps["gain"].mean()),
                 "trust_gain_correlation": float(steps["trust"].corr(steps["gain"])) if varied else np.nan,
             }
-        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events), **found})
     return pd.DataFrame(rows)
 
 
 def greedy_step_table(cells: Cells) -> pd.DataFrame:
     """By method, layer and step: how often it was tried and accepted, and its gain and trust."""
     groups = greedy_step_events(cells).groupby(["method", "replay", "rank", "layer", "step"], sort=True)
-    means = {name: (column, "mean") for name, column in MEANS.items()}
+    means = {"acceptance": ("accepted", "mean"), "gain": ("gain", "mean"), "trust": ("trust", "mean")}
     return groups.agg(tried=("gain", "size"), **means).reset_index()
 
 

@@ -64,7 +64,5 @@ def findings(tables: Tables) -> Iterator[Finding]:
 
 
 TOPIC = Topic(
-    "Layers",
-    tables=(Collected("indirect_effects", traced_effects, inputs=("traced",)),),
-    reads=("indirect_effects",),
+    "Layers", tables=(Collected("indirect_effects", traced_effects, inputs=("traced",)),), reads=("indirect_effects",)
 )

@@ -72,8 +72,7 @@ def rank_tradeoff(rows: pd.DataFrame) -> Drawing:
         doublings(axes[0], ranks)
         axes[0].set_xlim(ranks[0] / 1.5, ranks[-1] * 1.5)
     sizes = sorted({round(b / 1024, 1) for b in rows["bytes"]})
-    few = sizes if len(sizes) <= 4 else [*(sizes[k * len(sizes) // 3] for k in range(3)), sizes[-1]]
-    doublings(axes[1], few)
+    doublings(axes[1], sizes if len(sizes) <= 4 else [*(sizes[k * len(sizes) // 3] for k in range(3)), sizes[-1]])
     axes[0].set_xlabel("rank")
     axes[1].set_xlabel("KiB stored")
     share_axis(axes[0], float(rows["low"].min()))
@@ -132,11 +131,10 @@ def _smallest(rows: pd.DataFrame) -> Iterator[Finding]:
     numbers = Interval.of(chosen)
     said = f"{label(chosen['method'])} at rank {chosen['rank']}, {level_with(*numbers)}"
     share = percent(chosen["bytes"] / whole["bytes"])
-    sentence = (
-        f"The smallest edit whose S has an interval that overlaps with that of {name} is {said}, with {share} of its bytes."
-        if len(reaching)
-        else f"No smaller edit reaches the S of {name}: the best is {said}."
-    )
+    sentence = f"No smaller edit reaches the S of {name}: the best is {said}."
+    if len(reaching):
+        reach = f"The smallest edit whose S has an interval that overlaps with that of {name}"
+        sentence = f"{reach} is {said}, with {share} of its bytes."
     yield Finding("lora.smallest", sentence, *numbers, n, True, "lora_ablation")
 
 

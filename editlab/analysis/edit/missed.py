@@ -20,22 +20,20 @@ from editlab.errors import DataError
 
 COLUMNS = ["case_id", "relation", "prompt", "target_true", "target_new", "streams", "ES", "PS", "NS", "missed_by"]
 NONE_MISSED = "No edited fact failed on its rewrite prompt or its paraphrases."
+MOST = 50
 PROBES = {"ES": "rewrite", "PS": "paraphrase", "NS": "neighborhood"}
 
 
-def missed_facts(
-    cells: Cells, requests: Mapping[str, EditRequest], controls: Sequence[str] = (), limit: int = 50
-) -> pd.DataFrame:
+def missed_facts(cells: Cells, requests: Mapping[str, EditRequest], controls: Sequence[str] = ()) -> pd.DataFrame:
     """The edited facts with the worst scores, over all streams that edited them.
 
     Args:
         requests: by case id.
         controls: methods that are left out.
-        limit: rows at most.
 
     Returns:
-        :data:`COLUMNS`, worst first: only facts whose rewrite or paraphrases failed somewhere. ``missed_by``: the methods
-        whose final model still prefers the old object on the rewrite prompt in at least one stream.
+        :data:`COLUMNS`, worst first, :data:`MOST` at most: only facts whose rewrite or paraphrases failed somewhere.
+        ``missed_by``: the methods whose final model still prefers the old object on the rewrite prompt in some stream.
 
     Raises:
         DataError: a cell has a fact that ``requests`` lacks.
@@ -59,7 +57,7 @@ def missed_facts(
             fact = [case, request.relation_id, request.rewrite_prompt, request.target_true, request.target_new]
             rows.append([*fact, int(streams.get(case, 0)), *values.values(), failed.get(case, "")])
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.sort_values(["ES", "PS", "NS", "case_id"], kind="stable").head(limit).reset_index(drop=True)
+    return frame.sort_values(["ES", "PS", "NS", "case_id"], kind="stable").head(MOST).reset_index(drop=True)
 
 
 def _collect(run: Run) -> pd.DataFrame:

@@ -26,6 +26,7 @@ BEST = ("S", "ES", "PS", "NS")
 EXTRA = {"GE": 2, "perplexity": 1, "delta_norm": 1, "retention": 3, "parameters": 0, "acceptance": 3}
 TITLES = {"delta_norm": "norm of the change"}
 HIDDEN = ("capacity", "strategy", "when", "protocol", "edits", "GE", "norm of the change")
+PARAMETERS = {"metric": "shown"}  # of the plot, where a choice has another name
 PROBED = {"retention": "retention of all earlier edits", "neighborhood": "neighbours"}
 METRICS = {f"{k}_{how}": f"{name} ({how})" for k, name in PROBED.items() for how in ("success", "accuracy")}
 METRICS |= {"perplexity": "perplexity of held-out text", "target_norm": "mean norm of targets"}
@@ -100,11 +101,7 @@ def curves_data(tables: Tables, sources: Path = SOURCES) -> dict[str, Any]:
         "controls": ["hide", "show"],
     }
     choices = [
-        {
-            "name": name,
-            "parameter": "shown" if name == "metric" else name,
-            "options": [[v, v] for v in values or ["none"]],
-        }
+        {"name": name, "parameter": PARAMETERS.get(name, name), "options": [[v, v] for v in values or ["none"]]}
         for name, values in offered.items()
     ]
     spec = json.loads((sources / "curve.json").read_text(encoding="utf-8"))

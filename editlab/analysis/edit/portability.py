@@ -81,11 +81,6 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[last.argsort(kind="stable")].reset_index(drop=True)
 
 
-def told_probes(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`by_probe` without what too few cases stand for."""
-    return by_probe(table).dropna(subset="value")
-
-
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """One row a method, the controls last: a column a kind of probe with its interval, and the gap."""
     gaps = table[(table["metric"] == WRITTEN) & (table["protocol"] == "gap")]
@@ -108,7 +103,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         f"Share of probes answered by exact match of the written answer, with {over(rows)}, at least as "
         f"wide as Wilson's; a probe counts where the unedited model knows what it stands on."
     ),
-    rows=told_probes,
+    rows=lambda table: by_probe(table).dropna(subset="value"),  # without what too few cases stand for
     empty="No probe was scored.",
     cites=("portability.control_*", "portability.best_*"),
     level=5,
@@ -134,6 +129,8 @@ def portability_by_method(rows: pd.DataFrame) -> Drawing:
 def portability_sheet(tables: Tables) -> Printed:
     """All methods, the unedited model and the trained one: a column a kind of probe."""
     frame = side_by_side(tables["portability"])
+    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
+    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
     columns = [METHOD, BATCH, *(Column(name, title) for name, title in NAMES.items()), Column("gap", "gap")]
     legend = (
         f"Share of probes answered after the stream, by exact match of what the model writes, with {over(frame)}, "
@@ -141,16 +138,9 @@ def portability_sheet(tables: Tables) -> Printed:
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
         "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls stand "
         "last: noise, dealt-out targets, the unedited model, and one trained from scratch on the new facts, without what "
-        f"follows from them. {_columns_stand_on(frame)}"
+        f"follows from them. Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
     )
     return Printed(frame, columns, legend)
-
-
-def _columns_stand_on(frame: pd.DataFrame) -> str:
-    """How many cases each column has (its controls may have fewer), and which ones are too few for a number."""
-    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
-    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
-    return f"Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
 
 
 def findings(tables: Tables) -> Iterator[Finding]:
@@ -227,12 +217,10 @@ def _best(rows: pd.DataFrame, kind: str) -> Iterator[Finding]:
     alike = [other for other, number, _ in others if not top.low > number.high]
     told = f"; its interval overlaps with {listed([f'that of {n}' for n in alike[:3]])}" if alike else ""
     more = f" and {counted(len(alike) - 3, 'other')}" if len(alike) > 3 else ""
-    sentence, sure = (
-        f"{name} answers the most {SAID[kind]}, {level_with(*top)}{told}{more}.",
-        bool(others) and not alike,
-    )
+    sentence = f"{name} answers the most {SAID[kind]}, {level_with(*top)}{told}{more}."
+    sure = top.value > 0 and bool(others) and not alike
     if top.value == 0:
-        sentence, sure = f"No method answers any of the {SAID[kind]} ({name}: {level_with(*top)}).", False
+        sentence = f"No method answers any of the {SAID[kind]} ({name}: {level_with(*top)})."
     yield Finding(f"portability.best_{kind}", sentence, *top, n, sure, "portability")
 
 
@@ -269,9 +257,7 @@ def _gap(frame: pd.DataFrame) -> Iterator[Finding]:
 TOPIC = Topic(
     "What follows from an edit",
     about="what follows from an edit",
-    tables=(
-        Collected("portability", portability_table, ("edit",), files=("metrics.csv",), optional=("trained_control",)),
-    ),
+    tables=(Collected("portability", portability_table, ("edit",), optional=("trained_control",)),),
     reads=("portability",),
     sentences=4,
 )

@@ -44,11 +44,8 @@ def every_setting(name: str, title: str, tables: Sequence[str], first: str, leve
 
 
 def mark_best(frame: pd.DataFrame, blocks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], kind: str) -> None:
-    """Set ``{metric}_best`` where the paired tests of a kind support it.
-
-    Args:
-        blocks: rows of the frame, and their comparisons: the top of a block against all others of it.
-    """
+    """Set ``{metric}_best`` where the paired tests of a kind put the top of a block (rows, and their comparisons) above all
+    others of it."""
     for metric in SCORES:
         frame[f"{metric}_best"] = False
         for block, compared in blocks:

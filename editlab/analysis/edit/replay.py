@@ -80,10 +80,8 @@ def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
     table = table[table["method"].isin(methods)].assign(half=(table["high"] - table["low"]) / 2)
     rows, columns, roomy = _layout(table)
     rates, batches = sorted(table["replay"].unique()), sorted(table["batch"].unique())
-    names = {method: label(method).replace(" ", "\n") if columns > 2 else label(method) for method in methods}
-    maps = {
-        names[str(method)]: part for method, part in table.groupby("method", sort=False)
-    }  # three long names collide
+    gap = "\n" if columns > 2 else " "  # three long names collide
+    maps = {label(str(m)).replace(" ", gap): part for m, part in table.groupby("method", sort=False)}
     low, high = float(table["value"].min()), float(table["value"].max())
     span = (low, high) if high > low else (low - 0.5, high + 0.5)
     height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * len(rates))

@@ -53,17 +53,14 @@ def recovery(table: pd.DataFrame) -> dict[str, float]:
 
 
 def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
-    """Mean restored share of each group: ``by``, seeds, facts (held-out, a seed), ``restored`` (B) and ``restored_redrawn`` (N)
+    """Mean restored share of each group: ``by``, seeds, n (held-out facts, a seed), ``restored`` (B) and ``restored_redrawn`` (N)
     with ``_low`` and ``_high``, ``unedited`` (C: accuracy of the unedited model, retrained alike).
 
     Two seeds that agree by chance know no more than their facts do: the interval is at least as wide as that of a share
     of all held-out facts.
-
-    Args:
-        table: ``rtt_edits.csv``.
     """
     shares = ("restored", "restored_redrawn")
-    columns = [*by, "seeds", "facts", *beside(dict.fromkeys(shares, UNKNOWN)), "unedited"]
+    columns = [*by, "seeds", "n", *beside(dict.fromkeys(shares, UNKNOWN)), "unedited"]
     if table.empty:
         return pd.DataFrame(columns=columns)
 
@@ -74,7 +71,7 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found = beside({name: share(part, name) for name in shares if name in part})
-        return {"seeds": len(part), "facts": int(part["n"].max()), **found, "unedited": float(part["unedited"].mean())}
+        return {"seeds": len(part), "n": int(part["n"].max()), **found, "unedited": float(part["unedited"].mean())}
 
     cell = ["method", "batch", "replay", "rank", "seed"]
     held_out = table[(table["facts"] == "held_out") & (table["probe"] == "rewrite")]
@@ -84,15 +81,15 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
     return grouped(edited, by, told, columns=columns)
 
 
-def _basis(rows: pd.DataFrame, facts: str) -> str:
-    seeds, held_out = (int(rows[name].max()) if len(rows) else 0 for name in ("seeds", facts))
+def _basis(rows: pd.DataFrame) -> str:
+    seeds, held_out = (int(rows[name].max()) if len(rows) else 0 for name in ("seeds", "n"))
     return f"mean over {counted(seeds, 'seed')} with {INTERVAL} (n = {counted(held_out, 'held-out fact')} a seed)"
 
 
 @figure(
     "What retraining brings back",
     "rtt_edits",
-    lambda rows: f"{SHARE}: {_basis(rows, 'facts')}.",
+    lambda rows: f"{SHARE}: {_basis(rows)}.",
     rows=restored_shares,
     empty="No edit was retrained.",
     cites=("retraining.*",),
@@ -113,10 +110,12 @@ def retraining(rows: pd.DataFrame) -> Drawing:
 @sheet("retraining", "Retraining", "rtt_edits", level=8)
 def retraining_sheet(tables: Tables) -> Printed:
     """Share of the old knowledge that retraining brought back."""
-    frame = restored_shares(tables["rtt_edits"], ["method", "rank"]).rename(columns={"facts": "n"})
+    frame = restored_shares(tables["rtt_edits"], ["method", "rank"])
     heads = {"restored": "restored", "restored_redrawn": "restored, told nothing true (N)"}
     columns = [METHOD, RANK, *columns_of(heads | {"unedited": "unedited, retrained (C)"})]
-    text = f"{SHARE}: {_basis(frame, 'n')}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
+    text = (
+        f"{SHARE}: {_basis(frame)}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
+    )
     return Printed(frame, columns, f"{text}.")
 
 

@@ -101,15 +101,13 @@ def pooled_cells(cells: pd.DataFrame, means: Sequence[str] = ()) -> pd.DataFrame
         columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in known}
         plain = {name: float(part[name].mean()) for name in means if name in part}
         n = int(part["n"].sum())
-        scores = beside({metric: _with_width(pooled(*found), n) for metric, found in columns.items()})
-        return {**scores, **plain, "n": n, "seeds": len(part)}
+        found = {metric: pooled(*values) for metric, values in columns.items()}
+        for metric, number in found.items():
+            if number.low == number.high:  # all cases of all streams score alike: nothing can be drawn anew
+                found[metric] = intervals.share_interval(number.value, n)
+        return {**beside(found), **plain, "n": n, "seeds": len(part)}
 
     return grouped(cells, SETTING, told)
-
-
-def _with_width(found: Interval, n: int) -> Interval:
-    """Where all cases of all streams score alike, nothing can be drawn anew: Wilson's interval instead."""
-    return intervals.share_interval(found.value, n) if found.low == found.high else found
 
 
 def side_by_side(matrix: pd.DataFrame) -> pd.DataFrame:

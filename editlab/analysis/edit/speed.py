@@ -32,11 +32,7 @@ Row = dict[str, Any]
 
 
 def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
-    """One row a measured point.
-
-    Raises:
-        ArtifactError: a file is no benchmark result.
-    """
+    """One row a measured point; raises ``ArtifactError`` where a file is no benchmark result."""
     rows: list[Row] = []
     for path in files:
         try:
@@ -44,16 +40,14 @@ def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
             reader = READERS.get(found["benchmark"])
             if reader is None or found.get("quick"):
                 continue
-            common = {"benchmark": found["benchmark"], "machine": _machine(found["machine"])}
-            rows += [common | {"repetitions": found.get("repetitions", np.nan)} | row for row in reader(found)]
+            machine, common = found["machine"], {"benchmark": found["benchmark"]}
+            where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
+            common |= {"machine": where, "repetitions": found.get("repetitions", np.nan)}
+            rows += [common | row for row in reader(found)]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ArtifactError(f"{path}: not a benchmark result ({reason}); measure again: make bench") from None
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
 
 
 def _faster(ratios: Mapping[str, float], against: str) -> Row:

@@ -25,18 +25,12 @@ EXPERIMENTS = ("trust_eval", "trust_clean")
 Area = Callable[[pd.DataFrame], Interval]
 ONE_CLASS = "No curve: a curve needs harmful and harmless batches, and there is one kind alone."
 ENOUGH = 20  # harmful batches: with fewer the share of them among those rolled back goes in leaps
-TOO_FEW = (
-    f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
-)
+FEW = f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
 
 
 def _by_experiment(table: Callable[[Cells], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
     """A table of each experiment, one under the other."""
-
-    def collect(run: Run) -> pd.DataFrame:
-        return pd.concat([table(cells).assign(experiment=e) for e, cells in run.cells.items()], ignore_index=True)
-
-    return collect
+    return lambda run: pd.concat([table(c).assign(experiment=e) for e, c in run.cells.items()], ignore_index=True)
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +83,7 @@ def trust_roc(rows: pd.DataFrame) -> Drawing:
     "trust_decisions",
     _areas_legend,
     rows=_often_judged,
-    empty=TOO_FEW,
+    empty=FEW,
     cites=("trust.precision_*",),
 )
 def trust_pr(rows: pd.DataFrame) -> Drawing:
@@ -192,11 +186,11 @@ def _detection(rows: pd.DataFrame) -> Iterator[Finding]:
         areas.sort(key=lambda area: -area[1])
         what = "area under the ROC curve as a judge of harmful batches"
         yield leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")
-    kinds: dict[str, tuple[str, Area, float]] = {
-        "auc": ("an area under the ROC curve", classification.roc_area, 0.5),
-        "precision": ("an average precision", classification.precision_area, float(rows["harmful"].mean())),
-    }
-    for name, (what, area, chance) in kinds.items():
+    kinds: list[tuple[str, str, Area, float]] = [
+        ("auc", "an area under the ROC curve", classification.roc_area, 0.5),
+        ("precision", "an average precision", classification.precision_area, float(rows["harmful"].mean())),
+    ]
+    for name, what, area, chance in kinds:
         for method, part in methods:
             numbers = area(part)
             verdict, sure = against_chance(numbers.low, numbers.high, chance)
@@ -210,10 +204,10 @@ def _detection(rows: pd.DataFrame) -> Iterator[Finding]:
 def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:
     """One number of trust over the seeds of a method on one kind of stream."""
     method, experiment = runs["method"].iloc[0], runs["experiment"].iloc[0]
-    if name in SHARES:
-        claim, sure = SHARES[name].format(percent_with(*numbers)), numbers.known
-    else:
+    if name in CHANGED:
         claim, sure = _changed(name, numbers)
+    else:
+        claim, sure = SHARES[name].format(percent_with(*numbers)), numbers.known
     if name == "accuracy":  # with few harmful batches, never acting is right most of the time
         idle = 1 - float((runs["harmful"] * runs["n"]).sum() / runs["n"].sum())
         sure = bool(numbers.low > idle)

@@ -39,12 +39,8 @@ class Told:
 def told_of(
     runs: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Mapping[str, str]], findings: Sequence[str]
 ) -> list[Told]:
-    """What is told of every study of a run.
-
-    Args:
-        runs: by study, the fields of its :class:`Run`.
-        tables: by study, the collected tables that its description and its headline stand on.
-        findings: the file of findings, if there is one.
+    """What is told of every study of a run: by study, the fields of its :class:`Run`, and the collected tables that its
+    description and its headline stand on; ``findings``: the file of findings, if there is one.
     """
     found = [f for path in findings for f in json.loads(Path(path).read_text(encoding="utf-8"))]
     studies = []
@@ -68,19 +64,12 @@ def _front(told: Told) -> dict[str, Any]:
     return {
         "title": rst(f"{told.report.title}: {told.description.subject}"),
         "question": rst(told.report.question),
-        "headline": "" if told.headline is None else _table(told.headline),
+        "headline": _grid(*list_of(told.headline, rst), "grid") if told.headline else "",
         "reading": rst(told.headline.legend if told.headline else reading),
         "findings": [rst(f["sentence"]) for f in texts.leading(told.findings, told.report.names, 8)],
         "setting": [rst(sentence) for sentence in told.description.setting],
         "missing": rst(" ".join(missing)),
     }
-
-
-def _table(printed: Printed) -> str:
-    from tabulate import tabulate
-
-    heads, rows = list_of(printed, rst)
-    return str(tabulate(rows, heads, tablefmt="grid", disable_numparse=True))
 
 
 def card(studies: Sequence[Told], templates: Path = TEMPLATES) -> str:
@@ -107,12 +96,16 @@ def _card(told: Told) -> dict[str, Any]:
 
 
 def _experiments(run: Run) -> str:
-    from tabulate import tabulate
-
     table = run.experiments().fillna("")
     if "method" in table:
         table["method"] = [", ".join(label(m) for m in row.split(", ")) for row in table["method"]]
-    return str(tabulate(table, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True))
+    return _grid([*map(str, table)], table.values.tolist(), "pipe")
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
+    from tabulate import tabulate
+
+    return str(tabulate(rows, heads, tablefmt=form, disable_numparse=True))
 
 
 def _versions(run: Run) -> str:

@@ -95,11 +95,9 @@ def caption_of(topic: Topic, figure: Figure, tables: Tables) -> str:
 
 
 def draw(study: str, topic: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Draw a figure.
+    """Draw a figure from files by name: its own table, and those of its topic's findings that are there.
 
-    Args:
-        tables: files by name: the figure's own, and those of its topic's findings that are there.
-        outputs: pdf, png and the captions rst and tex.
+    ``outputs``: pdf, png and the captions rst and tex.
     """
     frames, found = read_tables(tables), report_of(study).topic(topic)
     declared = _declared(found.figures, figure)

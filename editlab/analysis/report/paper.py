@@ -92,14 +92,13 @@ def own_tables(
 ) -> dict[str, str]:
     """The small tables that the paper brings along, by name: those of the studies, and the provenance.
 
-    Args:
-        tables: files of the collected tables by name.
+    ``tables``: files of the collected tables by name.
     """
     found = {name: text for told in studies for name, (text, _, _) in told.description.tables.items()}
-    return {**found, "provenance": provenance_tabular(studies, tables, figures, sheets)}
+    return {**found, "provenance": _provenance(studies, tables, figures, sheets)}
 
 
-def provenance_tabular(studies: Sequence[Told], tables: Mapping[str, str], figures: Captions, sheets: Captions) -> str:
+def _provenance(studies: Sequence[Told], tables: Mapping[str, str], figures: Captions, sheets: Captions) -> str:
     """Which file every leading table and figure comes from, with the start of its checksum."""
     behind: dict[str, dict[str, list[str]]] = {}
     for told in studies:

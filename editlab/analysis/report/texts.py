@@ -92,12 +92,10 @@ def batch_sentence(run: Run) -> str:
 
 def provenance_sentences(runs: Sequence[Run]) -> list[str]:
     """With what the numbers were made."""
-    versions = [run.versions() for run in runs]
-    found = {
-        n: dict.fromkeys(v[n] for v in versions if n in v)
-        for n in ("python", "torch", "transformers", "numpy", "scipy")
-    }
-    named = [f"{name} {', '.join(used)}" for name, used in found.items() if used]
+    versions, named = [run.versions() for run in runs], []
+    for name in ("python", "torch", "transformers", "numpy", "scipy"):
+        if used := dict.fromkeys(found[name] for found in versions if name in found):
+            named.append(f"{name} {', '.join(used)}")
     seconds = sum(float(run.seconds()["cpu"].sum()) for run in runs)
     sentences = [
         "Each cell keeps its resolved parameters, the checksums of its inputs and outputs, library versions and the seconds of "

@@ -28,18 +28,14 @@ def both_classes(frame: pd.DataFrame) -> bool:
 
 
 def _labelled(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], Array]:
-    """Labels, and scores that are higher where harm is likelier."""
+    """Labels, and scores that are higher where harm is likelier; raises ``DataError`` where all are of one class."""
     if not both_classes(frame):
         raise DataError(f"decisions: {len(frame)} batches, all of one class; a curve needs harmful and harmless ones")
     return frame["harmful"].to_numpy(dtype=bool), -frame["trust"].to_numpy(dtype=float)
 
 
 def roc(frame: pd.DataFrame) -> pd.DataFrame:
-    """The ROC curve of low trust as a sign of harm: threshold, false_positive_rate, true_positive_rate, ascending.
-
-    Raises:
-        DataError: all batches are of one class.
-    """
+    """The ROC curve of low trust as a sign of harm: threshold, false_positive_rate, true_positive_rate, ascending."""
     from sklearn.metrics import roc_curve
 
     false, true, scores = roc_curve(*_labelled(frame), drop_intermediate=False)
@@ -47,11 +43,7 @@ def roc(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def precision_recall(frame: pd.DataFrame) -> pd.DataFrame:
-    """threshold, recall and precision of rolling back at and below each score.
-
-    Raises:
-        DataError: all batches are of one class.
-    """
+    """threshold, recall and precision of rolling back at and below each score."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, scores = precision_recall_curve(*_labelled(frame), drop_intermediate=False)

@@ -79,11 +79,8 @@ def grouped(
     sort: bool = False,
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
-    """One row a group: the columns ``by``, then what ``tell`` makes of its rows.
-
-    Args:
-        columns: of the result, where it must have them without any row too.
-    """
+    """One row a group: the columns ``by``, then what ``tell`` makes of its rows. ``columns``: of the result, where it must
+    have them without any row too."""
     groups = table.groupby(list(by), sort=sort)
     return pd.DataFrame([{**dict(zip(by, key, strict=True)), **tell(part)} for key, part in groups], columns=columns)
 

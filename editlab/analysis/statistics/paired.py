@@ -70,10 +70,9 @@ def difference(a: Resampled, b: Resampled, column: int) -> dict[str, Any]:
 
     ``general`` says whether the interval is about streams in general, or about these alone.
     """
-    value, low, high, p_value, general = over_streams(
-        a.points[:, column] - b.points[:, column], a.draws[:, column] - b.draws[:, column]
-    )
-    return {"value": value, "ci_low": low, "ci_high": high, "p_value": p_value, "n": a.n, "general": general}
+    found = over_streams((a.points - b.points)[:, column], (a.draws - b.draws)[:, column])
+    ends = {"ci_low": found.low, "ci_high": found.high}
+    return {"value": found.value, **ends, "p_value": found.p_value, "n": a.n, "general": found.general}
 
 
 def drawn_counts(rng: np.random.Generator, resamples: int, cases: int) -> Array:

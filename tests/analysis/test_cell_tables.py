@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_requests
 
+from editlab.analysis.edit import REPORT
 from editlab.analysis.edit import cells as cells_module
 from editlab.analysis.edit import decisions as decisions_module
 from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
@@ -20,9 +21,12 @@ from editlab.analysis.edit.decisions import trust_curves, trust_decisions, trust
 from editlab.analysis.edit.forgetting import turning_points
 from editlab.analysis.edit.greedy import greedy_step_events, greedy_step_table, greedy_table
 from editlab.analysis.edit.lora import lora_table
+from editlab.analysis.report.making import read_table
+from editlab.analysis.report.topic import Tables
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
+from editlab.files.artifacts import write_csv
 from editlab.moments.stored import save_statistics
 
 COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
@@ -198,6 +202,20 @@ def test_forgetting_table_and_turning_points(cells):
     assert set(points["method"]) == set(METHODS)
     assert ((points["ci_low"] <= points["ci_high"]) | (points["kind"] == "none")).all()
     assert set(points["kind"]) <= {"none", "collapse", "levels_off"}
+
+
+def test_streams_too_short_for_a_turning_point_make_a_table_that_can_be_read(cells, tmp_path):
+    table = curves_table(cells)
+    points = sorted(table["edits_seen"].unique())[:4]
+    short = table[table["edits_seen"].isin(points)]
+    write_csv(tmp_path / "turning_points.csv", turning_points(short))
+    found = read_table(tmp_path / "turning_points.csv")
+    assert found.empty
+    assert list(found.columns) == list(turning_points(table).columns)
+    tables = Tables({"large_scale_forgetting": short, "turning_points": found})
+    printed = REPORT.sheets["forgetting"][1].make(tables)
+    assert len(printed.frame)
+    assert "turning point" not in printed.legend
 
 
 def test_altered_cells_are_refused(cells, tmp_path):

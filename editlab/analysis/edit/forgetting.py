@@ -46,7 +46,8 @@ def turning_points(table: pd.DataFrame) -> pd.DataFrame:
         found = {column: point[field] for column, field in POINT.items()}
         return {"metric": RETENTION, **found, "seeds": part["seed"].nunique()}
 
-    return grouped(curves[snapshots >= MINIMUM], SETTING, told)
+    columns = [*SETTING, "metric", *POINT, "seeds"]
+    return grouped(curves[snapshots >= MINIMUM], SETTING, told, columns=columns)
 
 
 def sequential(curves: pd.DataFrame) -> pd.DataFrame:
@@ -170,10 +171,10 @@ def forgetting_sheet(tables: Tables) -> Printed:
         frame = frame.merge(turns, on=list(SETTING), how="left")
         frame["kind"] = frame["kind"].map(lambda k: str(k).replace("_", " ") if k != "none" else "even")
         frame[list(knot.values())] = frame[list(knot.values())].where(frame["kind"] != "even")
+    drawn = "broken line; interval over streams and snapshots drawn anew; even: one line does"
     text = (
         f"After {counted(int(last['edits_seen'].max()), 'edit')} in sequence: edits that hold and neighbours unharmed with "
-        f"{over(frame)}, and the turning point of retention (broken line; interval "
-        "over streams and snapshots drawn anew; even: one line does)."
+        f"{over(frame)}{f', and the turning point of retention ({drawn})' if len(points) else ''}."
     )
     columns = [METHOD, REPLAY, Column("retention", "holds"), Column("neighborhood", "NS")]
     columns += [Column("kind", "shape", "text"), Column("turn", "turns at", "count")]

@@ -32,9 +32,7 @@ class CurvatureSums:
     count: int
 
     def __add__(self, other: CurvatureSums) -> CurvatureSums:
-        return CurvatureSums(
-            self.inputs + other.inputs, self.gradients + other.gradients, self.count + other.count
-        )
+        return CurvatureSums(self.inputs + other.inputs, self.gradients + other.gradients, self.count + other.count)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors, to save."""

@@ -33,6 +33,7 @@ from editlab.algebra.postprocess import keep_largest_relative, off_principal, re
 from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
 from editlab.algebra.regularized import Penalty, Ridge, System, describe, solve_penalised, symmetric, thin
 from editlab.algebra.second_moment import SecondMoment
+from editlab.config.solver import Solver
 from editlab.config.solvers import (
     AlphaEdit,
     ClosedForm,
@@ -48,7 +49,6 @@ from editlab.config.solvers import (
     Rect,
     Rome,
     RRome,
-    Solver,
     Ultra,
 )
 from editlab.errors import ConfigError, NumericalError

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
-from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver
+from editlab.config.solver import Solver
+from editlab.config.solvers import SOLVERS, Passes, RandomUpdate
 from editlab.config.targets import TargetOptions
 
 

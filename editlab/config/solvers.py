@@ -7,75 +7,14 @@ the editing session. The algebra of a solver is the function that :data:`editlab
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
-from editlab.config.targets import EncoreTargets, NseTargets, TargetOptions
-
-
-class Solver(Section):
-    """What every solver has: facts about the method, overridden where it differs.
-
-    Attributes:
-        name: what a recipe calls it.
-        max_batch: most facts a solve can hold; None: any number.
-        min_batch: fewest facts of a batch.
-        replay: replayed facts can join a batch.
-        history: it uses the sum of K K^T of earlier batches.
-        moment: it cannot do without the second moment of the keys (ROME can: C = I).
-        weight: it reads the current weight.
-        original: it reads the weight before the stream.
-        site: whose output the target is optimised at, ``"block"`` or ``"mlp"``.
-        clean_key: it reads the key of the clean prompt beside the one over contexts.
-        mean_value: the current value is the mean over contexts, as the key is.
-        gradient: it fine-tunes the weight by gradient.
-        edits: False for the control that leaves the model alone.
-        control: it is no contestant.
-        restrained_at_end: the total change is restrained once, after the last batch, as PRUNE's script does.
-        targets: how its target vectors are optimised; None: it has none.
-    """
-
-    name: ClassVar[str]
-    max_batch: ClassVar[int | None] = None
-    min_batch: ClassVar[int] = 1
-    replay: ClassVar[bool] = True
-    history: ClassVar[bool] = False
-    moment: ClassVar[bool] = True
-    weight: ClassVar[bool] = False
-    original: ClassVar[bool] = False
-    site: ClassVar[Literal["block", "mlp"]] = "block"
-    clean_key: ClassVar[bool] = False
-    mean_value: ClassVar[bool] = False
-    gradient: ClassVar[bool] = False
-    edits: ClassVar[bool] = True
-    control: ClassVar[bool] = False
-    restrained_at_end: ClassVar[bool] = False
-    targets: ClassVar[type[TargetOptions] | None] = TargetOptions
-
-    @property
-    def reads_moment(self) -> bool:
-        """Whether it reads the second moment where there is one."""
-        return self.moment
-
-    @property
-    def reads_weight(self) -> bool:
-        """Whether it reads the current weight."""
-        return self.weight
-
-    @property
-    def keeps_history(self) -> bool:
-        """Whether it keeps the keys of earlier batches."""
-        return self.history
-
-    def penalty(self) -> tuple[float, float]:
-        """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
-        return 0.0, 1.0
-
-    def shown(self) -> dict[str, float | str]:
-        """The hyper-parameters that a table of methods shows, by symbol."""
-        return {}
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Share
+from editlab.config.finetuning import FineTuning, FineTuningInEpochs
+from editlab.config.solver import Solver
+from editlab.config.targets import EncoreTargets, NseTargets
 
 
 class ClosedForm(Solver):
@@ -165,7 +104,7 @@ class Emmet(Moment):
 class AlphaEdit(ClosedForm):
     """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment."""
 
-    name, history = "alphaedit", True
+    name, history, null_space = "alphaedit", True, True
     null_space_threshold: Positive = Field(0.02, description="eigenvalues of C below it are null space")
     null_space_share: PositiveShare | None = Field(None, description="take this share of directions instead")
     l2: NonNegative = Field(10.0, description="L2 term")
@@ -265,19 +204,6 @@ class Ultra(ClosedForm):
         return {"λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
 
 
-class FineTuning(Solver):
-    """FT and FT-L (arXiv 2012.00363): Adam on the same weight, within a bound on every entry's change."""
-
-    name, moment, gradient, targets = "ft", False, True, None
-    steps: Count = Field(25, description="gradient steps at most")
-    lr: Positive = Field(5e-4, description="learning rate of Adam on the weights")
-    stop_loss: NonNegative = Field(0.01, description="the fine-tuning stops below this loss")
-    norm_constraint: Positive | None = Field(None, description="largest change of an entry (FT-L)")
-
-    def shown(self) -> dict[str, float | str]:
-        return {} if self.norm_constraint is None else {"bound": self.norm_constraint}
-
-
 class RandomUpdate(Memit):
     """Control: a random update as large as MEMIT's of the same batch, or with the norms that a method had in its stream."""
 
@@ -315,6 +241,7 @@ SOLVERS: dict[str, type[Solver]] = {
     Encore.name: Encore,
     Ultra.name: Ultra,
     FineTuning.name: FineTuning,
+    FineTuningInEpochs.name: FineTuningInEpochs,
     RandomUpdate.name: RandomUpdate,
     ShuffledTargets.name: ShuffledTargets,
     NoUpdate.name: NoUpdate,

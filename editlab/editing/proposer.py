@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.algebra.curvature import Curvature, CurvatureSums
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.normaliser import Normaliser
@@ -68,6 +69,8 @@ class Proposer:
         history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
         relations: what else may be asked of subjects, for recipes that hold it.
         normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
+        curvature: by layer, that of the loss on text, where the recipe reads it.
+        facts_curvature: by layer, what the facts of earlier batches add to it.
     """
 
     model: torch.nn.Module
@@ -83,16 +86,19 @@ class Proposer:
     history: dict[int, History] = dataclasses.field(default_factory=dict)
     relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
     normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
+    curvature: Mapping[int, Curvature] = dataclasses.field(default_factory=dict)
+    facts_curvature: dict[int, CurvatureSums] = dataclasses.field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
+        weights = {k: w.clone() for k, w in self.weights.items()}
+        return Snapshot(weights, self.store.snapshot(), dict(self.normalisers), dict(self.facts_curvature))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
-        self.normalisers = dict(before.normalisers)
+        self.normalisers, self.facts_curvature = dict(before.normalisers), dict(before.facts_curvature)
 
     @property
     def memory(self) -> MemoryStore | None:

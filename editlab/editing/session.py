@@ -27,7 +27,7 @@ from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.afterwards import finish
 from editlab.editing.batch_targets import described
-from editlab.editing.checks import check_arguments, required_moments
+from editlab.editing.checks import check_arguments, required_curvature, required_moments
 from editlab.editing.events import Event
 from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
@@ -113,6 +113,7 @@ class EditSession:
             seed,
             self.stopwatch,
             relations=relations or SubjectPrompts(),
+            curvature=required_curvature(statistics, recipe, self.layers, self.architecture),
         )
         if recipe.backend == "memory":
             with self.stopwatch.stage("keys"):

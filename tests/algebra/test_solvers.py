@@ -17,8 +17,9 @@ from editlab.algebra.problem import Problem, Solution
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import select_neurons, solve, update
 from editlab.config.base import validated
+from editlab.config.solver import Solver
 from editlab.config.solvers import SOLVERS as REGISTERED
-from editlab.config.solvers import Memit, Solver
+from editlab.config.solvers import Memit
 from editlab.errors import ConfigError, NumericalError
 
 F64 = torch.float64

@@ -22,6 +22,8 @@ NAMES = {
     "nse": "NSE",
     "encore": "ENCORE",
     "ft": "FT-L",
+    "locft": "LocFT-BF",
+    "crispedit": "CrispEdit",
     "none": "unedited",
     "lora": "LoRA",
 }
@@ -31,7 +33,8 @@ MINUS = "−"
 
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
-    return " ".join(NAMES.get(part, part) for part in name.split("_")).replace("R ROME", "R-ROME")
+    words = " ".join(NAMES.get(part, part) for part in name.split("_"))
+    return words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs")
 
 
 def level(value: float, digits: int = 2) -> str:

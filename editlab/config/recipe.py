@@ -198,6 +198,11 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return isinstance(self, TargetOptions) and self.subject_weight > 0
 
     @property
+    def reads_reserved(self) -> bool:
+        """Whether it looks at facts that the data set reserves: for a gate, or for the length of targets."""
+        return self.backend == "memory" or (isinstance(self, TargetOptions) and self.anchor_pilots > 0)
+
+    @property
     def neutral_texts(self) -> int:
         """Sentences of held-out text that the backend needs."""
         if self.backend == "posthoc":

@@ -101,10 +101,10 @@ class Emmet(Moment):
         return {"λ": self.second_moment_weight, "γ": "default" if self.ridge is None else self.ridge}
 
 
-class AlphaEdit(ClosedForm):
-    """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment."""
+class NullSpace(ClosedForm):
+    """Updates in the null space of the second moment."""
 
-    name, history, null_space = "alphaedit", True, True
+    history, null_space = True, True
     null_space_threshold: Positive = Field(0.02, description="eigenvalues of C below it are null space")
     null_space_share: PositiveShare | None = Field(None, description="take this share of directions instead")
     l2: NonNegative = Field(10.0, description="L2 term")
@@ -118,7 +118,37 @@ class AlphaEdit(ClosedForm):
         return {**space, "L2": self.l2}
 
 
-class EvoEdit(AlphaEdit):
+class AlphaEdit(NullSpace):
+    """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment; BetaEdit (2605.09285) with two more terms."""
+
+    name = "alphaedit"
+    moment_weight: NonNegative = Field(
+        0.0, description="lambda on the second moment C inside the null space (BetaEdit: 3000); 0: AlphaEdit"
+    )
+    refresh_after: Count | None = Field(
+        None,
+        description="after every so many edits the null space is found anew, of C and the mean of all earlier keys' K K^T "
+        "(BetaEdit: 1000); null: never (AlphaEdit)",
+    )
+
+    @model_validator(mode="after")
+    def _space_of_text(self) -> Self:
+        if self.refresh_after is not None and not self.moment_weight:
+            raise ValueError(
+                f"refresh_after: {self.refresh_after} is not allowed with moment_weight 0; the null space would be that of the "
+                "edits alone"
+            )
+        return self
+
+    def penalty(self) -> tuple[float, float]:
+        return self.moment_weight, self.l2
+
+    def shown(self) -> dict[str, float | str]:
+        weight = {"λ": self.moment_weight} if self.moment_weight else {}
+        return {**super().shown(), **weight, **({"refresh": self.refresh_after} if self.refresh_after else {})}
+
+
+class EvoEdit(NullSpace):
     """EvoEdit (arXiv 2510.13851): a null space that loses the keys of every batch, so that no later edit touches them."""
 
     name = "evoedit"

@@ -62,7 +62,7 @@ def edit(
         rank: of the adapter, with ``backend="lora"``.
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
         tuning, texts: facts and sentences that the gate of ``backend="memory"`` is calibrated on, where no ``gate`` is given;
-            not among the requests.
+            not among the requests. Such facts are also the ``anchor_pilots``.
         relations: what else may be asked of subjects, ``{relation: [templates]}`` or ``{relation: {"type", "templates"}}``, which
             a ``subject_weight`` holds; default: what the requests themselves ask of the same subjects.
         progress: show a bar of the facts edited so far.

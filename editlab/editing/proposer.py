@@ -22,11 +22,12 @@ from editlab.algebra.curvature import Curvature, CurvatureSums
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.normaliser import Normaliser
+from editlab.algebra.null_space import refreshed
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import Passes, ShuffledTargets
+from editlab.config.solvers import AlphaEdit, Passes, ShuffledTargets
 from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
@@ -71,6 +72,9 @@ class Proposer:
         normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
         curvature: by layer, that of the loss on text, where the recipe reads it.
         facts_curvature: by layer, what the facts of earlier batches add to it.
+        spaces: by layer, the second moment whose null space is edited in, where it is no longer that of the text (BetaEdit).
+        remembered: facts that have been edited.
+        pilots, anchor_length: reserved facts and what the length of targets is anchored to, once it was found.
     """
 
     model: torch.nn.Module
@@ -88,6 +92,10 @@ class Proposer:
     normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
     curvature: Mapping[int, Curvature] = dataclasses.field(default_factory=dict)
     facts_curvature: dict[int, CurvatureSums] = dataclasses.field(default_factory=dict)
+    spaces: dict[int, SecondMoment] = dataclasses.field(default_factory=dict)
+    remembered: int = 0
+    pilots: Sequence[EditRequest] = ()
+    anchor_length: float | None = None
 
     def snapshot(self) -> Snapshot:
         """The state now."""
@@ -239,6 +247,7 @@ class Proposer:
             column_weights=columns.weights,
             history=self.history.get(layer),
             clean_keys=compute_keys(self.model, requests, layer) if recipe.clean_key else None,
+            space=self.spaces.get(layer),
             seed=derive_seed("solve", self.seed, index, layer),
         )
 
@@ -266,3 +275,14 @@ class Proposer:
                         self.model, new, layer, self.contexts
                     )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
+        self._refresh(len(new))
+
+    def _refresh(self, new: int) -> None:
+        """Find the null space anew after every so many edits, where the recipe does that."""
+        before, self.remembered = self.remembered, self.remembered + new
+        recipe = self.recipe
+        if self.memory or not (isinstance(recipe, AlphaEdit) and recipe.refresh_after):
+            return
+        if self.remembered // recipe.refresh_after > before // recipe.refresh_after:
+            for layer, history in self.history.items():
+                self.spaces[layer] = refreshed(self.moments[layer], history, self.remembered, recipe.moment_weight)

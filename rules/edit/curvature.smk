@@ -24,7 +24,7 @@ rule collect_curvature:
         gpu=model_resource("collect_curvature", "gpu", STUDY),
     params:
         layers=CURVED_LAYERS,
-        partial="<inputs>/statistics/{model}/partial-curvature.safetensors",
+        partial=f"{INPUTS}/statistics/{{model}}/partial-curvature.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),
@@ -47,7 +47,7 @@ use rule collect_curvature as collect_traced_curvature with:
         small_jobs("collect_curvature", "traced", STUDY)
     params:
         layers=lambda w: [int(w.layer)],
-        partial="<results>/statistics/{model}/partial-curvature-{layer}.safetensors",
+        partial=f"{OUT}/statistics/{{model}}/partial-curvature-{{layer}}.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),

@@ -97,8 +97,11 @@ def finetune_in_epochs(
 
 
 def _epoch(maps: _Maps, batch: AnswerBatch, order: Sequence[int], options: FineTuningInEpochs, *, skip: bool) -> float:
-    """One step a mini-batch, none where ``skip`` and its loss is below that of the options; the mean loss over the facts."""
-    total = 0.0
+    """One step a mini-batch, none where ``skip`` and its loss is below that of the options; the mean loss over the facts.
+
+    A mini-batch counts as much as its facts weigh against the mean of all.
+    """
+    total, usual = 0.0, batch.weights[list(order)].mean()
     for start in range(0, len(order), options.mini_batch):
         chosen = order[start : start + options.mini_batch]
         loss = batch.select(chosen).loss()
@@ -107,7 +110,7 @@ def _epoch(maps: _Maps, batch: AnswerBatch, order: Sequence[int], options: FineT
             raise NumericalError("fine-tuning diverged: the loss is NaN or infinite")
         total += value * len(chosen)
         if not (skip and value < options.stop_loss):
-            maps.step(loss)
+            maps.step(loss * float(batch.weights[chosen].mean() / usual))
     return total / len(order)
 
 

@@ -188,6 +188,23 @@ def test_the_order_of_the_facts_is_that_of_the_seed():
     assert not torch.equal(one, other)
 
 
+def test_a_fact_counts_by_its_weight_wherever_its_mini_batch_is_cut():
+    model, options, weights = tiny_model("gpt2").double(), recipe(energy=0.0, mini_batch=1), [2.0, 1.0, 0.5]
+    found = finetune_in_epochs(model, FACTS[:3], LAYERS, options, torch.tensor(weights), seed=1)
+    architecture = Architecture(model)
+    originals = {k: architecture.weight(k).clone() for k in LAYERS}
+    optimizer = torch.optim.Adam([architecture.projection(k).weight for k in LAYERS], lr=options.lr)
+    for epoch in range(options.epochs):
+        order = [0, 1, 2]
+        python_rng("epoch", 1, epoch).shuffle(order)
+        for i in order:
+            optimizer.zero_grad()
+            (loss_of(model, [FACTS[i]]) * weights[i] / (3.5 / 3)).backward()
+            optimizer.step()
+    for k in LAYERS:
+        torch.testing.assert_close(found.deltas[k], architecture.weight(k) - originals[k], rtol=1e-6, atol=1e-8)
+
+
 def test_weights_of_facts():
     """A fact of weight 0 is as if it were not there, also where it would be a mini-batch of its own."""
     model, options = tiny_model("gpt2").double(), recipe(energy=0.0, mini_batch=1)

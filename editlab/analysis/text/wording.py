@@ -11,22 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 NAMES = {
-    "rome": "ROME",
-    "r": "R",
-    "memit": "MEMIT",
-    "emmet": "EMMET",
-    "alphaedit": "AlphaEdit",
-    "evoedit": "EvoEdit",
-    "rect": "RECT",
-    "prune": "PRUNE",
-    "nse": "NSE",
-    "encore": "ENCORE",
-    "ft": "FT-L",
-    "locft": "LocFT-BF",
-    "crispedit": "CrispEdit",
-    "none": "unedited",
-    "lora": "LoRA",
-}
+    "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA", "r": "R",
+    "locft": "LocFT-BF", "crispedit": "CrispEdit",
+    **{name.lower(): name for name in ("ROME", "MEMIT", "EMMET", "RECT", "PRUNE", "NSE", "ENCORE")},
+}  # fmt: skip
 SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
 MINUS = "−"
 
@@ -95,11 +83,6 @@ def few(names: Sequence[str], most: int = 4) -> list[str]:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """``1 seed``, ``1,200 cases``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def stands_on(n: int, seeds: int) -> str:
-    """``n = 192 cases, 2 seeds``."""
-    return f"n = {counted(n, 'case')}, {counted(seeds, 'seed')}"
 
 
 def rst(text: str) -> str:

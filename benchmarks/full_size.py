@@ -23,7 +23,7 @@ from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.models import RandomModel
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data import make_facts, neutral_sentences
 from editlab.data.requests import EditRequest
 from editlab.editing.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.target_problem import KL_PROMPT

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.common import CONTEXTS, Subject, alternate, ratio, subject, threads, timed
 from benchmarks.published import one_by_one
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.editing.targets import Targets, optimize_targets
 
 LAYER = 1  # whose output the default study's MEMIT and AlphaEdit optimise; layer 0 (EMMET, ROME) is reported beside it

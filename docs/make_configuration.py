@@ -10,8 +10,9 @@ from pydantic_core import PydanticUndefined
 from editlab.config.base import sections_in
 from editlab.config.recipe import Recipe
 from editlab.config.run import Run, study_class
-from editlab.config.solvers import SOLVERS, TargetOptions
+from editlab.config.solvers import SOLVERS
 from editlab.config.studies import STUDIES
+from editlab.config.targets import TargetOptions
 
 HEAD = """# Configuration
 

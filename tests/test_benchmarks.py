@@ -14,7 +14,7 @@ from benchmarks.names import BY_REQUEST, NAMES
 from benchmarks.published import one_by_one
 from benchmarks.run import main, measure
 from benchmarks.solve import slope
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.editing.targets import optimize_targets
 from editlab.errors import DataError
 from editlab.files.artifacts import write_provenance, write_text

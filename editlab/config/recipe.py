@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
-from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver, TargetOptions
+from editlab.config.solver import Solver
+from editlab.config.solvers import SOLVERS, Passes, RandomUpdate
+from editlab.config.targets import TargetOptions
 
 
 class TrustWeights(Section):
@@ -194,6 +196,11 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
     def holds_subject(self) -> bool:
         """Whether targets hold what is said after prompts of the subject's other relations."""
         return isinstance(self, TargetOptions) and self.subject_weight > 0
+
+    @property
+    def reads_reserved(self) -> bool:
+        """Whether it looks at facts that the data set reserves: for a gate, or for the length of targets."""
+        return self.backend == "memory" or (isinstance(self, TargetOptions) and self.anchor_pilots > 0)
 
     @property
     def neutral_texts(self) -> int:

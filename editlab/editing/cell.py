@@ -12,7 +12,8 @@ from pydantic import Field
 
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
-from editlab.config.solvers import RandomUpdate, TargetOptions
+from editlab.config.solvers import RandomUpdate
+from editlab.config.targets import TargetOptions
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8
@@ -96,7 +97,7 @@ def run_cell(
         chosen = with_world_probes(chosen, records, held_out=probes)
         check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
-    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.backend == "memory" else []
+    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.reads_reserved else []
     session = EditSession(
         network,
         cell.recipe,

@@ -19,7 +19,8 @@ from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, GreedyStep
 from editlab.editing.greedy import Score, run_steps
 from editlab.editing.proposal import Change, Proposal
-from editlab.editing.proposer import Installer, Proposer, Snapshot, Solve, install_at_once, put_back
+from editlab.editing.proposer import Installer, Proposer, Solve, install_at_once
+from editlab.editing.snapshot import Snapshot, put_back
 from editlab.editing.trust import Before, Judgement, TrustMonitor, distance_trust
 from editlab.errors import ConfigError, NumericalError
 

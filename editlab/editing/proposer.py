@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,31 +18,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.algebra.curvature import Curvature, CurvatureSums
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.normaliser import Normaliser
-from editlab.algebra.postprocess import restrain_total_on_top
+from editlab.algebra.null_space import refreshed
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
-from editlab.algebra.solvers import noise, solve
+from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import FineTuning, Passes, ShuffledTargets, TargetOptions
+from editlab.config.solvers import AlphaEdit, Passes, ShuffledTargets
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
-from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
+from editlab.data.subject_prompts import SubjectPrompts
+from editlab.editing.batch_targets import optimized
 from editlab.editing.events import Event, LayerEvent
-from editlab.editing.finetune import finetune
 from editlab.editing.gate import looked_up
 from editlab.editing.gated_memory import MemoryStore
 from editlab.editing.keys import Contexts, compute_keys, compute_values, flat, lookup_rows, lookup_states
 from editlab.editing.proposal import Change, Columns, Proposal
 from editlab.editing.replay import ReplayItem, stack_targets
+from editlab.editing.snapshot import Snapshot, put_back
 from editlab.editing.store import Store
 from editlab.editing.stress import Stress, shuffled
-from editlab.editing.targets import Targets, optimize_targets
+from editlab.editing.targets import Targets
 from editlab.edits.edit import commit
-from editlab.errors import NumericalError
 from editlab.files.timing import Stopwatch
-from editlab.networks.hooks import restored
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder
 from editlab.randomness import derive_seed
@@ -60,15 +60,6 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
         return proposer.put(proposal, layer, update, problem)
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
-
-    weights: dict[int, Tensor]
-    stored: Any
-    normalisers: dict[int, Normaliser]
-
-
 @dataclasses.dataclass
 class Proposer:
     """Makes the update of a batch on the maps of one model.
@@ -79,6 +70,11 @@ class Proposer:
         history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
         relations: what else may be asked of subjects, for recipes that hold it.
         normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
+        curvature: by layer, that of the loss on text, where the recipe reads it.
+        facts_curvature: by layer, what the facts of earlier batches add to it.
+        spaces: by layer, the second moment whose null space is edited in, where it is no longer that of the text (BetaEdit).
+        remembered: facts that have been edited.
+        pilots, anchor_length: reserved facts and what the length of targets is anchored to, once it was found.
     """
 
     model: torch.nn.Module
@@ -94,16 +90,23 @@ class Proposer:
     history: dict[int, History] = dataclasses.field(default_factory=dict)
     relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
     normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
+    curvature: Mapping[int, Curvature] = dataclasses.field(default_factory=dict)
+    facts_curvature: dict[int, CurvatureSums] = dataclasses.field(default_factory=dict)
+    spaces: dict[int, SecondMoment] = dataclasses.field(default_factory=dict)
+    remembered: int = 0
+    pilots: Sequence[EditRequest] = ()
+    anchor_length: float | None = None
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
+        weights = {k: w.clone() for k, w in self.weights.items()}
+        return Snapshot(weights, self.store.snapshot(), dict(self.normalisers), dict(self.facts_curvature))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
-        self.normalisers = dict(before.normalisers)
+        self.normalisers, self.facts_curvature = dict(before.normalisers), dict(before.facts_curvature)
 
     @property
     def memory(self) -> MemoryStore | None:
@@ -126,36 +129,10 @@ class Proposer:
     def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
         """Target vectors at the last edited layer, on the weights that the recipe asks for."""
         with self.unremembered():
-            targets = self._optimized(self.asked(requests), stress)
+            targets = optimized(self, self.asked(requests), stress)
         if isinstance(self.recipe, ShuffledTargets):
             targets = shuffled(targets, requests, self.seed)
         return stress.targets(targets, requests) if stress else targets
-
-    def _optimized(self, requests: Sequence[EditRequest], stress: Stress | None) -> Targets:
-        recipe, layer, site = self.recipe, self.layers[-1], self.recipe.site
-        assert isinstance(recipe, TargetOptions)
-        options = stress.options(recipe) if stress else recipe
-        optimized = functools.partial(
-            optimize_targets,
-            self.model,
-            requests,
-            layer,
-            self.contexts,
-            options,
-            site=site,
-            others=[prompts or list(ESSENCE) for prompts in self.other_relations(requests)],
-        )
-        if recipe.rewind or recipe.norm_anchor:
-            with restored(self.weights):
-                put_back(self.weights, self.originals)
-                anchor = compute_values(self.model, requests, layer, site).norm(dim=0)
-                if recipe.rewind:
-                    targets = optimized()
-        if not recipe.rewind:
-            targets = optimized()
-        if recipe.norm_anchor:
-            targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-        return targets
 
     def other_relations(self, requests: Sequence[EditRequest]) -> list[list[str]]:
         """By request, templates of the relations of its subject that are held: without those that the batch edits. Empty where
@@ -183,9 +160,10 @@ class Proposer:
         old = [item.request for item in replayed]
         z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
         z = torch.cat([targets.z, z_old.to(targets.z)], 1)
-        return Columns(requests + old, z, self._weights(new, len(old)), new, losses)
+        return Columns(requests + old, z, self.column_weights(new, len(old)), new, losses)
 
-    def _weights(self, new: int, old: int) -> Tensor:
+    def column_weights(self, new: int, old: int) -> Tensor:
+        """(n,) float64: 1 a new fact, ``replay_weight`` a replayed one."""
         weights = torch.ones(new + old, dtype=torch.float64)
         weights[new:] = self.recipe.replay_weight
         return weights
@@ -269,6 +247,7 @@ class Proposer:
             column_weights=columns.weights,
             history=self.history.get(layer),
             clean_keys=compute_keys(self.model, requests, layer) if recipe.clean_key else None,
+            space=self.spaces.get(layer),
             seed=derive_seed("solve", self.seed, index, layer),
         )
 
@@ -296,53 +275,14 @@ class Proposer:
                         self.model, new, layer, self.contexts
                     )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
+        self._refresh(len(new))
 
-    def finetune(self, requests: list[EditRequest], replayed: list[ReplayItem], event: Event) -> Proposal:
-        """Fine-tune the maps on the batch, where the recipe does that in place of a solve."""
-        recipe, everyone = self.recipe, requests + [item.request for item in replayed]
-        assert isinstance(recipe, FineTuning)
-        weights = self._weights(len(requests), len(replayed))
-        deltas, loss = finetune(self.model, everyone, self.layers, recipe, weights)
-        if not all(bool(d.isfinite().all()) for d in deltas.values()):
-            raise NumericalError("fine-tuning diverged: the update holds NaN or infinite values")
-        proposal = Proposal(Columns(everyone, None, None, len(requests), [loss] * len(requests)))
-        for layer, delta in deltas.items():
-            self.put(proposal, layer, Factors.from_dense(delta))
-        event.loss = loss
-        event.layers = {str(k): LayerEvent(update_norm=float(d.norm())) for k, d in deltas.items()}
-        return proposal
-
-    def noise(self, requests: list[EditRequest], norms: Mapping[int, float], event: Event) -> Proposal:
-        """Noise on every map, with the norms that another method's updates of this batch had."""
-        proposal = Proposal(Columns(requests, None, None, len(requests), [0.0] * len(requests)))
-        event.layers = {}
-        for layer, weight in self.weights.items():
-            seed, norm = derive_seed("solve", self.seed, event.batch, layer), norms.get(layer, 0.0)
-            shape = (int(weight.shape[0]), int(weight.shape[1]))
-            found = self.put(proposal, layer, noise(shape, len(requests), norm, seed))
-            event.layers[str(layer)] = LayerEvent(update_norm=norm, **found)
-        return proposal
-
-    def restrain_total(self) -> dict[str, Any]:
-        """The restraint that the published PRUNE applies once, to the total change."""
-        found = {}
-        for layer, weight in self.weights.items():
-            d_out, d_in = weight.shape
-            problem = Problem(
-                keys=torch.zeros(d_in, 1, device=weight.device),
-                residual=torch.zeros(d_out, 1, device=weight.device),
-                weight=weight.double(),
-                original=self.originals[layer].double(),
-            )
-            update, found[str(layer)] = restrain_total_on_top(
-                Factors.zeros(d_out, d_in).to(device=weight.device), problem
-            )
-            self.put(Proposal(Columns.none()), layer, update)
-        return found
-
-
-def put_back(weights: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
-    """Write values into weights, bit for bit."""
-    with torch.no_grad():
-        for layer, weight in weights.items():
-            weight.copy_(values[layer])
+    def _refresh(self, new: int) -> None:
+        """Find the null space anew after every so many edits, where the recipe does that."""
+        before, self.remembered = self.remembered, self.remembered + new
+        recipe = self.recipe
+        if self.memory or not (isinstance(recipe, AlphaEdit) and recipe.refresh_after):
+            return
+        if self.remembered // recipe.refresh_after > before // recipe.refresh_after:
+            for layer, history in self.history.items():
+                self.spaces[layer] = refreshed(self.moments[layer], history, self.remembered, recipe.moment_weight)

@@ -23,21 +23,24 @@ from torch import Tensor
 
 from editlab.algebra.linalg import Factors
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import Ultra
 from editlab.data.requests import EditRequest
-from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
-from editlab.editing.checks import check_arguments, required_moments
-from editlab.editing.events import Event, TargetsEvent
+from editlab.data.subject_prompts import SubjectPrompts
+from editlab.editing.afterwards import finish
+from editlab.editing.anchor import pilots_of
+from editlab.editing.batch_targets import described
+from editlab.editing.checks import check_arguments, required_curvature, required_moments
+from editlab.editing.events import Event
 from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
 from editlab.editing.keys import CLEAN, Contexts, check_contexts
-from editlab.editing.proposal import Columns, Proposal
-from editlab.editing.proposer import Proposer, Snapshot
+from editlab.editing.proposal import Proposal
+from editlab.editing.proposer import Proposer
 from editlab.editing.replay import ReplayBuffer, ReplayItem
+from editlab.editing.snapshot import Snapshot
 from editlab.editing.store import make_store
 from editlab.editing.stress import Stress
 from editlab.editing.targets import Targets
-from editlab.editing.ultra import propose_by_gradients
+from editlab.editing.untargeted import propose_without_targets
 from editlab.edits.edit import Edit
 from editlab.edits.peft import peft_target
 from editlab.errors import ConfigError, NumericalError
@@ -63,7 +66,7 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
-        tuning: reserved facts that the gate of backend memory is calibrated on; neither edited nor scored.
+        tuning: reserved facts, for the gate of backend memory and for ``anchor_pilots``; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
@@ -111,6 +114,8 @@ class EditSession:
             seed,
             self.stopwatch,
             relations=relations or SubjectPrompts(),
+            curvature=required_curvature(statistics, recipe, self.layers, self.architecture),
+            pilots=pilots_of(recipe, tuning),
         )
         if recipe.backend == "memory":
             with self.stopwatch.stage("keys"):
@@ -213,21 +218,9 @@ class EditSession:
         """After the last batch: the published PRUNE's restraint of the total change; posthoc LoRA."""
         if not self.events:
             return
-        with self.stopwatch.stage("solve"):
-            if self.recipe.restrained_at_end:
-                self.events[-1].finish = self.proposer.restrain_total()
-            elif self.recipe.backend == "posthoc":
-                self.events[-1].finish = self._train_posthoc()
-
-    def _train_posthoc(self) -> dict[str, Any]:
-        from editlab.editing.posthoc import train_posthoc
-
-        added, found = train_posthoc(
-            self.model, self.layers, self.edited, self.anchor_texts, self.rank, self.recipe.posthoc, self.seed
-        )
-        for layer, factors in added.items():
-            self.proposer.put(Proposal(Columns.none()), layer, factors)
-        return found
+        found = finish(self.proposer, self.edited, self.anchor_texts, self.rank)
+        if found is not None:
+            self.events[-1].finish = found
 
     def _edit_batch(
         self,
@@ -239,16 +232,9 @@ class EditSession:
     ) -> None:
         replayed = self.buffer.sample(self.replay, requests, event.batch)
         event.replayed = len(replayed)
-        if self.norms is not None:
-            with self.stopwatch.stage("solve"):
-                self._keep(self.proposer.noise(requests, self.norms[event.batch], event), event.batch)
-            return
-        if self.recipe.gradient:
-            with self.stopwatch.stage("solve"):
-                self._keep(self.proposer.finetune(requests, replayed, event), event.batch)
-            return
-        if isinstance(self.recipe, Ultra):
-            self._keep(propose_by_gradients(self.proposer, requests, replayed, event), event.batch)
+        if self.norms is not None or self.recipe.targets is None:
+            norms = self.norms[event.batch] if self.norms is not None else None
+            self._keep(propose_without_targets(self.proposer, requests, replayed, norms, event), event.batch)
             return
         targets = self._targets(requests, event, stress)
         event.without = self._observed(wanted)
@@ -264,26 +250,9 @@ class EditSession:
             targets = self.proposer.targets(requests, stress)
             if not bool(targets.z.isfinite().all()):
                 raise NumericalError("targets hold NaN or infinite values")
-        event.targets = TargetsEvent(
-            steps_mean=float(targets.steps.double().mean()),
-            loss_mean=float(targets.loss.mean()),
-            norm_mean=float(targets.z.norm(dim=0).mean()),
-            unconverged=targets.unconverged,
-            unrelated=self._unrelated(requests) if self.recipe.holds_subject else None,
-        )
+        told = any(earlier.targets and earlier.targets.unrelated for earlier in self.events)
+        event.targets = described(self.proposer, requests, targets, warn=not told)
         return targets
-
-    def _unrelated(self, requests: Sequence[EditRequest]) -> int:
-        """Facts of whose subject no other relation is known to be held; the first time, a line is logged."""
-        count = sum(not prompts for prompts in self.proposer.other_relations(requests))
-        if count and not any(event.targets and event.targets.unrelated for event in self.events):
-            logger.warning(
-                "subject_weight: no other relation is known of the subjects of %d of %d facts; what follows %s is held there",
-                count,
-                len(requests),
-                ", ".join(repr(prompt) for prompt in ESSENCE),
-            )
-        return count
 
     def _propose(
         self,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest, unfill
 from editlab.editing.targets import Targets
 from editlab.errors import NumericalError

@@ -50,6 +50,7 @@ def run_sweep(
     *,
     statistics: Sequence[str],
     contexts: Contexts,
+    curvature: Sequence[str] = (),
     tuning: Sequence[EditRequest] = (),
 ) -> pd.DataFrame:
     """Edit every batch with every point of each method's grid; one by one where the solver takes no more.
@@ -57,6 +58,7 @@ def run_sweep(
     Args:
         recipes: by method, the fields that stay fixed.
         axes: by method, the fields that vary.
+        statistics, curvature: files of the layers that the grid edits.
         tuning: all facts that the data set keeps for this: the gates of memories are calibrated on them.
 
     Returns:
@@ -73,7 +75,7 @@ def run_sweep(
         session = EditSession(
             model,
             recipe,
-            statistics=list(statistics),
+            statistics=list(curvature if recipe.reads_curvature else statistics),
             contexts=contexts,
             seed=seed,
             anchor_texts=held_out_sentences(recipe.neutral_texts),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.memory import bytes_kept

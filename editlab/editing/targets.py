@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.memory import TOKENS_AT_ONCE, budget_bytes, is_out_of_memory, power_of_two
@@ -54,12 +54,14 @@ class Targets:
         base: ``(d_out, n)`` float64, ``h`` on the clean prompt.
         steps: ``(n,)`` updates made.
         loss: ``(n,)`` loss of the returned target.
+        skipped: facts that are given up because their target is too long (:mod:`editlab.editing.anchor`); None: not looked at.
     """
 
     z: Tensor
     base: Tensor
     steps: Tensor
     loss: Tensor
+    skipped: int | None = None
 
     @property
     def unconverged(self) -> float:

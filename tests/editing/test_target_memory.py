@@ -10,7 +10,7 @@ from live_memory import Peak
 from test_targets import CONTEXTS
 from tiny import tiny_model, tiny_requests
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.editing import memory, targets
 from editlab.editing.targets import optimize_targets
 from editlab.errors import ResourceError

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_model, tiny_requests
 
-from editlab.config.solvers import TargetOptions
+from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.editing.targets import optimize_targets
 from editlab.errors import ModelError

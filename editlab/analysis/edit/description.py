@@ -218,6 +218,8 @@ def _targets(recipe: Mapping[str, Any]) -> str:
     text = f"clamp {recipe['clamp']:g}"
     if recipe.get("subject_weight"):
         text += f", other relations held {recipe['subject_weight']:g}"
+    if recipe.get("anchor_pilots"):
+        text += f", norm anchor of {recipe['anchor_pilots']} edits"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 

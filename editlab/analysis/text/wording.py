@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 NAMES = {
     "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA", "r": "R",
+    "locft": "LocFT-BF", "crispedit": "CrispEdit",
     **{name.lower(): name for name in ("ROME", "MEMIT", "EMMET", "RECT", "PRUNE", "NSE", "ENCORE")},
 }  # fmt: skip
 SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
@@ -20,7 +21,8 @@ MINUS = "−"
 
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
-    return " ".join(NAMES.get(part, part) for part in name.split("_")).replace("R ROME", "R-ROME")
+    words = " ".join(NAMES.get(part, part) for part in name.split("_"))
+    return words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs")
 
 
 def level(value: float, digits: int = 2) -> str:

@@ -54,7 +54,7 @@ def test_samples_are_resumed_too(tmp_path):
     options = Statistics(max_length=8, samples=50)
     undisturbed = collect_second_moments(tiny_model(), LINES, [0, 1], options, batch_tokens=16, progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editlab.moments.collection.SORT_WINDOW", 8)
+        patch.setattr("editlab.moments.passes.SORT_WINDOW", 8)
         expected = collect_second_moments(tiny_model(), LINES, [0, 1], options, batch_tokens=16, progress=False)
         with pytest.raises(Stop):
             collect_second_moments(tiny_model(), broken(), [0, 1], options, **arguments)

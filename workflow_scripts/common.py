@@ -13,9 +13,9 @@ from pathlib import Path
 from watchdog import watched
 
 from editlab.errors import DamagedError, EditlabError, OutdatedError
+from editlab.files.messages import messages
 from editlab.files.provenance import backdate, check_inputs, commit_of, origins, record_outputs, set_aside
 from editlab.files.timing import Stopwatch, peak_memory_mb
-from editlab.files.worker import Tee
 
 LARGE = 20_000  # characters of parameters beyond which only the code's digest is recorded: the lists of a table's cells
 
@@ -27,9 +27,8 @@ def job(snakemake):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():  # a log never writes through a link
         path.unlink()
-    terminal, watch = sys.stderr, Stopwatch()
-    with _opened(path) as log, watched(_name(snakemake), _limit(snakemake), log):
-        sys.stderr = Tee(terminal, log)
+    watch = Stopwatch()
+    with _opened(path) as log, watched(_name(snakemake), _limit(snakemake), log), messages(sys.stderr, log):
         try:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             check_inputs(snakemake.input)
@@ -45,8 +44,6 @@ def job(snakemake):
             traceback.print_exc()
             _explain(snakemake, log)
             sys.exit(1)
-        finally:
-            sys.stderr = terminal
 
 
 @contextlib.contextmanager

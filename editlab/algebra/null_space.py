@@ -13,6 +13,7 @@ basis is ever formed. A vision transformer's MLP has d_in = 3072; 500 keys span 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -64,12 +65,13 @@ class Projector:
 
 @dataclass(frozen=True, eq=False)
 class NullSpacePenalty:
-    """``A = l2 I + P H P`` inside the null space: its solve takes and gives columns in the range of P.
+    """``A = l2 I + P (H + weight C) P`` inside the null space: its solve takes and gives columns in the range of P.
 
     Attributes:
         onto: P.
         name: what P was made of, for what the history keeps.
         history: H, or None.
+        moment, weight: C and its weight (BetaEdit); 0: without it.
     """
 
     onto: Projector
@@ -77,26 +79,37 @@ class NullSpacePenalty:
     l2: float
     history: History | None
     limit: float
+    moment: SecondMoment | None = None
+    weight: float = 0.0
 
     def dense(self) -> Tensor:
         """(d_in, d_in): A."""
         size = self.onto.used.shape[0]
         zero = torch.zeros(size, size).to(self.onto.used)
-        return self._with(zero if self.history is None else self.history.mapped(self.onto).dense())
+        matrix = zero if self.history is None else self.history.mapped(self.onto).dense()
+        return self._with(matrix if self._text is None else matrix + self._text)
 
     def solve(self, right_side: Tensor) -> tuple[Tensor, float]:
         """``A^-1 B``; no matrix is factored before keys are folded."""
         if self.history is None:
-            return right_side / self.l2, 0.0
-        return self.history.inverse(("null space", *self.name, self.l2, self.limit), self._base, self.onto)(
-            right_side
-        ), 0.0
+            return self._base(None)(right_side), 0.0
+        name = ("null space", *self.name, self.l2, self.limit, self.moment, self.weight)
+        return self.history.inverse(name, self._base, self.onto)(right_side), 0.0
 
     @property
     def condition(self) -> float:
         """An upper bound of the condition number of A on the range of P."""
         energy = 0.0 if self.history is None else self.history.energy
+        if self.moment is not None and self.weight:
+            energy += self.weight * float(self.moment.matrix.trace())
         return 1.0 + energy / self.l2 if self.l2 > 0 else math.inf
+
+    @functools.cached_property
+    def _text(self) -> Tensor | None:
+        """(d_in, d_in): ``weight P C P``."""
+        if self.moment is None or not self.weight:
+            return None
+        return self.weight * symmetric(self.onto(self.onto(self.moment.matrix).T))
 
     def _with(self, matrix: Tensor) -> Tensor:
         matrix = symmetric(matrix)
@@ -104,11 +117,23 @@ class NullSpacePenalty:
         return matrix
 
     def _base(self, folded: Tensor | None) -> Solve:
-        if folded is None:
+        if folded is None and self._text is None:
             return lambda columns: columns / self.l2
-        matrix = self._with(self.onto(self.onto(folded).T))
+        parts = [] if self._text is None else [self._text]
+        parts += [] if folded is None else [self.onto(self.onto(folded).T)]
+        matrix = self._with(parts[0] if len(parts) == 1 else parts[0] + parts[1])
         lower = factor_spd(matrix, self.limit, "null space with earlier keys").lower
         return lambda columns: self.onto(torch.cholesky_solve(columns, lower))
+
+
+def refreshed(moment: SecondMoment, history: History, keys: int, weight: float) -> SecondMoment:
+    """``(H / n + weight C) / (weight + 1)``, in whose least used directions BetaEdit (arXiv 2605.09285) goes on.
+
+    Args:
+        keys: n, of all earlier batches.
+    """
+    matrix = (history.dense() / keys + weight * moment.matrix) / (weight + 1)
+    return SecondMoment(symmetric(matrix), moment.count + keys)
 
 
 @dataclass(frozen=True, eq=False)

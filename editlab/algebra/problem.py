@@ -25,6 +25,7 @@ class Problem:
         keys: K (d_in, n), one column a fact, replayed facts included.
         residual: R (d_out, n), what the output should gain on each key.
         moment: second moment C of the map's inputs, or None (ROME without the second-moment adjustment: C = I).
+        space: the second moment whose least used directions are the null space; None: ``moment``.
         weight: W (d_out, d_in) now; needed by rect and prune.
         original: W (d_out, d_in) before the stream; needed by prune.
         column_weights: (n,) weight of each fact in the least-squares objective (None: all 1). Columns of K and R are
@@ -44,6 +45,7 @@ class Problem:
     column_weights: Tensor | None = None
     history: History | None = None
     clean_keys: Tensor | None = None
+    space: SecondMoment | None = None
     seed: int = 0
     form: Form = "auto"
 
@@ -79,6 +81,7 @@ class Problem:
         if history is not None and not history.finite:
             raise NumericalError("history: holds NaN or Inf")
         moment = None if self.moment is None else self.moment.validate().to(device)
+        space = None if self.space is None else self.space.validate().to(device)
         weights = tensors.get("column_weights")
         if weights is not None and bool((weights <= 0).any()):
             if bool((weights < 0).any()):
@@ -88,7 +91,7 @@ class Problem:
             tensors |= {name: tensors[name][:, kept] for name in columns if name in tensors}
             tensors["column_weights"] = weights[kept]
         unread = {name: None for name in ("weight", "original") if name not in tensors}
-        return replace(self, history=history, moment=moment, **tensors, **unread)  # type: ignore[arg-type]
+        return replace(self, history=history, moment=moment, space=space, **tensors, **unread)  # type: ignore[arg-type]
 
     def weighted(self) -> Problem:
         """The same least-squares problem with unit weights: columns scaled by the root of their weight."""
@@ -119,6 +122,8 @@ class Problem:
             raise ValueError(f"history: size {self.history.size} does not fit the keys; allowed is {d_in}")
         if self.moment is not None and tuple(self.moment.matrix.shape) != (d_in, d_in):
             raise ValueError(f"moment: shape {tuple(self.moment.matrix.shape)}; allowed is {(d_in, d_in)}")
+        if self.space is not None and self.space.size != d_in:
+            raise ValueError(f"space: size {self.space.size} does not fit the keys; allowed is {d_in}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,3 +140,9 @@ class Solution:
 
     factors: Factors
     diagnostics: Diagnostics = field(default_factory=dict)
+
+
+def moment_of(problem: Problem) -> SecondMoment:
+    """The second moment of a problem of a solver that cannot do without."""
+    assert problem.moment is not None
+    return problem.moment

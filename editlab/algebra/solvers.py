@@ -13,8 +13,8 @@ function here, registered for its options class (:mod:`editlab.config.solvers`);
 function by the class of the options, measures the result and refuses non-finite numbers.
 
 Sources: ROME arXiv 2202.05262, R-ROME 2403.07175, MEMIT 2210.07229, EMMET 2403.14236, AlphaEdit 2410.02355,
-NSE 2410.04045, ENCORE 2502.01636, EvoEdit 2510.13851, UltraEdit 2505.14679, RECT 2401.04700, PRUNE 2405.16821,
-SPHERE 2510.01172.
+NSE 2410.04045, ENCORE 2502.01636, EvoEdit 2510.13851, BetaEdit 2605.09285, UltraEdit 2505.14679, RECT 2401.04700,
+PRUNE 2405.16821, SPHERE 2510.01172.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor
 
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
-from editlab.algebra.null_space import NullSpacePenalty, Projector
+from editlab.algebra.null_space_solves import in_null_space, in_shrinking_null_space
 from editlab.algebra.postprocess import keep_largest_relative, off_principal, restrain_total
-from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution
-from editlab.algebra.regularized import Penalty, Ridge, System, describe, solve_penalised, symmetric, thin
-from editlab.algebra.second_moment import SecondMoment
+from editlab.algebra.problem import Diagnostics, Form, Problem, Result, Solution, moment_of
+from editlab.algebra.regularized import Penalty, Ridge, describe, solve_penalised
+from editlab.config.solver import Solver
 from editlab.config.solvers import (
     AlphaEdit,
     ClosedForm,
@@ -48,7 +48,6 @@ from editlab.config.solvers import (
     Rect,
     Rome,
     RRome,
-    Solver,
     Ultra,
 )
 from editlab.errors import ConfigError, NumericalError
@@ -160,85 +159,16 @@ def ultra(options: Ultra, problem: Problem) -> Result:
     return solve_penalised(problem, penalty, 1.0, "ultra system")
 
 
-THIN_CONDITION = 1e9
-"""Condition number up to which the inverse with earlier keys is updated and not factored anew: float64 leaves 1e-7 of it."""
-
-
 @update.register
 def alphaedit(options: AlphaEdit, problem: Problem) -> Result:
-    """``R K^T P (K K^T P + H P + L2 I)^-1`` (AlphaEdit), solved inside the null space:
-
-    ``R J^T (J J^T + P H P + L2 I)^-1`` with ``J = P K``: symmetric, and n x n, with neither P nor H formed.
-    """
-    moment, share, limit = _moment(problem), options.null_space_share, options.condition_limit
-    onto, earlier = _null_space(options, moment), problem.history
-    l2, p = (1.0, options.l2) if earlier is None else (options.l2, 1.0)
-    penalty = NullSpacePenalty(onto, (moment, options.null_space_threshold, share), l2, earlier, limit)
-    fits = problem.form == "woodbury" or problem.facts < onto.dimension
-    if problem.form != "direct" and fits and penalty.condition <= THIN_CONDITION:
-        inner = replace(problem, keys=onto(problem.keys), form="woodbury")
-        factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
-    else:
-        factors, found = _in_coordinates(options, problem, onto)
-    found["null_space_dimension"] = onto.dimension
-    return factors, found
-
-
-def _null_space(options: AlphaEdit, moment: SecondMoment) -> Projector:
-    onto = Projector.of_moment(moment, options.null_space_threshold, options.null_space_share)
-    if onto.dimension == 0:
-        least = float(moment.eigh()[0].min())
-        allowed = f"allowed is more than the least eigenvalue of C, {least:.3g}; or set null_space_share"
-        raise ConfigError(f"null_space_threshold: {options.null_space_threshold:g} leaves no direction; {allowed}")
-    return onto
-
-
-def _in_coordinates(options: AlphaEdit, problem: Problem, onto: Projector) -> Result:
-    """The same in the coordinates of the null space, where a q x q matrix is formed and may get a ridge."""
-    basis, limit = onto.free, options.condition_limit
-    assert basis is not None
-    inner = replace(problem, keys=basis.T @ problem.keys, form="auto" if problem.form == "auto" else "direct")
-    penalty: System = Ridge(inner.keys, 1.0, None, limit)
-    p = options.l2
-    if problem.history is not None:
-        earlier = basis.T @ problem.history.dense() @ basis
-        moment = SecondMoment(symmetric(earlier), 1)
-        penalty, p = Penalty(moment, 1.0, options.l2, None, limit), 1.0
-        inner = replace(inner, form="direct")
-    factors, found = solve_penalised(inner, penalty, p, "alphaedit system")
-    return thin(factors.left, factors.right @ basis.T), found
-
-
-LEFT = 1e-3
-"""Share of the keys of a batch that must lie outside of all that is protected; with less there is nothing to edit with."""
+    """``R K^T P (K K^T P + (H + lambda C) P + L2 I)^-1`` (AlphaEdit: lambda = 0; BetaEdit)."""
+    return in_null_space(options, problem)
 
 
 @update.register
 def evoedit(options: EvoEdit, problem: Problem) -> Result:
-    """``R (J^T J + L2 I)^-1 J^T`` with ``J = P' K``: P' is AlphaEdit's projector without the span of the earlier keys (EvoEdit).
-
-    What an earlier key gains is ``dW k = R (...) J^T k = 0``: earlier edits stay as they are, and each batch takes as many
-    dimensions of the null space as it has new directions, until none is left (``null_space_left`` is what this one found).
-    """
-    onto, earlier = _null_space(options, _moment(problem)), problem.history
-    keys, used = onto(problem.keys), 0
-    if earlier is not None:
-        name = ("null space", _moment(problem), options.null_space_threshold, options.null_space_share)
-        taken = earlier.span(name, onto)
-        used = taken.shape[1]
-        for _ in range(2):  # the second time for the rounding of the first
-            keys = keys - taken @ (taken.T @ keys)
-    share = float(keys.norm() / problem.keys.norm()) if bool(problem.keys.any()) else 1.0
-    if used and share < LEFT:
-        raise NumericalError(
-            f"evoedit: {share:.0e} of the keys lie outside of what earlier edits and preserved keys use; the null space of "
-            f"{onto.dimension} dimensions is used up ({used} by earlier edits)"
-        )
-    inner = replace(problem, keys=keys, history=None)
-    factors, found = solve_penalised(
-        inner, Ridge(keys, 1.0, None, options.condition_limit), options.l2, "evoedit system"
-    )
-    return factors, found | {"null_space_dimension": onto.dimension, "null_space_left": onto.dimension - used}
+    """``R (J^T J + L2 I)^-1 J^T`` with ``J = P' K``, P' without the span of the earlier keys (EvoEdit)."""
+    return in_shrinking_null_space(options, problem)
 
 
 def select_neurons(keys: Tensor, share: float) -> Tensor:
@@ -265,7 +195,7 @@ def nse(options: Nse, problem: Problem) -> Result:
     form: Form = (
         "direct" if history is not None and problem.form == "auto" else problem.form
     )  # C is factored anew anyway
-    moment = _moment(problem).restricted(neurons)
+    moment = moment_of(problem).restricted(neurons)
     inner = replace(problem, keys=problem.keys[neurons], moment=moment, clean_keys=None, history=None, form=form)
     factors, found = solve_penalised(inner, _penalty(options, inner, 0.0, history), 1.0, "nse system")
     right = torch.zeros(factors.rank, size, dtype=factors.right.dtype, device=factors.right.device)
@@ -315,12 +245,7 @@ def _nothing(problem: Problem) -> Result:
     return Factors.zeros(*problem.shape).to(device=problem.keys.device), describe("none")
 
 
-def _moment(problem: Problem) -> SecondMoment:
-    assert problem.moment is not None
-    return problem.moment
-
-
 def _penalty(options: Moment, problem: Problem, ridge: float = 0.0, history: History | None = None) -> Penalty:
     """``lambda C + (mu + ridge) I + history``."""
     shift = options.moment_ridge + ridge
-    return Penalty(_moment(problem), options.second_moment_weight, shift, history, options.condition_limit)
+    return Penalty(moment_of(problem), options.second_moment_weight, shift, history, options.condition_limit)

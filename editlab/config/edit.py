@@ -185,11 +185,17 @@ class EditStudy(Study):
             model.check_files(f"{where}.models.{self.model}")
         if isinstance(model, HubModel):
             model.check_files(f"{where}.models.{self.model}")
-            given = (text, self.statistics.hub, self.statistics.published)
-            if not any(given) and self._needs_moments():
+            streamed = text is not None or self.statistics.hub is not None
+            given = streamed or self.statistics.published is not None
+            if not given and self._needs_moments():
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
                     "to stream second moments over"
+                )
+            if not streamed and any(recipe.reads_curvature for recipe in self._used()):
+                raise ConfigError(
+                    f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
+                    "to stream the curvature of ft_epochs over (or its energy 0)"
                 )
 
     def _check_relations(self, where: str) -> None:
@@ -220,14 +226,21 @@ class EditStudy(Study):
                     f"{data.path} has {most} requests beside those kept for the sweep (sweep_facts)"
                 )
 
+    def _used(self) -> list[Recipe]:
+        """The recipes of the experiments that solve for weights."""
+        used = [self.methods[m] for e in self.experiments.values() for m in e.methods]
+        return [recipe for recipe in used if recipe.solves]
+
     def _needs_moments(self) -> bool:
-        used = {m for e in self.experiments.values() for m in e.methods}
-        return any(self.methods[m].solves and self.methods[m].moment for m in used)
+        return any(recipe.moment for recipe in self._used())
 
     def moment_layers(self) -> list[int]:
         """Layers that the recipes of the experiments name and whose second moments they read."""
-        used = [self.methods[m] for e in self.experiments.values() for m in e.methods if self.methods[m].solves]
-        return sorted({int(k) for r in used if r.layers != "auto" and r.reads_moment for k in r.layers})
+        return sorted({int(k) for r in self._used() if r.layers != "auto" and r.reads_moment for k in r.layers})
+
+    def curvature_layers(self) -> list[int]:
+        """Layers that the recipes of the experiments name and whose curvature they read."""
+        return sorted({int(k) for r in self._used() if r.layers != "auto" and r.reads_curvature for k in r.layers})
 
     def cells(self, experiment: str) -> list[dict[str, str]]:
         """Coordinates of the cells of an experiment, each once, in a fixed order. Values are as they stand in paths."""

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
-from editlab.config.solvers import SOLVERS, Passes, RandomUpdate, Solver
+from editlab.config.solver import Solver
+from editlab.config.solvers import SOLVERS, Passes, RandomUpdate
 from editlab.config.targets import TargetOptions
 
 
@@ -187,11 +188,6 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return self.backend != "memory"
 
     @property
-    def calibrates(self) -> bool:
-        """Whether reserved facts choose its gate."""
-        return (self.backend == "memory" or self.reads) and self.gate is None
-
-    @property
     def replays(self) -> bool:
         """Whether the replay axis applies."""
         return self.replay and self.solves
@@ -202,11 +198,17 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return isinstance(self, TargetOptions) and self.subject_weight > 0
 
     @property
+    def reads_reserved(self) -> bool:
+        """Whether it looks at facts that the data set reserves: for a gate, or for the length of targets."""
+        pilots = isinstance(self, TargetOptions) and self.anchor_pilots > 0
+        return self.backend == "memory" or self.reads or pilots
+
+    @property
     def neutral_texts(self) -> int:
         """Sentences of held-out text that the backend needs."""
         if self.backend == "posthoc":
             return self.posthoc.anchor_texts
-        return self.gate_texts if self.backend == "memory" and self.calibrates else 0
+        return self.gate_texts if self.backend == "memory" and self.gate is None else 0
 
     @model_validator(mode="wrap")
     @classmethod

@@ -7,77 +7,14 @@ the editing session. The algebra of a solver is the function that :data:`editlab
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share
-from editlab.config.targets import EncoreTargets, NseTargets, TargetOptions
-
-
-class Solver(Section):
-    """What every solver has: facts about the method, overridden where it differs.
-
-    Attributes:
-        name: what a recipe calls it.
-        max_batch: most facts a solve can hold; None: any number.
-        min_batch: fewest facts of a batch.
-        replay: replayed facts can join a batch.
-        history: it uses the sum of K K^T of earlier batches.
-        moment: it cannot do without the second moment of the keys (ROME can: C = I).
-        weight: it reads the current weight.
-        original: it reads the weight before the stream.
-        site: whose output the target is optimised at, ``"block"`` or ``"mlp"``.
-        clean_key: it reads the key of the clean prompt beside the one over contexts.
-        mean_value: the current value is the mean over contexts, as the key is.
-        gradient: it fine-tunes the weight by gradient.
-        edits: False for those that leave the model alone.
-        reads: no weight changes; the facts are read beside the model, as text.
-        control: it is no contestant.
-        restrained_at_end: the total change is restrained once, after the last batch, as PRUNE's script does.
-        targets: how its target vectors are optimised; None: it has none.
-    """
-
-    name: ClassVar[str]
-    max_batch: ClassVar[int | None] = None
-    min_batch: ClassVar[int] = 1
-    replay: ClassVar[bool] = True
-    history: ClassVar[bool] = False
-    moment: ClassVar[bool] = True
-    weight: ClassVar[bool] = False
-    original: ClassVar[bool] = False
-    site: ClassVar[Literal["block", "mlp"]] = "block"
-    clean_key: ClassVar[bool] = False
-    mean_value: ClassVar[bool] = False
-    gradient: ClassVar[bool] = False
-    edits: ClassVar[bool] = True
-    reads: ClassVar[bool] = False
-    control: ClassVar[bool] = False
-    restrained_at_end: ClassVar[bool] = False
-    targets: ClassVar[type[TargetOptions] | None] = TargetOptions
-
-    @property
-    def reads_moment(self) -> bool:
-        """Whether it reads the second moment where there is one."""
-        return self.moment
-
-    @property
-    def reads_weight(self) -> bool:
-        """Whether it reads the current weight."""
-        return self.weight
-
-    @property
-    def keeps_history(self) -> bool:
-        """Whether it keeps the keys of earlier batches."""
-        return self.history
-
-    def penalty(self) -> tuple[float, float]:
-        """(weight of C, weight of I): what the objective adds to K K^T; it gives the edit metric of low-rank storage."""
-        return 0.0, 1.0
-
-    def shown(self) -> dict[str, float | str]:
-        """The hyper-parameters that a table of methods shows, by symbol."""
-        return {}
+from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Share
+from editlab.config.finetuning import FineTuning, FineTuningInEpochs
+from editlab.config.solver import Solver
+from editlab.config.targets import EncoreTargets, NseTargets
 
 
 class ClosedForm(Solver):
@@ -164,10 +101,10 @@ class Emmet(Moment):
         return {"λ": self.second_moment_weight, "γ": "default" if self.ridge is None else self.ridge}
 
 
-class AlphaEdit(ClosedForm):
-    """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment."""
+class NullSpace(ClosedForm):
+    """Updates in the null space of the second moment."""
 
-    name, history = "alphaedit", True
+    history, null_space = True, True
     null_space_threshold: Positive = Field(0.02, description="eigenvalues of C below it are null space")
     null_space_share: PositiveShare | None = Field(None, description="take this share of directions instead")
     l2: NonNegative = Field(10.0, description="L2 term")
@@ -181,7 +118,37 @@ class AlphaEdit(ClosedForm):
         return {**space, "L2": self.l2}
 
 
-class EvoEdit(AlphaEdit):
+class AlphaEdit(NullSpace):
+    """AlphaEdit (arXiv 2410.02355): updates in the null space of the second moment; BetaEdit (2605.09285) with two more terms."""
+
+    name = "alphaedit"
+    moment_weight: NonNegative = Field(
+        0.0, description="lambda on the second moment C inside the null space (BetaEdit: 3000); 0: AlphaEdit"
+    )
+    refresh_after: Count | None = Field(
+        None,
+        description="after every so many edits the null space is found anew, of C and the mean of all earlier keys' K K^T "
+        "(BetaEdit: 1000); null: never (AlphaEdit)",
+    )
+
+    @model_validator(mode="after")
+    def _space_of_text(self) -> Self:
+        if self.refresh_after is not None and not self.moment_weight:
+            raise ValueError(
+                f"refresh_after: {self.refresh_after} is not allowed with moment_weight 0; the null space would be that of the "
+                "edits alone"
+            )
+        return self
+
+    def penalty(self) -> tuple[float, float]:
+        return self.moment_weight, self.l2
+
+    def shown(self) -> dict[str, float | str]:
+        weight = {"λ": self.moment_weight} if self.moment_weight else {}
+        return {**super().shown(), **weight, **({"refresh": self.refresh_after} if self.refresh_after else {})}
+
+
+class EvoEdit(NullSpace):
     """EvoEdit (arXiv 2510.13851): a null space that loses the keys of every batch, so that no later edit touches them."""
 
     name = "evoedit"
@@ -267,19 +234,6 @@ class Ultra(ClosedForm):
         return {"λ": self.second_moment_weight, "α": self.ridge, "passes": self.passes}
 
 
-class FineTuning(Solver):
-    """FT and FT-L (arXiv 2012.00363): Adam on the same weight, within a bound on every entry's change."""
-
-    name, moment, gradient, targets = "ft", False, True, None
-    steps: Count = Field(25, description="gradient steps at most")
-    lr: Positive = Field(5e-4, description="learning rate of Adam on the weights")
-    stop_loss: NonNegative = Field(0.01, description="the fine-tuning stops below this loss")
-    norm_constraint: Positive | None = Field(None, description="largest change of an entry (FT-L)")
-
-    def shown(self) -> dict[str, float | str]:
-        return {} if self.norm_constraint is None else {"bound": self.norm_constraint}
-
-
 class RandomUpdate(Memit):
     """Control: a random update as large as MEMIT's of the same batch, or with the norms that a method had in its stream."""
 
@@ -330,6 +284,7 @@ SOLVERS: dict[str, type[Solver]] = {
     Encore.name: Encore,
     Ultra.name: Ultra,
     FineTuning.name: FineTuning,
+    FineTuningInEpochs.name: FineTuningInEpochs,
     RandomUpdate.name: RandomUpdate,
     ShuffledTargets.name: ShuffledTargets,
     NoUpdate.name: NoUpdate,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section
 
@@ -37,6 +37,11 @@ class TargetOptions(Section):
         "that the data set has of the same subjects, in wordings that are not scored",
     )
     norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
+    anchor_pilots: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="the published form of it: the MLP's part of a target gets the mean length of so many reserved facts' on the "
+        "unedited model (published: 1000); 0: off",
+    )
     rewind: bool = Field(False, description="optimise targets on the original weights")
     target_memory_mb: Count | Literal["auto"] = Field(
         "auto",
@@ -47,6 +52,14 @@ class TargetOptions(Section):
         False,
         description="on a GPU, products of float32 in TF32 (10 bits) while targets are optimised: several times faster",
     )
+
+    @model_validator(mode="after")
+    def _one_anchor(self) -> Self:
+        if self.norm_anchor and self.anchor_pilots:
+            raise ValueError(
+                f"anchor_pilots: {self.anchor_pilots} is not allowed with norm_anchor; one of the two forms, not both"
+            )
+        return self
 
 
 class EncoreTargets(TargetOptions):

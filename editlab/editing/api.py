@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from editlab.algebra.curvature import Curvature
 from editlab.algebra.second_moment import SecondMoment
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
@@ -51,16 +52,17 @@ def edit(
         model: a transformers causal language model that carries its tokenizer (:func:`editlab.load_model`).
         requests: the facts (:func:`editlab.load_requests`), or one; records of any known form will do too.
         method: a solver: rome, r_rome, memit, emmet, alphaedit, evoedit, rect, prune, prune_published, nse, encore, ultra,
-            ft, random or none.
+            ft, ft_epochs, random or none.
         layers: edited layers.
-        statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``.
+        statistics: second moments of the keys: a statistics file, a directory of them, or ``{layer: (d_in, d_in)}``; for
+            ft_epochs the curvature (:func:`collect_curvature`).
         contexts: grouped templates such as ``[["{}"], ["Yes. {}", "I think. {}"]]``.
         batch: facts solved together; default all (ROME: one).
         replay: replayed facts per new fact.
         rank: of the adapter, with ``backend="lora"``.
         probes: held-out records that a ``trust`` guard looks at; not among the requests or their neighbours.
         tuning, texts: facts and sentences that the gate of ``backend="memory"`` is calibrated on, where no ``gate`` is given;
-            not among the requests.
+            not among the requests. Such facts are also the ``anchor_pilots``.
         relations: what else may be asked of subjects, ``{relation: [templates]}`` or ``{relation: {"type", "templates"}}``, which
             a ``subject_weight`` holds; default: what the requests themselves ask of the same subjects.
         progress: show a bar of the facts edited so far.
@@ -133,9 +135,30 @@ def collect_statistics(
         DataError: the file cannot be read, or the texts hold no token.
         ModelError: no tokenizer, or a layer out of range.
     """
-    from editlab.data import read_text
     from editlab.moments.collection import collect_second_moments
 
-    lines = read_text(texts) if isinstance(texts, str | Path) else texts
-    chosen = range(Architecture(model).num_layers) if layers is None else layers
-    return collect_second_moments(model, lines, list(chosen), progress=progress)
+    return collect_second_moments(model, _lines(texts), _chosen(model, layers), progress=progress)
+
+
+def collect_curvature(
+    model: Any, texts: str | Path | Iterable[str], layers: Sequence[int] | None = None, *, progress: bool = True
+) -> dict[int, Curvature]:
+    """Curvature of the model's loss at the edited maps over a text, ready for ``edit(..., method="ft_epochs",
+    statistics=...)``: as :func:`collect_statistics`, with a pass backward too.
+
+    Returns:
+        {layer: curvature}.
+    """
+    from editlab.moments.curvature import collect_curvature as collect
+
+    return collect(model, _lines(texts), _chosen(model, layers), progress=progress)
+
+
+def _lines(texts: str | Path | Iterable[str]) -> Iterable[str]:
+    from editlab.data import read_text
+
+    return read_text(texts) if isinstance(texts, str | Path) else texts
+
+
+def _chosen(model: Any, layers: Sequence[int] | None) -> list[int]:
+    return list(range(Architecture(model).num_layers) if layers is None else layers)

@@ -8,9 +8,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import ESSENCE
+from editlab.editing.anchor import anchor_length, anchored
 from editlab.editing.events import TargetsEvent
 from editlab.editing.keys import compute_values
 from editlab.editing.snapshot import put_back
@@ -32,27 +35,42 @@ def optimized(proposer: Proposer, requests: Sequence[EditRequest], stress: Stres
     """
     recipe, layer, site = proposer.recipe, proposer.layers[-1], proposer.recipe.site
     assert isinstance(recipe, TargetOptions)
-    optimize = functools.partial(
-        optimize_targets,
-        proposer.model,
-        requests,
-        layer,
-        proposer.contexts,
-        stress.options(recipe) if stress else recipe,
-        site=site,
-        others=[prompts or list(ESSENCE) for prompts in proposer.other_relations(requests)],
-    )
+    find = functools.partial(_found, proposer, requests, stress.options(recipe) if stress else recipe)
     if recipe.rewind or recipe.norm_anchor:
         with restored(proposer.weights):
             put_back(proposer.weights, proposer.originals)
             anchor = compute_values(proposer.model, requests, layer, site).norm(dim=0)
             if recipe.rewind:
-                targets = optimize()
+                targets, outputs = find()
     if not recipe.rewind:
-        targets = optimize()
+        targets, outputs = find()
     if recipe.norm_anchor:
         targets = dataclasses.replace(targets, z=targets.z * (anchor / targets.z.norm(dim=0)))
-    return targets
+    return targets if outputs is None else anchored(outputs, targets, _anchor_length(proposer))
+
+
+def _found(
+    proposer: Proposer, requests: Sequence[EditRequest], options: TargetOptions
+) -> tuple[Targets, Tensor | None]:
+    """Targets on the weights as they are, and what the MLP gives there where lengths are anchored to pilot edits."""
+    model, layer = proposer.model, proposer.layers[-1]
+    others = [prompts or list(ESSENCE) for prompts in proposer.other_relations(requests)]
+    site = proposer.recipe.site
+    targets = optimize_targets(model, requests, layer, proposer.contexts, options, site=site, others=others)
+    return targets, compute_values(model, requests, layer, "mlp") if proposer.pilots else None
+
+
+def _anchor_length(proposer: Proposer) -> float:
+    """The length of the pilot edits' targets on the unedited weights, found once."""
+    if proposer.anchor_length is None:
+        recipe, pilots = proposer.recipe, proposer.asked(proposer.pilots)
+        assert isinstance(recipe, TargetOptions)
+        with restored(proposer.weights):
+            put_back(proposer.weights, proposer.originals)
+            targets, outputs = _found(proposer, pilots, recipe)
+        assert outputs is not None
+        proposer.anchor_length = anchor_length(outputs, targets)
+    return proposer.anchor_length
 
 
 def described(proposer: Proposer, requests: Sequence[EditRequest], targets: Targets, *, warn: bool) -> TargetsEvent:
@@ -66,6 +84,7 @@ def described(proposer: Proposer, requests: Sequence[EditRequest], targets: Targ
         loss_mean=float(targets.loss.mean()),
         norm_mean=float(targets.z.norm(dim=0).mean()),
         unconverged=targets.unconverged,
+        skipped=targets.skipped,
         unrelated=_unrelated(proposer, requests, warn=warn) if proposer.recipe.holds_subject else None,
     )
 

@@ -97,7 +97,7 @@ def run_cell(
         chosen = with_world_probes(chosen, records, held_out=probes)
         check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
-    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.calibrates else []
+    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.reads_reserved else []
     session = EditSession(
         network,
         cell.recipe,

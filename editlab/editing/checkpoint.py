@@ -1,9 +1,9 @@
 """The state of a session in the middle of a stream, as one file: what a killed run needs to go on as if undisturbed.
 
 Everything that later batches depend on is in it: the edited weights bit for bit, the store (updates or adapters), the
-keys of earlier batches, normalisers, the replay buffer, what trust remembers, and the events. Draws depend on seeds and batch
-numbers alone, so there is no generator to save. Tensors and one JSON header share a safetensors file, written
-atomically.
+keys and the curvature of earlier batches, null spaces, normalisers, the replay buffer, what trust remembers, and the
+events. Draws depend on seeds and batch numbers alone, so there is no generator to save. Tensors and one JSON header share
+a safetensors file, written atomically.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editlab.algebra.curvature import CurvatureSums
 from editlab.algebra.history import histories_in
 from editlab.algebra.normaliser import Normaliser
+from editlab.algebra.second_moment import SecondMoment
 from editlab.data.requests import EditRequest
 from editlab.editing.events import Event
 from editlab.editing.probes import Damage
@@ -54,6 +56,10 @@ class Checkpoint:
             tensors |= {f"history.{layer}.{name}": part for name, part in history.tensors().items()}
         for layer, normaliser in session.proposer.normalisers.items():
             tensors |= {f"normaliser.{layer}.{name}": part for name, part in normaliser.tensors().items()}
+        for layer, sums in session.proposer.facts_curvature.items():
+            tensors |= {f"curvature.{layer}.{name}": part for name, part in sums.tensors().items()}
+        for layer, space in session.proposer.spaces.items():
+            tensors |= {f"space.{layer}.matrix": space.matrix, f"space.{layer}.count": torch.tensor(space.count)}
         tensors |= {f"store.{k}": t for k, t in session.proposer.store.tensors().items()}
         items = list(session.buffer.items.values())
         tensors |= {f"replay.{i}": item.target for i, item in enumerate(items) if item.target is not None}
@@ -87,9 +93,12 @@ class Checkpoint:
         earlier = histories_in(self.tensors, "history")
         session.proposer.history.update({k: h.to(session.weights[k].device) for k, h in earlier.items()})
         session.proposer.normalisers.update(self._normalisers(session))
+        session.proposer.facts_curvature.update(self._facts_curvature(session))
+        session.proposer.spaces.update(self._spaces(session))
         session.proposer.store.load(self._part("store"))
         session.buffer.items = {item.request.key: item for item in self._replay()}
         session.edited[:] = [EditRequest.from_record(r, "checkpoint") for r in self.facts["edited"]]
+        session.proposer.remembered = len(session.edited)
         session.events[:] = [Event.model_validate(event) for event in self.facts["events"]]
         session.stopwatch.wall.update(self.facts["seconds"]["wall"])
         session.stopwatch.cpu.update(self.facts["seconds"]["cpu"])
@@ -121,6 +130,15 @@ class Checkpoint:
     def _normalisers(self, session: EditSession) -> dict[int, Normaliser]:
         parts = {k: self._part(f"normaliser.{k}") for k in session.layers}
         return {k: Normaliser.of_tensors(part, session.weights[k].device) for k, part in parts.items() if part}
+
+    def _facts_curvature(self, session: EditSession) -> dict[int, CurvatureSums]:
+        parts = {k: self._part(f"curvature.{k}") for k in session.layers}
+        return {k: CurvatureSums.of_tensors(part, session.weights[k].device) for k, part in parts.items() if part}
+
+    def _spaces(self, session: EditSession) -> dict[int, SecondMoment]:
+        parts = {k: self._part(f"space.{k}") for k in session.layers}
+        device = {k: session.weights[k].device for k in session.layers}
+        return {k: SecondMoment(part["matrix"].to(device[k]), int(part["count"])) for k, part in parts.items() if part}
 
     def _replay(self) -> list[ReplayItem]:
         targets = self._part("replay")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from editlab.algebra.curvature import Curvature
 from editlab.algebra.second_moment import SecondMoment
 from editlab.config.recipe import Recipe
 from editlab.errors import ConfigError
@@ -62,14 +63,13 @@ def required_moments(
         logger.info("statistics: none given; %s goes without the second moment", recipe.solver)
         return {}
     moments = resolve_statistics(statistics, list(layers))
-    weight, ridge = recipe.penalty()
     for layer in layers:
         if layer not in moments:
             raise ConfigError(f"statistics: {recipe.solver} needs the second moment of layer {layer}")
         d_in = architecture.weight_shape(layer)[1]
         if moments[layer].size != d_in:
             raise ConfigError(f"statistics: layer {layer} has size {moments[layer].size}; the model needs {d_in}")
-        if weight == 0 and 0 < moments[layer].count < ENOUGH_TOKENS * d_in:
+        if recipe.null_space and 0 < moments[layer].count < ENOUGH_TOKENS * d_in:
             logger.warning(
                 "statistics: layer %d: the null space is that of %d tokens; fewer than %d x %d cost specificity",
                 layer,
@@ -77,5 +77,25 @@ def required_moments(
                 ENOUGH_TOKENS,
                 d_in,
             )
-    spectrum = weight == 0 or ridge > 0  # the null space, or a shifted second moment
+    spectrum = recipe.null_space or recipe.penalty()[1] > 0  # or a shifted second moment
     return {k: m.to(architecture.weight(k).device, spectrum=spectrum) for k, m in moments.items()}
+
+
+def required_curvature(
+    statistics: Any, recipe: Recipe, layers: Sequence[int], architecture: Architecture
+) -> dict[int, Curvature]:
+    """The curvature at the edited maps, on their devices, where the recipe reads it.
+
+    Raises:
+        ConfigError: it is missing, or that of another map.
+    """
+    from editlab.moments.stored_curvature import resolve_curvature
+
+    if not recipe.reads_curvature:
+        return {}
+    if statistics is None:
+        raise ConfigError(
+            f"statistics: {recipe.solver} needs the curvature of layers {list(layers)} (editlab.collect_curvature); or energy 0"
+        )
+    found = resolve_curvature(statistics, layers, {layer: architecture.weight_shape(layer) for layer in layers})
+    return {k: curvature.to(architecture.weight(k).device) for k, curvature in found.items()}

@@ -78,6 +78,7 @@ class TargetsEvent(_Entry):
     """Means over the targets of a batch: updates made, final loss, length; and the share that did not converge.
 
     Attributes:
+        skipped: where lengths are anchored to pilot edits, the facts that are given up because their targets are too long.
         unrelated: where other relations are held, the facts of which none is known: what any subject can be asked is held there.
     """
 
@@ -85,6 +86,7 @@ class TargetsEvent(_Entry):
     loss_mean: float
     norm_mean: float
     unconverged: float | None = None
+    skipped: int | None = None
     unrelated: int | None = None
 
 

@@ -7,25 +7,25 @@ change, so their output is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from editlab.algebra.linalg import Factors
-from editlab.config.solvers import FineTuning
+from editlab.config.finetuning import FineTuning
 from editlab.data.requests import EditRequest
+from editlab.editing.answer_batch import AnswerBatch
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.proposer import Proposer
 from editlab.editing.replay import ReplayItem
+from editlab.editing.snapshot import put_back
 from editlab.errors import NumericalError
 from editlab.networks.architectures import Architecture
-from editlab.networks.hooks import capture, frozen
-from editlab.networks.loading import tokenizer_of
-from editlab.networks.prefix import run_prompts, suffix_mask
-from editlab.networks.tokenization import Encoder, check_lengths
+from editlab.networks.hooks import frozen
 
 
 def propose_by_finetuning(
@@ -79,13 +79,9 @@ def finetune(
     """
     architecture = Architecture(model)
     with frozen(model):
-        batch = _Batch(model, architecture, requests, min(layers), column_weights)
-        originals = {layer: architecture.weight(layer).clone() for layer in layers}
-        parameters = {layer: architecture.projection(layer).weight for layer in layers}
-        try:
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)
-            optimizer = torch.optim.Adam(list(parameters.values()), lr=options.lr)  # type: ignore[arg-type]
+        batch = AnswerBatch.of(architecture, requests, min(layers), column_weights)
+        with trained(architecture, layers) as (originals, parameters):
+            optimizer = torch.optim.Adam(parameters, lr=options.lr)
             value = float("nan")
             for _ in range(options.steps):
                 loss = batch.loss()
@@ -98,14 +94,29 @@ def finetune(
                 if options.norm_constraint is not None:
                     _project(architecture, originals, options.norm_constraint)
             deltas = {k: architecture.weight(k).double() - w.double() for k, w in originals.items()}
-        finally:
-            with torch.no_grad():
-                for layer, weight in originals.items():
-                    architecture.weight(layer).copy_(weight)
-            for parameter in parameters.values():
-                parameter.requires_grad_(False)
-                parameter.grad = None
     return deltas, value
+
+
+@contextlib.contextmanager
+def trained(
+    architecture: Architecture, layers: Sequence[int]
+) -> Iterator[tuple[dict[int, Tensor], list[torch.nn.Parameter]]]:
+    """For the length of the block, the edited maps of a frozen model take gradients; leaving it puts them back bit for bit.
+
+    Yields:
+        by layer, the map as it was ``(d_out, d_in)``; and the parameters, layer after layer.
+    """
+    originals = {layer: architecture.weight(layer).clone() for layer in layers}
+    parameters: list[Any] = [architecture.projection(layer).weight for layer in layers]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield originals, parameters
+    finally:
+        put_back({layer: architecture.weight(layer) for layer in layers}, originals)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
 
 def _project(architecture: Architecture, originals: dict[int, Tensor], radius: float) -> None:
@@ -113,47 +124,3 @@ def _project(architecture: Architecture, originals: dict[int, Tensor], radius: f
         for layer, old in originals.items():
             weight = architecture.weight(layer)
             weight.copy_(torch.minimum(torch.maximum(weight, old - radius), old + radius))
-
-
-class _Batch:
-    """The rewrite prompts with their targets, run once up to the lowest edited block."""
-
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        architecture: Architecture,
-        requests: Sequence[EditRequest],
-        first: int,
-        column_weights: Tensor | None,
-    ) -> None:
-        encoder = Encoder(tokenizer_of(model))
-        pairs = encoder.pairs([r.rewrite_prompt for r in requests], [r.target_new for r in requests])
-        prompts, goals = [pair.prompt for pair in pairs], [pair.target for pair in pairs]
-        rows = [p + g[:-1] for p, g in zip(prompts, goals, strict=True)]
-        check_lengths(rows, model)
-        self.architecture, self.first = architecture, first
-        self.hidden = _block_inputs(architecture, rows, first, encoder.pad_id)
-        device = self.hidden.device
-        length = self.hidden.shape[1]
-        zero = torch.zeros(len(rows), dtype=torch.long, device=device)
-        self.mask = suffix_mask(zero, 0, length, self.hidden.dtype)
-        self.positions = torch.arange(length, device=device).expand(len(rows), -1)
-        entries = [
-            (i, len(p) - 1 + j, t) for i, (p, g) in enumerate(zip(prompts, goals, strict=True)) for j, t in enumerate(g)
-        ]
-        self.row, self.position, self.token = (torch.tensor(c, device=device) for c in zip(*entries, strict=True))
-        weights = torch.ones(len(rows)) if column_weights is None else column_weights.float().cpu()
-        per_fact = weights / weights.sum() / torch.tensor([len(g) for g in goals])
-        self.weight = per_fact.to(device)[self.row]
-
-    def loss(self) -> Tensor:
-        hidden = self.architecture.run_blocks(self.hidden, self.first, self.mask, self.positions)
-        logits = self.architecture.logits(hidden[self.row, self.position]).float()
-        nll = F.cross_entropy(logits, self.token, reduction="none")
-        return (nll * self.weight).sum()
-
-
-def _block_inputs(architecture: Architecture, rows: list[list[int]], layer: int, pad_id: int) -> Tensor:
-    with capture(inputs={"hidden": architecture.block(layer)}) as states:
-        run_prompts(architecture, rows, pad_id, cache_from=None)
-    return states["hidden"]

@@ -18,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.algebra.curvature import Curvature, CurvatureSums
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
 from editlab.algebra.normaliser import Normaliser
+from editlab.algebra.null_space import refreshed
 from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import Passes, ShuffledTargets
+from editlab.config.solvers import AlphaEdit, Passes, ShuffledTargets
 from editlab.config.targets import TargetOptions
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
@@ -68,6 +70,11 @@ class Proposer:
         history: by layer, the keys of earlier batches (AlphaEdit, EvoEdit, ENCORE, NSE).
         relations: what else may be asked of subjects, for recipes that hold it.
         normalisers: by layer, of the keys and gradients of the stream (UltraEdit).
+        curvature: by layer, that of the loss on text, where the recipe reads it.
+        facts_curvature: by layer, what the facts of earlier batches add to it.
+        spaces: by layer, the second moment whose null space is edited in, where it is no longer that of the text (BetaEdit).
+        remembered: facts that have been edited.
+        pilots, anchor_length: reserved facts and what the length of targets is anchored to, once it was found.
     """
 
     model: torch.nn.Module
@@ -83,16 +90,23 @@ class Proposer:
     history: dict[int, History] = dataclasses.field(default_factory=dict)
     relations: SubjectPrompts = dataclasses.field(default_factory=SubjectPrompts)
     normalisers: dict[int, Normaliser] = dataclasses.field(default_factory=dict)
+    curvature: Mapping[int, Curvature] = dataclasses.field(default_factory=dict)
+    facts_curvature: dict[int, CurvatureSums] = dataclasses.field(default_factory=dict)
+    spaces: dict[int, SecondMoment] = dataclasses.field(default_factory=dict)
+    remembered: int = 0
+    pilots: Sequence[EditRequest] = ()
+    anchor_length: float | None = None
 
     def snapshot(self) -> Snapshot:
         """The state now."""
-        return Snapshot({k: w.clone() for k, w in self.weights.items()}, self.store.snapshot(), dict(self.normalisers))
+        weights = {k: w.clone() for k, w in self.weights.items()}
+        return Snapshot(weights, self.store.snapshot(), dict(self.normalisers), dict(self.facts_curvature))
 
     def take_back(self, before: Snapshot) -> None:
         """Weights and store as they were, bit for bit."""
         put_back(self.weights, before.weights)
         self.store.restore(before.stored)
-        self.normalisers = dict(before.normalisers)
+        self.normalisers, self.facts_curvature = dict(before.normalisers), dict(before.facts_curvature)
 
     @property
     def memory(self) -> MemoryStore | None:
@@ -233,6 +247,7 @@ class Proposer:
             column_weights=columns.weights,
             history=self.history.get(layer),
             clean_keys=compute_keys(self.model, requests, layer) if recipe.clean_key else None,
+            space=self.spaces.get(layer),
             seed=derive_seed("solve", self.seed, index, layer),
         )
 
@@ -260,3 +275,14 @@ class Proposer:
                         self.model, new, layer, self.contexts
                     )  # anew, on the edited model, as published
                 self.history[layer] = self.history.get(layer, History()).extended(keys)
+        self._refresh(len(new))
+
+    def _refresh(self, new: int) -> None:
+        """Find the null space anew after every so many edits, where the recipe does that."""
+        before, self.remembered = self.remembered, self.remembered + new
+        recipe = self.recipe
+        if self.memory or not (isinstance(recipe, AlphaEdit) and recipe.refresh_after):
+            return
+        if self.remembered // recipe.refresh_after > before // recipe.refresh_after:
+            for layer, history in self.history.items():
+                self.spaces[layer] = refreshed(self.moments[layer], history, self.remembered, recipe.moment_weight)

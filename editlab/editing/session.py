@@ -26,8 +26,9 @@ from editlab.config.recipe import Recipe
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing.afterwards import finish
+from editlab.editing.anchor import pilots_of
 from editlab.editing.batch_targets import described
-from editlab.editing.checks import check_arguments, required_moments
+from editlab.editing.checks import check_arguments, required_curvature, required_moments
 from editlab.editing.events import Event
 from editlab.editing.gated_memory import memory_store
 from editlab.editing.guard import TrustGuard
@@ -67,7 +68,8 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
-        tuning: reserved facts that a gate is calibrated on, that of backend memory or of a reader; neither edited nor scored.
+        tuning: reserved facts, for the gates of backend memory and of rivals that read, and for ``anchor_pilots``; neither edited nor
+            scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.
@@ -115,6 +117,8 @@ class EditSession:
             seed,
             self.stopwatch,
             relations=relations or SubjectPrompts(),
+            curvature=required_curvature(statistics, recipe, self.layers, self.architecture),
+            pilots=pilots_of(recipe, tuning),
         )
         if recipe.backend == "memory":
             with self.stopwatch.stage("keys"):

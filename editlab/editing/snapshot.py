@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editlab.algebra.curvature import CurvatureSums
 from editlab.algebra.normaliser import Normaliser
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The maps, what the store keeps of them, and what is known of their rows, at one moment."""
+    """The maps, what the store keeps of them, and what is known of the rows and facts of the stream, at one moment."""
 
     weights: dict[int, Tensor]
     stored: Any
     normalisers: dict[int, Normaliser]
+    facts_curvature: dict[int, CurvatureSums]
 
 
 def put_back(weights: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:

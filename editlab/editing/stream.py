@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,8 @@ from editlab.randomness import python_rng
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 CURVE_PROBES = ("rewrite", "neighborhood")
 
@@ -178,6 +181,7 @@ class _Run:
         if now // plan.edits_a_snapshot > before // plan.edits_a_snapshot or now == len(self.requests):
             with watch.stage("evaluate"):
                 self.curve += self._snapshot(self.harmless(number + 1), now)
+            logger.info("%s: %d of %d edits", self.session.recipe.solver, now, len(self.requests))
         if self.checkpoint is not None and self.done % max(1, plan.evaluation.checkpoint_every // plan.batch) == 0:
             with watch.stage("write"):
                 self.save(self.checkpoint)

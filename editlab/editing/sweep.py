@@ -14,6 +14,7 @@ import torch
 
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
+from editlab.data import batches as chunks
 from editlab.data.corpus import held_out_sentences, sample_known
 from editlab.data.requests import SWEEP, EditRequest
 from editlab.editing.keys import Contexts
@@ -49,13 +50,15 @@ def run_sweep(
     *,
     statistics: Sequence[str],
     contexts: Contexts,
+    curvature: Sequence[str] = (),
     tuning: Sequence[EditRequest] = (),
 ) -> pd.DataFrame:
-    """Edit every batch with every point of each method's grid.
+    """Edit every batch with every point of each method's grid; one by one where the solver takes no more.
 
     Args:
         recipes: by method, the fields that stay fixed.
         axes: by method, the fields that vary.
+        statistics, curvature: files of the layers that the grid edits.
         tuning: all facts that the data set keeps for this: the gates of memories are calibrated on them.
 
     Returns:
@@ -64,21 +67,23 @@ def run_sweep(
     import pandas as pd
     from tqdm import tqdm
 
-    plan = [(m, point, seed) for m in axes for point in grid_points(axes[m]) for seed in batches]
+    grid = [(m, point) for m in axes for point in grid_points(axes[m])]
+    tried = [(m, point, validated(Recipe, {**recipes[m], **point}, f"sweep.{m}")) for m, point in grid]
+    plan = [(*known, seed) for known in tried for seed in batches]
     rows = []
-    for method, point, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
-        recipe = validated(Recipe, {**recipes[method], **point}, f"sweep.{method}")
+    for method, point, recipe, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
         session = EditSession(
             model,
             recipe,
-            statistics=list(statistics),
+            statistics=list(curvature if recipe.reads_curvature else statistics),
             contexts=contexts,
             seed=seed,
             anchor_texts=held_out_sentences(recipe.neutral_texts),
             tuning=tuning,
         )
         with session:
-            event = session.step(batches[seed])
+            for chunk in chunks(batches[seed], recipe.max_batch or len(batches[seed])):
+                session.step(chunk)
             frame = score_requests(model, batches[seed])
         table = summarize(frame, resamples=0)
         success = table[table["protocol"] == "success"].set_index("metric")["value"]
@@ -88,7 +93,7 @@ def run_sweep(
                 "seed": seed,
                 **{k: str(v) for k, v in point.items()},
                 **{name: success[name] for name in ("ES", "PS", "NS", "S")},
-                "decision": event.decision,
+                "decision": next((e.decision for e in session.events if not e.kept), session.events[-1].decision),
                 "delta_norm": session.edit().norm(),
             }
         )

@@ -54,12 +54,14 @@ class Targets:
         base: ``(d_out, n)`` float64, ``h`` on the clean prompt.
         steps: ``(n,)`` updates made.
         loss: ``(n,)`` loss of the returned target.
+        skipped: facts that are given up because their target is too long (:mod:`editlab.editing.anchor`); None: not looked at.
     """
 
     z: Tensor
     base: Tensor
     steps: Tensor
     loss: Tensor
+    skipped: int | None = None
 
     @property
     def unconverged(self) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from editlab.config.finetuning import FineTuningInEpochs
 from editlab.config.solvers import Ultra
 from editlab.data.requests import EditRequest
+from editlab.editing.epochs import propose_in_epochs
 from editlab.editing.events import Event
 from editlab.editing.finetune import propose_by_finetuning
 from editlab.editing.noise import propose_noise
@@ -35,4 +37,6 @@ def propose_without_targets(
     with proposer.stopwatch.stage("solve"):
         if norms is not None:
             return propose_noise(proposer, requests, norms, event)
-        return propose_by_finetuning(proposer, requests, replayed, event)
+        in_epochs = isinstance(proposer.recipe, FineTuningInEpochs)
+        finetuned = propose_in_epochs if in_epochs else propose_by_finetuning
+        return finetuned(proposer, requests, replayed, event)

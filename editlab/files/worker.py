@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from editlab.errors import EditlabError
+from editlab.files.messages import messages
 from editlab.files.timing import peak_memory_mb
 
 OWNER = "EDITLAB_OWNER"  # environment: process id of the owner; absent: no worker
@@ -183,16 +184,12 @@ def _child(connection: socket.socket) -> None:
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-        terminal = os.fdopen(2, "w", buffering=1, closefd=False)
-        sys.stderr = Tee(terminal, os.fdopen(files[2], "a", buffering=1)) if len(files) > 2 else terminal
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.chdir(request["directory"])
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-        _function(request["target"])(**request["arguments"])
-        answer = {"used": {"cpu": time.process_time(), "peak_memory_mb": peak_memory_mb()}}
-    except EditlabError as error:
-        answer = {"error": str(error)}
-    except BaseException:
-        traceback.print_exc()
+        log = os.fdopen(files[2], "a", buffering=1) if len(files) > 2 else None
+        with messages(sys.stderr, log) if log is not None else contextlib.nullcontext():
+            answer = _answer(request)
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -201,32 +198,23 @@ def _child(connection: socket.socket) -> None:
         os._exit(0)
 
 
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what was asked: what it used, or in which way it failed."""
+    try:
+        _function(request["target"])(**request["arguments"])
+    except EditlabError as error:
+        return {"error": str(error)}
+    except BaseException:
+        traceback.print_exc()
+        return {"failed": True}
+    return {"used": {"cpu": time.process_time(), "peak_memory_mb": peak_memory_mb()}}
+
+
 def _end_with(connection: socket.socket) -> None:
     """End this process as soon as its caller is gone."""
     with contextlib.suppress(OSError):
         connection.recv(1)
     os._exit(1)
-
-
-class Tee:
-    """A text stream that writes to several; a terminal if the first is one. The others may fail: a log on a full disk
-    must not hide what went wrong."""
-
-    def __init__(self, *streams: TextIO) -> None:
-        self.streams = streams
-
-    def write(self, text: str) -> int:
-        for stream in self.streams:
-            with contextlib.nullcontext() if stream is self.streams[0] else contextlib.suppress(OSError, ValueError):
-                stream.write(text)
-                stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        self.streams[0].flush()
-
-    def isatty(self) -> bool:
-        return self.streams[0].isatty()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ class Pass:
                 bar.update(sum(map(len, batch)))
                 if self.partial is not None and sums.batches % self.save_every == 0:
                     sums.save(self.partial)
+                    logger.info("%s: %d tokens of %s", what, sums.count, budget or f"{samples} samples")
         if not sums.count:
             raise DataError("statistics: the texts hold no token to collect second moments over")
         return sums.sums, sums.count

@@ -9,6 +9,7 @@ in the dtype of the weights.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -29,24 +30,35 @@ def orthogonalised(matrix: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, steps of root mean square ``0.2 lr`` as AdamW's, weight decay."""
+    """Nesterov momentum, orthogonalised, steps of root mean square ``0.2 lr`` as AdamW's, weight decay.
+
+    Args:
+        pool: moves the matrices side by side. They have nothing to do with one another, so the weights are the same.
+    """
 
     def __init__(
-        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        matrices: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        pool: Executor | None = None,
     ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.pool = pool
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient."""
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if not state:
-                    state["momentum"] = torch.zeros_like(matrix)
-                average = state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonalised(matrix.grad.lerp(average, group["momentum"]))
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+        moved = [(m, m.grad, group) for group in self.param_groups for m in group["params"] if m.grad is not None]
+        for matrix, gradient, _ in moved:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(gradient)
+        list((self.pool.map if self.pool else map)(self._move, moved))
+
+    @torch.no_grad()
+    def _move(self, moved: tuple[Tensor, Tensor, dict[str, Any]]) -> None:
+        matrix, gradient, group = moved
+        average = self.state[matrix]["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalised(gradient.lerp(average, group["momentum"]))
+        matrix.mul_(1 - group["lr"] * group["weight_decay"])
+        matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)

@@ -209,7 +209,7 @@ def _fit(
 ) -> list[dict[str, float]]:
     from tqdm import tqdm
 
-    optimizers = _optimizers(model, options)
+    optimizers = _optimizers(model, options, pool)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     log: list[dict[str, float]] = []
     every, start = max(1, options.steps // 10), 0
@@ -231,6 +231,9 @@ def _fit(
         if (step + 1) % every == 0:
             row = {"step": step + 1, "loss": loss, "recall": recall(model, sample)}
             log.append({name: float(value) for name, value in row.items()})
+            logger.info(
+                "substrate: step %d of %d, loss %.3f, recall %.3f", step + 1, options.steps, *list(row.values())[1:]
+            )
         if saved is not None and (step + 1) % SAVE_EVERY == 0 and step + 1 < options.steps:
             saved.save(model, optimizers, {"step": step + 1, "log": log, "rows": corpus.state()})
     model.eval()
@@ -274,12 +277,12 @@ def _step(
     return sum(total for total, _ in results)
 
 
-def _optimizers(model: Any, options: Substrate) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, options: Substrate, pool: Executor | None = None) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases."""
     inside = {id(p) for block in Architecture(model).blocks for p in block.parameters() if p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]
     others = [p for p in model.parameters() if id(p) not in inside]
     return [
-        Muon(matrices, options.lr, weight_decay=options.weight_decay),
+        Muon(matrices, options.lr, weight_decay=options.weight_decay, pool=pool),
         torch.optim.AdamW(others, options.embedding_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]

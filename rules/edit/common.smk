@@ -6,6 +6,7 @@ import pandas as pd
 from snakemake.utils import Paramspace
 
 from editlab.config.data import FactsData, FileData
+from editlab.config.finetuning import FineTuningInEpochs
 from editlab.config.models import HubModel, RandomModel, SubstrateModel
 from editlab.config.solvers import RandomUpdate
 
@@ -120,21 +121,40 @@ def neutral_sentences(model):
     )
 
 
-def statistics_inputs(wildcards):
-    """The model, and what is read: published statistics, a text, or the requests that the substrate's corpus is made of."""
+def text_inputs(wildcards):
+    """The model, and what it reads: a text, or the requests that the substrate's corpus is made of."""
     chosen = STUDY.models[wildcards.model]
     inputs = {"model": f"{INPUTS}/models/{wildcards.model}"}
-    if STUDY.statistics.published is not None:
-        layers = wildcards.get("layer")
-        layers = CONFIGURED_LAYERS if layers is None else [int(layers)]
-        inputs["published"] = [STUDY.statistics.published_file(k) for k in layers]
-    elif STUDY.statistics.text is not None:
+    if STUDY.statistics.text is not None:
         inputs["text"] = STUDY.statistics.text
     elif isinstance(chosen, SubstrateModel | RandomModel):
         inputs["requests"] = f"{INPUTS}/data/{chosen.dataset}/requests.json"
     else:
         inputs["text"] = f"{INPUTS}/data/statistics_text.jsonl"
     return inputs
+
+
+def statistics_inputs(wildcards):
+    """As :func:`text_inputs`, but published statistics where there are some."""
+    if STUDY.statistics.published is None:
+        return text_inputs(wildcards)
+    layers = wildcards.get("layer")
+    layers = CONFIGURED_LAYERS if layers is None else [int(layers)]
+    return {
+        "model": f"{INPUTS}/models/{wildcards.model}",
+        "published": [STUDY.statistics.published_file(k) for k in layers],
+    }
+
+
+def swept_curvature(wildcards):
+    """The curvature that the grid needs, where a recipe of it may read it."""
+    swept = [STUDY.methods[name] for name in STUDY.sweep.axes]
+    if not any(isinstance(recipe, FineTuningInEpochs) for recipe in swept):
+        return []
+    return [
+        statistics_file(wildcards.model, layer, "curvature")
+        for layer in STUDY.sweep.layers
+    ]
 
 
 def small_model():
@@ -156,14 +176,17 @@ def used_recipes():
     return [STUDY.methods[m] for e in STUDY.experiments.values() for m in e.methods]
 
 
-# Collected in one pass, by the run that the inputs belong to.
+# Collected in one pass each, by the run that the inputs belong to.
 CONFIGURED_LAYERS = SOURCE.edit.moment_layers()
+CURVED_LAYERS = SOURCE.edit.curvature_layers()
 
 
-def statistics_file(model, layer):
-    """Second moments of a layer: among the inputs, or this run's own where the run of the inputs has no use for it."""
-    own = OUT != INPUTS and int(layer) not in CONFIGURED_LAYERS
-    return f"{OUT if own else INPUTS}/statistics/{model}/layer-{layer}.safetensors"
+def statistics_file(model, layer, kind="layer"):
+    """Second moments of a layer (or its `curvature`): among the inputs, or this run's own where the run of the inputs has no
+    use for it."""
+    there = CURVED_LAYERS if kind == "curvature" else CONFIGURED_LAYERS
+    own = OUT != INPUTS and int(layer) not in there
+    return f"{OUT if own else INPUTS}/statistics/{model}/{kind}-{layer}.safetensors"
 
 
 def rome_folder(recipe):
@@ -194,9 +217,10 @@ def cell_inputs(wildcards):
             model=wildcards.model, dataset=wildcards.dataset
         ).output[0]
         layers = traced_layers(inputs["layers"])
-    if recipe.solves and recipe.reads_moment:
+    if recipe.solves and (recipe.reads_moment or recipe.reads_curvature):
+        kind = "curvature" if recipe.reads_curvature else "layer"
         inputs["statistics"] = [
-            statistics_file(wildcards.model, layer) for layer in layers
+            statistics_file(wildcards.model, layer, kind) for layer in layers
         ]
     return inputs
 

@@ -29,7 +29,7 @@ rule train_substrate:
         device=lambda w: STUDY.models[w.model].device,
         # The weights do not depend on it: each step is two shards, side by side or one after the other.
         torch_threads=2,
-        partial="<inputs>/training/partial-{model}.safetensors",
+        partial=f"{INPUTS}/training/partial-{{model}}.safetensors",
         code=code_digest("edit/train_substrate"),
     message:
         "Train the substrate {wildcards.model} on its facts"

@@ -24,7 +24,7 @@ rule collect_statistics:
         gpu=model_resource("collect_statistics", "gpu", STUDY),
     params:
         layers=CONFIGURED_LAYERS,
-        partial="<inputs>/statistics/{model}/partial.safetensors",
+        partial=f"{INPUTS}/statistics/{{model}}/partial.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),
@@ -48,7 +48,7 @@ use rule collect_statistics as collect_traced_statistics with:
         small_jobs("collect_statistics", "traced", STUDY)
     params:
         layers=lambda w: [int(w.layer)],
-        partial="<results>/statistics/{model}/partial-{layer}.safetensors",
+        partial=f"{OUT}/statistics/{{model}}/partial-{{layer}}.safetensors",
         statistics=STUDY.statistics.model_dump(),
         neutral=lambda w: neutral_sentences(w.model),
         loading=lambda w: loading(w.model),

@@ -12,6 +12,7 @@ rule sweep_recipes:
             model=w.model,
             layer=STUDY.sweep.layers,
         ),
+        curvature=swept_curvature,
     output:
         points="<results>/sweep/{model}/{dataset}/points.csv",
         best="<results>/sweep/{model}/{dataset}/best.csv",

@@ -23,7 +23,8 @@ from editlab.algebra.problem import Problem
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import solve
 from editlab.config.recipe import LowRankStorage
-from editlab.config.solvers import SOLVERS, Solver
+from editlab.config.solver import Solver
+from editlab.config.solvers import SOLVERS
 from editlab.errors import ConfigError, NumericalError
 
 F64 = torch.float64

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from editlab.algebra.history import History
 from editlab.algebra.linalg import Factors
+from editlab.algebra.null_space import refreshed
 from editlab.algebra.postprocess import largest_relative, restrain_total_on_top
 from editlab.algebra.problem import Problem, Solution
 from editlab.algebra.second_moment import SecondMoment
 from editlab.algebra.solvers import select_neurons, solve, update
 from editlab.config.base import validated
+from editlab.config.solver import Solver
 from editlab.config.solvers import SOLVERS as REGISTERED
-from editlab.config.solvers import Memit, Solver
+from editlab.config.solvers import Memit
 from editlab.errors import ConfigError, NumericalError
 
 F64 = torch.float64
@@ -159,6 +161,34 @@ def test_evoedit_is_the_published_projector_that_shrinks_batch_by_batch(form):
         past = History.of(batch) if past is None else past.extended(batch)
     dimension = int((values < threshold).sum())
     assert left == [dimension, dimension - 2, dimension - 3]
+
+
+@pytest.mark.parametrize("form", ["auto", "direct", "woodbury"])
+@pytest.mark.parametrize("earlier", [None, history()])
+@pytest.mark.parametrize("refreshed_space", [False, True])
+def test_betaedit_is_the_published_solve(form, earlier, refreshed_space):
+    """``R K^T P [(K K^T + H + l1 C) P + l2 I]^-1``: the transpose of what its code solves; P may be of another matrix than C."""
+    given, weight, l2 = replace(problem(), history=earlier), 30.0, 10.0
+    space = second_moment(seed=7) if refreshed_space else given.moment
+    free = torch.linalg.eigh(space.matrix)[1][:, : round(0.6 * D_IN)]
+    p, inner = free @ free.T, given.keys @ given.keys.T + dense(earlier) + weight * given.moment.matrix
+    expected = given.residual @ given.keys.T @ p @ torch.inverse(inner @ p + l2 * torch.eye(D_IN, dtype=F64))
+    found = change("alphaedit", replace(given, space=space), form, moment_weight=weight, l2=l2)
+    close(found, expected)
+    close(found @ p, found)
+    plain = change("alphaedit", given, form, l2=l2)
+    assert torch.equal(change("alphaedit", given, form, l2=l2, moment_weight=0.0), plain)
+    assert float((found - plain).norm()) > 1e-3 * float(plain.norm())
+
+
+def test_betaedit_finds_its_null_space_anew():
+    """``(H / n + l1 C) / (l1 + 1)``: earlier edits count as one text token each would, times 1 / l1."""
+    moment, earlier, weight = second_moment(), history(), 3.0
+    found = refreshed(moment, earlier, 7, weight)
+    close(found.matrix, (earlier.dense() / 7 + weight * moment.matrix) / (weight + 1))
+    assert found.count == moment.count + 7
+    with pytest.raises(ConfigError, match="refresh_after: 5 is not allowed with moment_weight 0"):
+        options("alphaedit", refresh_after=5)
 
 
 def test_evoedit_begins_as_alphaedit_and_ends_when_the_null_space_is_used_up():

@@ -10,6 +10,7 @@ import pytest
 
 from editlab.analysis.adapters import REPORT, deltas, distance, effort, generators, merging, methods, pages, retrieval
 from editlab.analysis.adapters.scores import COMBINATIONS, difference, means
+from editlab.analysis.paper.tabular import tabular
 from editlab.analysis.report.making import findings_of
 from editlab.analysis.report.run import Run
 from editlab.files.artifacts import write_csv, write_provenance
@@ -123,7 +124,8 @@ def test_every_figure_sheet_and_finding_is_made(run):
             assert figure.told(found[figure.table]).endswith("."), name
             assert topic.name in REPORT.names
     for name, (_, sheet) in REPORT.sheets.items():
-        assert "toprule" in sheet.make(found).latex(), name
+        printed = sheet.make(found)
+        assert "toprule" in tabular(printed.frame, printed.columns, "t.csv"), name
     keys = [f.key for t in REPORT.topics for f in findings_of(t, found)]
     assert len(keys) == len(set(keys)) > 15
     assert {k.split(".")[0] for k in keys} == set(REPORT.names) - {"effort"}

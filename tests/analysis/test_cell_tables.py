@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_requests
 
+from editlab.analysis.edit import REPORT
 from editlab.analysis.edit import cells as cells_module
 from editlab.analysis.edit import decisions as decisions_module
 from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
@@ -20,9 +21,12 @@ from editlab.analysis.edit.decisions import trust_curves, trust_decisions, trust
 from editlab.analysis.edit.forgetting import turning_points
 from editlab.analysis.edit.greedy import greedy_step_events, greedy_step_table, greedy_table
 from editlab.analysis.edit.lora import lora_table
+from editlab.analysis.report.making import read_table
+from editlab.analysis.report.topic import Tables
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
+from editlab.files.artifacts import write_csv
 from editlab.moments.stored import save_statistics
 
 COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
@@ -136,11 +140,11 @@ def test_a_comparison_tells_how_much_more_is_stored(cells):
 
 
 def test_trust_table_holds_decisions_against_the_unguarded_stream(cells):
-    table = trust_table(cells, thresholds=[0.2, 0.6])
+    table = trust_table(cells)
     assert set(table["method"]) == {"emmet_trust", "emmet_greedy"}
     run_rows = table[table["rule"] == "as run"]
     assert len(run_rows) == 4
-    assert len(table) == 12
+    assert len(table) == 4 * (1 + len(decisions_module.THRESHOLDS))
     assert (run_rows["overhead"] > 0).all()
     assert run_rows["accuracy"].between(0, 1).all()
     base = final_scores(next(d for d, c in cells if c["method"] == "emmet" and c["seed"] == "1"))
@@ -200,6 +204,20 @@ def test_forgetting_table_and_turning_points(cells):
     assert set(points["kind"]) <= {"none", "collapse", "levels_off"}
 
 
+def test_streams_too_short_for_a_turning_point_make_a_table_that_can_be_read(cells, tmp_path):
+    table = curves_table(cells)
+    points = sorted(table["edits_seen"].unique())[:4]
+    short = table[table["edits_seen"].isin(points)]
+    write_csv(tmp_path / "turning_points.csv", turning_points(short))
+    found = read_table(tmp_path / "turning_points.csv")
+    assert found.empty
+    assert list(found.columns) == list(turning_points(table).columns)
+    tables = Tables({"large_scale_forgetting": short, "turning_points": found})
+    printed = REPORT.sheets["forgetting"][1].make(tables)
+    assert len(printed.frame)
+    assert "turning point" not in printed.legend
+
+
 def test_altered_cells_are_refused(cells, tmp_path):
     import shutil
 
@@ -219,16 +237,16 @@ def test_paired_differences_by_hand():
         columns=["case_id", "probe", "success"],
     )
     better = table.assign(success=table["success"] + 0.1 * (table["probe"] == "rewrite"))
-    found = {d.metric: d for d in paired_differences([(better, table)] * 2)}
-    assert found["ES"].value == pytest.approx(0.1)
-    assert (found["ES"].ci_low, found["ES"].ci_high) == pytest.approx((0.1, 0.1))
-    assert found["PS"].value == pytest.approx(0, abs=1e-12)
-    assert found["PS"].ci_low <= 0 <= found["PS"].ci_high
-    assert found["S"].value > 0
-    assert found["ES"].n == 80
-    swapped = {d.metric: d for d in paired_differences([(table, better)])}
-    assert swapped["ES"].ci_high < 0
-    assert swapped["ES"].p_value == 0.0
+    found = {d["metric"]: d for d in paired_differences([(better, table)] * 2)}
+    assert found["ES"]["value"] == pytest.approx(0.1)
+    assert (found["ES"]["ci_low"], found["ES"]["ci_high"]) == pytest.approx((0.1, 0.1))
+    assert found["PS"]["value"] == pytest.approx(0, abs=1e-12)
+    assert found["PS"]["ci_low"] <= 0 <= found["PS"]["ci_high"]
+    assert found["S"]["value"] > 0
+    assert found["ES"]["n"] == 80
+    swapped = {d["metric"]: d for d in paired_differences([(table, better)])}
+    assert swapped["ES"]["ci_high"] < 0
+    assert swapped["ES"]["p_value"] == 0.0
     with pytest.raises(DataError, match="same cases"):
         paired_differences([(table, table[table["case_id"] != "3"])])
 

@@ -103,9 +103,9 @@ def test_comparisons_refuse_other_cases(cells, tmp_path):
     one = write_cells(tmp_path / "a", methods=["memit"], seeds=[1], cases=16)
     two = write_cells(tmp_path / "b", methods=["emmet"], seeds=[1], cases=20)
     with pytest.raises(DataError, match="same cases"):
-        comparisons(one + two, resamples=10)
+        comparisons(one + two)
     three = write_cells(tmp_path / "c", methods=["emmet"], seeds=[2], cases=16)
-    assert set(comparisons(one + three, resamples=10)["kind"]) == {"batch", "replay"}  # no common seed
+    assert set(comparisons(one + three)["kind"]) == {"batch", "replay"}  # no common seed
     assert comparisons([]).empty
 
 

@@ -158,7 +158,7 @@ def test_the_front_page_is_valid_and_holds_the_numbers(made):
         | {"S_best": [True, False]}
     )
     columns = [Column("method", "method", "method"), Column("batch", "batch", "count"), Column("S", "S")]
-    text = page_of(*made, headline=Printed(frame, columns, "A legend.", "ablation_matrix"))
+    text = page_of(*made, headline=Printed(frame, columns, "A legend."))
     page = publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["html_body"]
     assert "<strong>0.91</strong> [0.90, 0.95]" in page
     assert "<strong>0.80" not in page

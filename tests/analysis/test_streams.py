@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from report_tables import write_cells
 
-from editlab.analysis.edit import batch, replay
+from editlab.analysis.edit import REPORT, replay
 from editlab.analysis.edit.comparisons import adjusted, comparisons
 from editlab.analysis.edit.replay import replay_gain_table
 from editlab.analysis.edit.scores import pooled_cells
 from editlab.analysis.report.making import findings_of, read_table
+from editlab.analysis.report.topic import Tables
 from editlab.analysis.statistics.intervals import pooled, wilson
-from editlab.analysis.statistics.paired import differences, resampled
+from editlab.analysis.statistics.paired import difference, resampled
 from editlab.analysis.statistics.streams import holm, over_streams
 from editlab.analysis.text.findings import difference_finding
 
@@ -60,15 +61,15 @@ def test_paired_differences_of_cells_count_the_stream(streams):
         _, a, b = simulated(k, streams, 120, 0.06, 0.0)
         sides = [[x[:, None].astype(float) for x in side] for side in (a, b)]
         one, other = resampled(sides, lambda means: means, resamples=50, seed=k)
-        [found] = differences(one, other, ["ES"])
-        hits += found.ci_low <= 0 <= found.ci_high
+        found = difference(one, other, 0)
+        hits += found["ci_low"] <= 0 <= found["ci_high"]
     assert hits / 300 >= 0.92
 
 
 def test_two_streams_are_told_as_these_streams():
     sides = [[np.ones((9, 1)), np.zeros((9, 1))], [np.zeros((9, 1))] * 2]
-    [found] = differences(*resampled(sides, lambda means: means, resamples=50), ["ES"])
-    assert (found.value, found.general) == (0.5, False)
+    found = difference(*resampled(sides, lambda means: means, resamples=50), 0)
+    assert (found["value"], found["general"]) == (0.5, False)
 
 
 @pytest.mark.parametrize("streams", [3, 5])
@@ -153,7 +154,7 @@ def test_cells_with_the_same_scores_are_counted_once(tmp_path):
     found = read_table(path)
     assert found.groupby("capacity")["repeats"].all().to_dict() == {100: True, 50: False}
     assert found["general"].all()
-    [finding] = [f for f in replay.findings({"replay_gain": found}) if f.key == "replay.settings"]
+    [finding] = [f for f in replay.findings(Tables(replay_gain=found)) if f.key == "replay.settings"]
     assert finding.sentence.startswith("Of 1 different replay setting")
 
 
@@ -170,7 +171,7 @@ def test_a_difference_that_its_family_does_not_bear_out_is_none():
 )
 def test_few_seeds_speak_for_themselves(tmp_path, seeds, said):
     cells = write_cells(tmp_path, ("memit", "none"), seeds=seeds)
-    found = findings_of(batch.TOPIC, {"comparisons": comparisons(cells)})
+    found = findings_of(REPORT.topic("batch"), {"comparisons": comparisons(cells)})
     assert found
     for finding in found:
         assert (said or "alone") in finding.sentence if said else "alone" not in finding.sentence

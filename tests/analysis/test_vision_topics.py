@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from editlab.analysis.paper.tabular import tabular
 from editlab.analysis.report.run import Run
 from editlab.analysis.vision import REPORT, errors, location, methods, search
 from editlab.analysis.vision.cells import of_seeds
@@ -198,7 +199,8 @@ def test_every_figure_sheet_and_finding_is_made(run):
         assert figure.told(found[figure.table]).endswith("."), name
         assert topic.name in REPORT.names
     for name, (_, sheet) in REPORT.sheets.items():
-        assert "toprule" in sheet.make(found).latex(), name
+        printed = sheet.make(found)
+        assert "toprule" in tabular(printed.frame, printed.columns, "t.csv"), name
     keys = [f.key for t in REPORT.topics for f in t.findings({n: found[n] for n in t.reads if n in found})]
     assert len(keys) == len(set(keys)) > 10
     assert {k.split(".")[0] for k in keys} == set(REPORT.names)

@@ -157,3 +157,27 @@ def test_the_other_data_set_is_laid_over(name):
     files = [ROOT / "config.yaml", ROOT / "runs" / f"published_{name}.yaml", ROOT / "runs" / "zsre.yaml"]
     run = load_run(read_layers(files, {"run": f"published_{name}_zsre"}))
     assert (run.edit.dataset, run.edit.model, run.run) == ("zsre", name, f"published_{name}_zsre")
+
+
+IN_EPOCHS = {  # arXiv 2509.22072 and 2602.15823: layers, lr, epochs, facts a step, loss that ends it, end of text, energy
+    ("locft_llama3_8b", "locft"): ([22], 5e-4, 25, 100, 0.01, True, 0.0),
+    ("locft_llama3_8b", "crispedit"): ([19, 20, 21, 22, 23], 5e-4, 25, 32, 0.01, True, 0.8),
+    ("locft_qwen2_5_7b", "locft"): ([6], 5e-4, 25, 100, 0.01, True, 0.0),
+}
+OF_EPOCHS = ("layers", "lr", "epochs", "mini_batch", "stop_loss", "stop_token", "energy")
+
+
+@pytest.mark.parametrize(("name", "method"), IN_EPOCHS)
+def test_fine_tuning_in_epochs_is_as_published_in_the_run_and_in_the_docs(name, method):
+    study = load_run(read_layers([ROOT / "config.yaml", ROOT / "runs" / f"{name}.yaml"])).edit
+    recipe = study.methods[method]
+    values = [getattr(recipe, key) for key in OF_EPOCHS]
+    assert recipe.solver == "ft_epochs"
+    assert values == list(IN_EPOCHS[name, method])
+    rows = (ROOT / "docs" / "published.md").read_text().splitlines()
+    (row,) = [line for line in rows if line.startswith(f"| {name} | {method} |")]
+    assert [part.strip() for part in row.strip("|").split("|")][2:9] == [cell(value) for value in values]
+    plan = study.experiments["edit"]
+    assert (plan.batch, plan.num_edits, plan.known_only) == ([3000], 3000, False)
+    assert study.curvature_layers() == (IN_EPOCHS[name, "crispedit"][0] if (name, "crispedit") in IN_EPOCHS else [])
+    assert study.moment_layers() == []

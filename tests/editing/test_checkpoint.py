@@ -30,6 +30,11 @@ def plan(save_after: int = 2, **values: Any) -> StreamPlan:
 METHODS: dict[str, tuple[dict[str, Any], int, float]] = {
     "emmet": ({}, 0, 0.5),
     "alphaedit": ({"solver": "alphaedit", "null_space_share": 0.5, "l2": 1.0}, 0, 0.0),
+    "betaedit": (
+        {"solver": "alphaedit", "null_space_share": 0.5, "l2": 1.0, "moment_weight": 2.0, "refresh_after": 8},
+        0,
+        0.0,
+    ),
     "ft": ({"solver": "ft"}, 0, 0.5),
     "lora": ({"backend": "lora", "min_energy": 0.9, "max_rank": 6}, 3, 0.5),
     "append": ({"backend": "lora", "accumulate": "append", "max_rank": 8, "lora_metric": "frobenius"}, 3, 0.0),

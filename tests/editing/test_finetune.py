@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_requests
 
-from editlab.config.solvers import FineTuning
+from editlab.config.finetuning import FineTuning
 from editlab.editing.finetune import finetune
 from editlab.evaluation.scoring import score_requests
 from editlab.networks.architectures import Architecture

@@ -30,7 +30,7 @@ def bits(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("method", ["memit", "ft"])
+@pytest.mark.parametrize("method", ["memit", "ft", "ft_epochs"])
 def test_the_edited_maps_are_float32_inside_and_untouched_after(dtype, method):
     model, requests = half(dtype), tiny_requests(4)
     before, parameters = bits(model), dict(model.named_parameters())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from second_device import DEVICE, Everywhere, OnSecondDevice, Reachable, on_second_device
 from test_checkpoint import METHODS, TEXTS, KillAfter, Killed, plan, same_memory
+from test_epochs import CURVATURE
 from test_session import CONTEXTS, MOMENTS, SMALL, TARGETS
 from tiny import FAMILIES, tiny_model, tiny_requests
 
@@ -46,8 +47,9 @@ def session(model: Any, method: str, rank: int = 0, replay: float = 0.0, layers:
     values = {"solver": method, "layers": list(layers), **targets, **SMALL.get(method, {}), **given}
     recipe = validated(Recipe, values, "recipe")
     probes = tiny_requests(80)[70:] if recipe.trust or recipe.greedy else ()
-    return EditSession(model, recipe, statistics=MOMENTS, contexts=CONTEXTS, rank=rank, replay=replay, probes=probes,
-                       anchor_texts=TEXTS)  # fmt: skip
+    statistics = CURVATURE if recipe.reads_curvature else MOMENTS
+    return EditSession(model, recipe, statistics=statistics, contexts=CONTEXTS, rank=rank, replay=replay, probes=probes,
+                       anchor_texts=TEXTS, tuning=tiny_requests(70)[60:])  # fmt: skip
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -112,6 +114,9 @@ def test_every_family(family):
         ("emmet", {"backend": "lora", "max_rank": 8, "greedy": {"when_stuck": "raw"}}, 2),
         ("memit", {"norm_anchor": True, "rewind": True, "replay_targets": "recomputed"}, 0),
         ("encore", {"replay_strategy": "priority", "replay_weight": 0.5}, 0),
+        ("memit", {"anchor_pilots": 6}, 0),
+        ("ft_epochs", {"energy": 0.8}, 0),
+        ("alphaedit", {"moment_weight": 2.0, "refresh_after": 3}, 0),
     ],
 )
 def test_storage_guards_and_replay(method, given, rank):
@@ -134,7 +139,7 @@ def stream(name: str, path: Path | None = None, kill: int = 0) -> StreamResult:
         return run_stream(run, tiny_requests(12), given, progress=bar, checkpoint=path)
 
 
-@pytest.mark.parametrize("name", ["alphaedit", "lora", "trust", "memory", "ultra"])
+@pytest.mark.parametrize("name", ["alphaedit", "betaedit", "lora", "trust", "memory", "ultra"])
 def test_a_killed_stream_is_resumed_there(name, tmp_path: Path):
     path = tmp_path / "state.safetensors"
     undisturbed = stream(name)

@@ -63,6 +63,7 @@ SMALL = {
     "alphaedit": {"null_space_threshold": 0.12, "l2": 2.0},
     "evoedit": {"null_space_threshold": 0.12, "l2": 2.0},
     "ft": {"steps": 4, "lr": 0.02},
+    "ft_epochs": {"epochs": 4, "lr": 0.02, "energy": 0.0},
     "ultra": {"second_moment_weight": 5.0, "lr": 1e-2},
 }
 

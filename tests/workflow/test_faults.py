@@ -110,6 +110,31 @@ def test_two_runs_in_one_folder_and_a_kill(fresh):
     assert (fresh.root / REQUESTS).is_file()
 
 
+@pytest.mark.slow
+def test_a_killed_training_goes_on_where_it_was_saved_and_leaves_nothing_behind(fresh):
+    study = yaml.safe_load((fresh.root / "tiny.yaml").read_text())
+    study["edit"]["models"]["substrate"]["steps"] = 1000
+    (fresh.root / "tiny.yaml").write_text(yaml.safe_dump(study))
+    model, partial = "results/models/substrate", fresh.root / "results/training/partial-substrate.safetensors"
+    run = Command(fresh.root, model, 1, ("--configfile", "tiny.yaml")).start("training")
+    try:
+        end = time.monotonic() + 120
+        while not partial.is_file():
+            assert time.monotonic() < end, run.lines
+            time.sleep(0.02)
+    finally:
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+    assert run.survivors(15.0) == []
+    assert not (fresh.root / model).exists()
+    fresh.run(model)
+    log = (fresh.root / "logs/train_substrate/substrate.log").read_text()
+    assert "substrate: going on from step " in log
+    assert "substrate: step 1000 of 1000, loss " in log
+    assert not partial.exists()
+    assert not list(fresh.root.glob("<*"))  # a path variable that Snakemake did not fill in
+
+
 # ---- damage --------------------------------------------------------------------------------------------------------
 
 

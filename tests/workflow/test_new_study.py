@@ -175,12 +175,9 @@ OWN = {
 
 
         TOPIC = Topic(
-            name="fairness",
-            title="Fairness",
+            "Fairness",
             tables=(Collected("dice_excess", excess, experiments=("fair",), files=("faces.csv",)),),
-            figures=(excess_by_throws,),
             reads=("dice_excess",),
-            findings=findings,
         )
     ''',
     "editlab/analysis/dice/description.py": '''

@@ -84,6 +84,21 @@ def test_a_changed_line_of_the_solvers_reruns_what_depends_on_it(copied):
     assert jobs == {"edit_cell": 24, "collect_table": 1}
 
 
+def test_the_curvature_is_collected_where_a_recipe_reads_it(copied):
+    study = yaml.safe_load((copied.root / "tiny.yaml").read_text())
+    study["edit"]["methods"]["ft_epochs"] = {"solver": "ft_epochs", "layers": [0, 1], "epochs": 2}
+    study["edit"]["experiments"]["edit"]["methods"].append("ft_epochs")
+    (copied.root / "tiny.yaml").write_text(yaml.safe_dump(study))
+    done = copied.run(MATRIX)
+    assert copied.job_counts(done) == {"collect_curvature": 1, "edit_cell": 4, "collect_table": 1}
+    folder = copied.root / "results" / "statistics" / "substrate"
+    assert {p.name for p in folder.glob("*.safetensors")} >= {f"curvature-{k}.safetensors" for k in (0, 1)}
+    assert not list(folder.glob("partial*"))
+    matrix = table(copied).set_index("method")
+    assert matrix.loc["ft_epochs", "delta_norm"].gt(0).all()
+    assert copied.jobs(MATRIX) == {}
+
+
 CELLS = {"edit_cell", "collect_table"}
 TRACED = {"trace_layers", "choose_layers"}
 MUTATED = {  # module: the rules whose jobs run again, with those that are made from their results

@@ -24,6 +24,7 @@ with job(snakemake):
         p.recipes,
         p.axes,
         statistics=list(inputs.statistics),
+        curvature=list(inputs.curvature),
         contexts=json.load(open(inputs.contexts, encoding="utf-8")),
         tuning=[r for r in requests if r.reserved_for == SWEEP],
     )

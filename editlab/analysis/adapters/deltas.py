@@ -10,9 +10,8 @@ from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, listed
 
 GATES = {
@@ -53,7 +52,7 @@ def gates_table(run: Run) -> pd.DataFrame:
 )
 def delta_map(table: pd.DataFrame) -> Drawing:
     """Adapters in the plane of two components."""
-    figure, (axis,) = panels(1, 1, 2.9)
+    figure, (axis,) = panels(2.9)
     column = "part_1" if "part_1" in table else "split"
     for place, (part, rows) in enumerate(table.groupby(column, sort=True)):
         color, marker = COLORS[place % len(COLORS)], MARKERS[(place + place // len(COLORS)) % len(MARKERS)]
@@ -83,7 +82,7 @@ def pooling_sheet(tables: Tables) -> Printed:
         "How deltas are pooled. Reliability: cosine of the deltas of two halves of the probes, raw and centred by the mean of "
         f"training. R2 from text: of held-out tasks' deltas, predicted from descriptions. Means over {seeds} seeds."
     )
-    return Printed(frame, columns, legend, "adapter_pooling")
+    return Printed(frame, columns, legend)
 
 
 @sheet("adapter_gates", "Gates of the adapters study", "adapter_gates", level=9)
@@ -99,7 +98,7 @@ def gates_sheet(tables: Tables) -> Printed:
         Column("reliability", "reliability"),
     ]
     legend = "Exact match of the base with and without a description, of the teachers, and the reliability of deltas, by seed."
-    return Printed(tables["adapter_gates"], columns, legend, "adapter_gates")
+    return Printed(tables["adapter_gates"], columns, legend)
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -134,16 +133,12 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="deltas",
-    title="Deltas and gates",
+    "Deltas and gates",
     tables=(
         Collected("adapter_deltas", deltas_table, inputs=("deltas",)),
         Collected("adapter_pooling", pooling_table, inputs=("pooling",)),
         Collected("adapter_gates", gates_table, inputs=("gates",)),
     ),
-    figures=(delta_map,),
-    sheets=(pooling_sheet, gates_sheet),
     reads=("adapter_gates", "adapter_pooling"),
-    findings=findings,
     sentences=2,
 )

@@ -42,7 +42,7 @@ def distances_table(run: Run) -> pd.DataFrame:
 )
 def generalisation_by_distance(table: pd.DataFrame) -> Drawing:
     """Letters over distance, a mark a split."""
-    figure, (axis,) = panels(1, 1, 2.1)
+    figure, (axis,) = panels(2.1)
     for place, (split, rows) in enumerate(table.groupby("split", sort=True)):
         look: dict[str, Any] = {"marker": MARKERS[place], "color": COLORS[place], "s": 8, "alpha": 0.7, "linewidths": 0}
         axis.scatter(rows["distance"], rows["letters"], label=SPLITS.get(str(split), str(split)), **look)
@@ -71,11 +71,8 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="distance",
-    title="Generalisation by distance",
+    "Generalisation by distance",
     tables=(Collected("adapter_distances", distances_table, inputs=("adapter_scores", "retrieved")),),
-    figures=(generalisation_by_distance,),
     reads=("adapter_distances",),
-    findings=findings,
     sentences=1,
 )

@@ -13,9 +13,8 @@ from editlab.analysis.draw.plots import Drawing, legend, panels
 from editlab.analysis.draw.style import COLORS, MARKERS
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.files.artifacts import load_provenance, provenance_file
 
 
@@ -61,7 +60,7 @@ def _seconds(run: Run, file: str) -> float:
 )
 def cost_against_quality(table: pd.DataFrame) -> Drawing:
     """Exact match over seconds, a mark a method."""
-    figure, (axis,) = panels(1, 1, 3.0)
+    figure, (axis,) = panels(3.0)
     for place, (method, rows) in enumerate(table.groupby("method", sort=True)):
         axis.scatter(rows["seconds"], rows["exact"], s=12, color=COLORS[place % len(COLORS)],
                      marker=MARKERS[place % len(MARKERS)], label=NAMES.get(str(method), str(method)))  # fmt: skip
@@ -95,11 +94,8 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="effort",
-    title="Cost against quality",
+    "Cost against quality",
     tables=(Collected("adapter_effort", effort_table, inputs=("adapter_scores", "adapter_pools")),),
-    figures=(cost_against_quality,),
     reads=("adapter_effort",),
-    findings=findings,
     sentences=1,
 )

@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.adapters.methods import HIDDEN, generators_sheet, methods_table, shown
-from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, documents, joined, means
+from editlab.analysis.adapters.methods import HIDDEN, KINDS, methods_table, shown
+from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, documents, joined, means, stands
 from editlab.analysis.draw.plots import Drawing, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
-from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.findings import Finding, direction, size
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level_with, listed, signed_with
 
 METHODS = {"weights": "weights only", "both": "weights and deltas", "deltas": "deltas only"}
@@ -94,7 +94,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 )
 def adapter_methods(rows: pd.DataFrame) -> Drawing:
     """A forest of methods by group."""
-    figure, (axis,) = panels(1, 1, 0.5 + 0.15 * len(rows))
+    figure, (axis,) = panels(0.5 + 0.15 * len(rows))
     for place, ((group, _), part) in enumerate(rows.groupby(["group", "method"], sort=False)):
         look: dict[str, Any] = {"fmt": "o", "color": GROUPS[str(group)], "elinewidth": 0.8, "capsize": 1.5}
         axis.errorbar(part["exact"], [place], xerr=sides(part, "exact"), **look)
@@ -106,6 +106,24 @@ def adapter_methods(rows: pd.DataFrame) -> Drawing:
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
+
+
+@sheet("generators", "Adapters for unseen tasks", "adapter_methods", level=2)
+def generators_sheet(tables: Tables) -> Printed:
+    """The four methods in each form and what they must beat, on held-out combinations."""
+    frame = tables["adapter_methods"]
+    frame = frame[(frame["split"] == COMBINATIONS) & ~frame["method"].str.contains(HIDDEN)]
+    frame = frame.assign(name=[shown(row) for row in records(frame)], kind=frame["group"].map(KINDS))
+    heads = {"exact": "exact", "letters": "letters", "delta_ratio": "delta error", "delta_cosine": "cosine"}
+    heads |= {"delta_r2": "R2", "gain": "gain", "won": "won", "likeness": "alike"}
+    columns = columns_of({"kind": "kind", "name": "method"}, "text") + columns_of(heads)
+    legend = (
+        f"Tasks whose combination was held out ({stands(frame)}). Delta error: squared, as a share of the teachers' squared "
+        "deltas; cosine and R2 are against the mean delta of training. Gain: (exact - base) / (teacher - base). Won: share of "
+        "tasks with more letters than the best single adapter. Alike: mean cosine of the adapters of different tasks. "
+        "Rows with a description see in the prompt what the others do not."
+    )
+    return Printed(frame, columns, legend)
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -229,8 +247,7 @@ def _operations(table: pd.DataFrame) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="generators",
-    title="Generated adapters",
+    "Generated adapters",
     about="generated adapters",
     tables=(
         Collected("adapters", adapters_table, inputs=("adapter_scores",)),
@@ -239,9 +256,6 @@ TOPIC = Topic(
         Collected("adapter_checks", checks_table, inputs=("checks",)),
         Collected("adapter_choices", choices_table, inputs=("choices",)),
     ),
-    figures=(adapter_methods,),
-    sheets=(generators_sheet,),
     reads=("adapters", "adapter_margins", "adapter_checks", "adapter_choices"),
-    findings=findings,
     sentences=4,
 )

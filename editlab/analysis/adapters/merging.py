@@ -71,7 +71,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 def merge_interference(rows: pd.DataFrame) -> Drawing:
     """Letters by rule, a mark a pool."""
     names = list(dict.fromkeys(rows["name"]))
-    figure, (axis,) = panels(1, 1, 0.7 + 0.17 * len(names))
+    figure, (axis,) = panels(0.7 + 0.17 * len(names))
     for place, (pool, part) in enumerate(rows.groupby("pool", sort=False)):
         ends = sides(part, "letters")
         look: dict[str, Any] = {"fmt": MARKERS[place], "color": COLORS[place], "elinewidth": 0.8, "capsize": 1.5}
@@ -99,7 +99,7 @@ def merging_sheet(tables: Tables) -> Printed:
     stands = basis(tables["merge"])
     told = f"Ten adapters merged, chosen by text ({stands}). Cosine and norm: against the exact mean of the products"
     told += f"{SAME if len(set(frame['seeds'])) > 1 else ''}."
-    return Printed(frame, columns, told, "merge")
+    return Printed(frame, columns, told)
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -136,12 +136,8 @@ def _finding(key: str, one: pd.DataFrame, other: pd.DataFrame, subject: str) -> 
 
 
 TOPIC = Topic(
-    name="merging",
-    title="Merging",
+    "Merging",
     about="merged adapters",
     tables=(Collected("merge", merge_table, inputs=("merges",)),),
-    figures=(merge_interference,),
-    sheets=(merging_sheet,),
     reads=("merge",),
-    findings=findings,
 )

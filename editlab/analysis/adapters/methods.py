@@ -7,11 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.adapters.scores import COMBINATIONS, documents, joined, means, over_tasks, stands
-from editlab.analysis.paper.tabular import Printed, columns_of
+from editlab.analysis.adapters.scores import documents, joined, means, over_tasks
 from editlab.analysis.report.run import Run
-from editlab.analysis.report.topic import Tables, sheet
-from editlab.analysis.text.rows import records
+from editlab.analysis.statistics.intervals import records
 
 MERGED = re.compile(r"B2b (.+), k = (\d+), (\w+)")
 HIDDEN = r"softmax|k = 3|text, k = 1|delta \(oracle"  # in the figure and the printed table: near copies of other rows
@@ -73,21 +71,3 @@ def _won(table: pd.DataFrame, row: dict[str, Any]) -> float:
     own = split[(split["group"] == row["group"]) & (split["method"] == row["method"])]
     both = own.merge(split[split["method"] == rivals[0]], on=["seed", "task"], suffixes=("", "_rival"))
     return float((both["letters"] > both["letters_rival"]).mean()) if len(both) else float("nan")
-
-
-@sheet("generators", "Adapters for unseen tasks", "adapter_methods", level=2)
-def generators_sheet(tables: Tables) -> Printed:
-    """The four methods in each form and what they must beat, on held-out combinations."""
-    frame = tables["adapter_methods"]
-    frame = frame[(frame["split"] == COMBINATIONS) & ~frame["method"].str.contains(HIDDEN)]
-    frame = frame.assign(name=[shown(row) for row in records(frame)], kind=frame["group"].map(KINDS))
-    heads = {"exact": "exact", "letters": "letters", "delta_ratio": "delta error", "delta_cosine": "cosine"}
-    heads |= {"delta_r2": "R2", "gain": "gain", "won": "won", "likeness": "alike"}
-    columns = columns_of({"kind": "kind", "name": "method"}, "text") + columns_of(heads)
-    legend = (
-        f"Tasks whose combination was held out ({stands(frame)}). Delta error: squared, as a share of the teachers' squared "
-        "deltas; cosine and R2 are against the mean delta of training. Gain: (exact - base) / (teacher - base). Won: share of "
-        "tasks with more letters than the best single adapter. Alike: mean cosine of the adapters of different tasks. "
-        "Rows with a description see in the prompt what the others do not."
-    )
-    return Printed(frame, columns, legend, "adapter_methods")

@@ -8,7 +8,7 @@ from editlab.analysis.adapters.methods import KINDS, shown
 from editlab.analysis.adapters.scores import COMBINATIONS, SPLITS, stands
 from editlab.analysis.report.pages import column, table_data
 from editlab.analysis.report.topic import Page, Tables
-from editlab.analysis.text.rows import records
+from editlab.analysis.statistics.intervals import records
 from editlab.analysis.text.wording import counted
 
 NUMBERS = {

@@ -8,9 +8,8 @@ from editlab.analysis.adapters.scores import COMBINATIONS, basis, difference, jo
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, sheet
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.findings import Finding, direction, size
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import level_with, signed_with
 
 OPEN = "training and test"
@@ -36,7 +35,7 @@ def retrieval_sheet(tables: Tables) -> Printed:
         f"What is retrieved for the description of a held-out task ({basis(part)}). Own: the adapter of the task itself, which "
         "only the index of training and test holds. Same position, same letters: whether the nearest adapter has the operation."
     )
-    return Printed(frame, columns, legend, "retrieval")
+    return Printed(frame, columns, legend)
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -77,11 +76,8 @@ def _against_text(table: pd.DataFrame) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="retrieval",
-    title="Retrieval",
+    "Retrieval",
     about="retrieval of adapters",
     tables=(Collected("retrieval", retrieval_table, inputs=("retrieved",)),),
-    sheets=(retrieval_sheet,),
     reads=("retrieval", "adapters"),
-    findings=findings,
 )

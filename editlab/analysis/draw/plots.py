@@ -21,17 +21,26 @@ Drawing: TypeAlias = "Figure"  # of matplotlib, which is imported on first use
 ROOM = 46  # characters in a line of a legend, marks apart
 
 
-def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure one column wide and ``height`` inches high; its axes row by row."""
+def panels(
+    height: float, count: int = 1, columns: int = 1, *, xlabel: str = "", ylabel: str = "", **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure one column wide and ``height`` inches high, and its panels row by row; labels stand at its outer axes."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, **options)
-    return figure, list(axes.flat)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, **options)
+    for axis in grid.flat[count:]:
+        axis.set_visible(False)
+    for axis in grid[-1]:
+        axis.set_xlabel(xlabel)
+    for axis in grid[:, 0]:
+        axis.set_ylabel(ylabel)
+    return figure, list(grid.flat[:count])
 
 
 def says(text: str) -> Figure:
     """In place of a figure whose data are empty."""
-    figure, (axis,) = panels(1, 1, 1.0)
+    figure, (axis,) = panels(1.0)
     axis.axis("off")
     axis.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color=DARK)
     return figure
@@ -84,31 +93,25 @@ def bands_over_edits(axis: Axes, rows: pd.DataFrame, looks: Mapping[str, Mark], 
 
 
 def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], height: float) -> Drawing:
-    """Shares over the edits seen, one line a method with its 95 % band, in panels below each other.
-
-    Args:
-        parts: rows and labels (title, ylabel) of each panel.
-    """
-    figure, axes = panels(len(parts), 1, height, sharex=True)
+    """Shares over the edits seen, one line a method with its 95 % band; a panel for each of ``parts``: rows, and labels."""
+    figure, axes = panels(height, len(parts), xlabel="edits seen", sharex=True)
     looks = marks(method for rows, _ in parts for method in rows["method"])
     for axis, (rows, labels) in zip(axes, parts, strict=True):
         bands_over_edits(axis, rows, looks)
         axis.set(**labels)
         share_axis(axis, float(rows["low"].min()))
-    axes[-1].set_xlabel("edits seen")
     legend(figure, axes[0])
     return figure
 
 
 def beside_each_other(table: pd.DataFrame, x: str, names: tuple[str, str], step: float) -> tuple[Figure, Axes]:
     """A figure of few places: one series with error bars a method, shifted so that they do not hide each other."""
-    figure, (axis,) = panels(1, 1, 2.3)
+    figure, (axis,) = panels(2.3, xlabel=names[0], ylabel=names[1])
     for i, (rows, mark, name) in enumerate(of_methods(table)):
         shift = step * (i - (table["method"].nunique() - 1) / 2)
         error_bars(axis, rows[x] + shift, rows, mark, name)
     axis.set_xticks(sorted(table[x].unique()))
     axis.grid(axis="x", visible=False)
-    axis.set(xlabel=names[0], ylabel=names[1])
     return figure, axis
 
 
@@ -119,18 +122,17 @@ def forest(
     xlabel: str,
     columns: int,
 ) -> tuple[Figure, Axes]:
-    """A figure of shares across, one row a name, the first on top.
+    """A figure of shares across, one row a name, the first on top; ``columns`` of the legend.
 
     Args:
         series: name, rows (columns value, low, high), their places, and further options of the marks.
-        columns: of the legend.
     """
-    figure, (axis,) = panels(1, 1, height)
+    figure, (axis,) = panels(height, xlabel=xlabel)
     for name, rows, places, look in series:
         fixed: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "elinewidth": 0.9, "capsize": 1.3}
         axis.errorbar(rows["value"], places, xerr=sides(rows), label=name, **fixed, **look)
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
+    axis.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5))
     axis.grid(axis="y", visible=False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, columnspacing=1.2)
     return figure, axis
@@ -173,11 +175,8 @@ def heat_map(
     ticks: tuple[Sequence[str], Sequence[str]],
     numbers: bool = True,
 ) -> Any:
-    """A map of ``(rows, columns)`` values; each cell says its value, and half the width of its interval where known.
-
-    Args:
-        ticks: texts of columns and rows.
-        numbers: whether there is room for them.
+    """A map of ``(rows, columns)`` values; each cell says its value, and half the width of its interval where known, if
+    there is room for ``numbers``. ``ticks``: texts of columns and rows.
     """
     image = axis.pcolormesh(values, cmap=HEAT, vmin=span[0], vmax=span[1], edgecolors="white", linewidth=1.0)
     for (i, j), value in np.ndenumerate(values):
@@ -190,8 +189,7 @@ def heat_map(
     axis.set_yticks(np.arange(values.shape[0]) + 0.5, list(ticks[1]))
     axis.grid(visible=False)
     axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
     return image
 
 
@@ -203,10 +201,10 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], name: str = "")
 
 
 def heat_maps(
-    maps: Mapping[str, tuple[Any, Any]],
-    ticks: tuple[Sequence[Any], Sequence[Any]],
-    span: tuple[float, float],
+    maps: Mapping[str, pd.DataFrame],
+    places: tuple[tuple[str, list[Any]], tuple[str, list[Any]]],
     names: tuple[str, str],
+    span: tuple[float, float],
     *,
     columns: int,
     height: float,
@@ -216,25 +214,18 @@ def heat_maps(
     """Maps of one scale, beside and below each other.
 
     Args:
-        maps: by title, ``(rows, columns)`` values and half the widths of their intervals.
-        ticks: of the columns and rows of every map. names: of both axes. scale: name of the values.
+        maps: by title, long rows with ``value``, and in ``half`` half the width of its interval.
+        places: column and values across, and down. names: of both axes. scale: name of the values.
     """
-    figure, axes = panels(-(-len(maps) // columns), columns, height, sharex=True, sharey=True)
+    labels = {"xlabel": names[0], "ylabel": names[1]}
+    figure, axes = panels(height, len(maps), columns, sharex=True, sharey=True, **labels)
+    (across, x), (down, y) = places
+    ticks = [[f"{v:g}" if isinstance(v, float) else str(v) for v in values] for values in (x, y)]
     image: Any = None
-    for axis, (title, (values, halves)) in zip(axes, maps.items(), strict=False):
-        image = heat_map(axis, values, halves, span, (list(map(str, ticks[0])), list(map(str, ticks[1]))), numbers)
+    for axis, (title, rows) in zip(axes, maps.items(), strict=True):
+        wide = (rows.pivot(index=down, columns=across, values=name) for name in ("value", "half"))
+        values, halves = (table.reindex(index=y, columns=x).to_numpy(dtype=float) for table in wide)
+        image = heat_map(axis, values, halves, span, (ticks[0], ticks[1]), numbers)
         axis.set_title(title)
-    for axis in axes[len(maps) :]:
-        axis.set_visible(False)
-    for axis in axes[::columns]:
-        axis.set_ylabel(names[1])
-    for axis in axes[-columns:]:
-        axis.set_xlabel(names[0])
-    colour_bar(figure, image, axes, scale)
+    colour_bar(figure, image, figure.axes, scale)
     return figure
-
-
-def on_grid(rows: pd.DataFrame, value: str, index: tuple[str, list[Any]], columns: tuple[str, list[Any]]) -> Any:
-    """A column of long rows as the values of a map; NaN where there is no row."""
-    wide = rows.pivot(index=index[0], columns=columns[0], values=value)
-    return wide.reindex(index=index[1], columns=columns[1]).to_numpy(dtype=float)

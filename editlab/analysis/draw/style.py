@@ -6,9 +6,9 @@ A method has its colour, marker, line and hatch in all figures, so that it is kn
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from editlab.files.artifacts import atomic_path
@@ -17,17 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN = 7.7 / 2.54  # inches
-GREY, LIGHT, DARK = "#8c8c8c", "#d9d9d9", "#333333"
+GREY, LIGHT, DARK, BLACK = "#8c8c8c", "#d9d9d9", "#333333", "#000000"
 
 HEAT = "cividis"  # rises in lightness, alike for colour-blind readers
-
 # Okabe and Ito's palette without its yellow, which is too pale for lines.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8B5A2B")
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
-
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oooo", "----", "++++")
 
 SLOTS = {  # so that a method looks the same in every figure
@@ -37,41 +33,18 @@ SLOTS = {  # so that a method looks the same in every figure
 
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same bytes on every machine
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.5,
-    "axes.edgecolor": DARK,
-    "xtick.color": DARK,
-    "ytick.color": DARK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.6,
-    "lines.markeredgewidth": 0.6,
-    "hatch.linewidth": 0.5,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "savefig.dpi": 300,
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
-    "svg.hashsalt": "editlab",
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 7),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 6.5),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width", "lines.markeredgewidth"), 0.6),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), DARK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "axes.formatter.use_mathtext"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow", "figure.constrained_layout.use"), True),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    **dict.fromkeys(("grid.linewidth", "hatch.linewidth"), 0.5),
+    "grid.color": "#e3e3e3", "legend.handlelength": 2.6, "lines.linewidth": 1.2, "lines.markersize": 3.6,
+    "figure.dpi": 100, "savefig.dpi": 300, "pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "editlab",
     "text.parse_math": False,  # a $ in a name is a $
-    "axes.formatter.use_mathtext": False,
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +63,7 @@ class Mark:
         return look | {"markerfacecolor": self.face, "markeredgecolor": self.color}
 
 
-CONTROL_MARKS = {
-    "none": Mark("#000000", "|", (0, (1, 2)), "", "#000000"),
-    "random": Mark(GREY, "x", (0, (2, 2)), "", GREY),
-}
+CONTROL_MARKS = {"none": Mark(BLACK, "|", (0, (1, 2)), "", BLACK), "random": Mark(GREY, "x", (0, (2, 2)), "", GREY)}
 
 
 def marks(methods: Iterable[str]) -> dict[str, Mark]:
@@ -115,20 +85,16 @@ def mark_of(slot: int) -> Mark:
     return Mark(color, marker, line, HATCHES[slot % len(HATCHES)], face)
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run a drawing function under the house style (seaborn's ticks with the settings above), without a display."""
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """What is drawn inside has the house style (seaborn's ticks with the settings above), and needs no display."""
+    import matplotlib as mpl
 
-    @functools.wraps(draw)
-    def wrapper(*args: Any, **kwargs: Any) -> Figure:
-        import matplotlib as mpl
+    mpl.use("agg")
+    import seaborn as sns
 
-        mpl.use("agg")
-        import seaborn as sns
-
-        with mpl.rc_context(), sns.axes_style("ticks"), mpl.rc_context(RC):
-            return draw(*args, **kwargs)
-
-    return wrapper
+    with mpl.rc_context(), sns.axes_style("ticks"), mpl.rc_context(RC):
+        yield
 
 
 def save_figure(figure: Figure, pdf: str, png: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ from editlab.analysis.draw.plots import Drawing, apart, doublings, error_bars, l
 from editlab.analysis.edit.comparisons import of_kind
 from editlab.analysis.edit.printing import METHOD, differences_sheet
 from editlab.analysis.edit.scores import SCORES, over, plain, pooled_scores
-from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
 from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import SCORE_NAMES, label
@@ -28,7 +28,8 @@ from editlab.analysis.text.wording import SCORE_NAMES, label
 def batch_size(table: pd.DataFrame) -> Drawing:
     """ES, PS, NS and S over the batch size, one line a method."""
     methods = table["method"].nunique()
-    figure, axes = panels(2, 2, 3.3 + 0.13 * max(0, methods // 3 - 1), sharex=True)
+    height = 3.3 + 0.13 * max(0, methods // 3 - 1)
+    figure, axes = panels(height, 4, 2, xlabel="batch size", ylabel="success", sharex=True)
     batches = sorted(table["batch"].unique())
     spread = min(0.16 if len(batches) < 4 else 0.06, 0.9 / methods)
     for axis, metric in zip(axes, SCORES, strict=True):
@@ -38,13 +39,8 @@ def batch_size(table: pd.DataFrame) -> Drawing:
             shift = 2 ** (spread * (i - (methods - 1) / 2))
             error_bars(axis, ordered["batch"] * shift, ordered, mark, name)
         doublings(axis, apart(batches))
-        axis.set_xlim(batches[0] / 1.7, batches[-1] * 1.7)
-        axis.set_title(SCORE_NAMES[metric])
+        axis.set(title=SCORE_NAMES[metric], xlim=(batches[0] / 1.7, batches[-1] * 1.7))
         share_axis(axis, float(part["low"].min()))
-    for axis in axes[2:]:
-        axis.set_xlabel("batch size")
-    for axis in axes[::2]:
-        axis.set_ylabel("success")
     legend(figure, axes[0])
     return figure
 
@@ -52,11 +48,11 @@ def batch_size(table: pd.DataFrame) -> Drawing:
 @sheet("batch_effect", "Effect of batch size", "comparisons")
 def batch_effect_sheet(tables: Tables) -> Printed:
     """Each method's largest against its smallest batch, on the same cases."""
-    compared = tables["comparisons"]
-    rows = compared[compared["kind"] == "batch"].rename(columns={"a": "method", "b_batch": "from", "a_batch": "to"})
-    places = [METHOD, Column("from", "from", "count"), Column("to", "to", "count")]
+    rows = tables["comparisons"].query("kind == 'batch'")
+    rows = rows.rename(columns={"a": "method", "b_batch": "from", "a_batch": "to"})
+    places = [METHOD, *columns_of({"from": "from", "to": "to"}, "count")]
     what = "What a larger batch changes: paired differences on the same cases with 95 % intervals, no replay"
-    return differences_sheet(rows, places, what, "comparisons")
+    return differences_sheet(rows, places, what)
 
 
 def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -65,18 +61,9 @@ def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return key, f"Editing {row['a_batch']} facts at once instead of {instead}", f" of {label(row['a'])}"
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """Each method's largest batch against its smallest: S, then whom it helps in all."""
-    found, summary = of_kind(tables, "batch", _told, "A larger batch")
-    return found + summary
+    return of_kind(tables, "batch", _told, "A larger batch")
 
 
-TOPIC = Topic(
-    name="batch",
-    title="Batch size",
-    about="the batch size",
-    figures=(batch_size,),
-    sheets=(batch_effect_sheet,),
-    reads=("ablation_matrix", "comparisons"),
-    findings=findings,
-)
+TOPIC = Topic("Batch size", about="the batch size", reads=("ablation_matrix", "comparisons"))

@@ -7,6 +7,7 @@ subject has several, their keys are nearly the same at its end, and a later edit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,10 @@ def capacity_table(run: Run) -> pd.DataFrame:
     for experiment, cells in run.cells.items():
         plan = run.settings["experiments"][experiment]
         model, facts = run.settings["models"][plan["model"]], run.settings["datasets"][plan["dataset"]]
-        curves = curves_table(cells)
-        kept = curves[curves["metric"].isin((RETENTION, SINGLE))]
         place = {"inner": model["inner"] or 4 * model["width"], "facts_a_subject": facts["facts_a_subject"]}
-        parts.append(kept.assign(**place))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(curves_table(cells).assign(**place))
+    curves = pd.concat(parts, ignore_index=True)
+    return curves[curves["metric"].isin((RETENTION, SINGLE))].reset_index(drop=True)
 
 
 def _pooled(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,19 +68,14 @@ def capacity_curves(rows: pd.DataFrame) -> Drawing:
     """Retention over edits / dimension, one line a width; one panel a method and world."""
     places = rows.groupby(PANEL)
     columns, looks = rows["method"].nunique(), {width: mark_of(i) for i, width in enumerate(sorted(set(rows["inner"])))}
-    down = -(-len(places) // columns)
-    drawn, axes = panels(down, columns, 0.6 + 1.5 * down, sharex=True, sharey=True)
-    for axis, (place, part) in zip(axes, places, strict=False):
+    labels = {"xlabel": "edits / dimension", "ylabel": "edits that hold, exactly"}
+    height = 0.6 + 1.5 * -(-len(places) // columns)
+    drawn, axes = panels(height, len(places), columns, **labels, sharex=True, sharey=True)
+    for axis, (place, part) in zip(axes, places, strict=True):
         for width, line in part.groupby("inner"):
-            mark, name = looks[width], f"{width:,} dimensions"
-            band(axis, line, "load", mark, name, 0.12, linestyle="-", markersize=2.4)
-        axis.set_title(_title(*place))
+            band(axis, line, "load", looks[width], f"{width:,} dimensions", 0.12, linestyle="-", markersize=2.4)
         axis.set_xscale("log", base=2)
-        axis.set_ylim(-0.02, 1.03)
-    for axis in axes[-columns:]:
-        axis.set_xlabel("edits / dimension")
-    for axis in axes[::columns]:
-        axis.set_ylabel("edits that hold, exactly")
+        axis.set(title=_title(*place), ylim=(-0.02, 1.03))
     legend(drawn, axes[0], columns=len(looks))
     return drawn
 
@@ -88,19 +83,16 @@ def capacity_curves(rows: pd.DataFrame) -> Drawing:
 def _at_equal(part: pd.DataFrame, column: str) -> tuple[float, dict[int, Interval]]:
     """The largest value of ``column`` that all widths reach, and what each holds there."""
     at = float(part.groupby("inner")[column].max().min())
-    lines = {int(str(width)): line.sort_values(column) for width, line in part.groupby("inner")}
-    ends = {
-        width: [np.interp(at, line[column], line[end]) for end in Interval._fields] for width, line in lines.items()
-    }
-    return at, {width: Interval(*map(float, found)) for width, found in ends.items()}
+    held = {}
+    for width, rows in part.groupby("inner"):
+        line = rows.sort_values(column)
+        held[int(str(width))] = Interval(*(float(np.interp(at, line[column], line[end])) for end in Interval._fields))
+    return at, held
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """Whether equal loads hold equally much, and whether equal edits do."""
-    rows, found = _pooled(tables["capacity"]), []
-    if rows.empty:
-        return []
-    n = int(rows["n"].max())
+    rows = _pooled(tables["capacity"])
     for column, unit, digits in (("load", "edits a dimension", 2), ("edits_seen", "edits", 0)):
         for (facts, method), part in rows.groupby(PANEL):
             at, held = _at_equal(part, column)
@@ -109,24 +101,16 @@ def findings(tables: Tables) -> list[Finding]:
             least, *_, most = sorted(held.values(), key=lambda number: number.value)
             verdict = "the widths differ" if least.apart(most) else "the intervals of all widths overlap"
             told = [f"{level_with(*number)} of {width:,} dimensions" for width, number in held.items()]
-            amount = f"{at:,.{digits}f} {unit}"
-            sentence = f"After {amount}, {_title(facts, method)} still answers {listed(told)} exactly: {verdict}."
+            sentence = f"After {at:,.{digits}f} {unit}, {_title(facts, method)} still answers {listed(told)} exactly: {verdict}."
             key, spread = f"capacity.{column}_{method}_{facts}", Interval(most.value - least.value)
-            found.append(Finding(key, sentence, *spread, n, least.apart(most), "capacity"))
-    return found
+            yield Finding(key, sentence, *spread, int(rows["n"].max()), least.apart(most), "capacity")
 
 
+SETTINGS = ("experiments", "models", "datasets")
 TOPIC = Topic(
-    name="capacity",
-    title="How full a map is",
+    "How full a map is",
     about="the capacity of the edited map",
-    tables=(
-        Collected(
-            "capacity", capacity_table, EXPERIMENTS, ("curve.csv",), settings=("experiments", "models", "datasets")
-        ),
-    ),
-    figures=(capacity_curves,),
+    tables=(Collected("capacity", capacity_table, EXPERIMENTS, ("curve.csv",), settings=SETTINGS),),
     reads=("capacity",),
-    findings=findings,
     sentences=4,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +32,13 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
     over all of them. Rows of success have the exact answers of neighbours and of the subjects' other facts beside it.
 
     Args:
-        run: with the cells of one experiment.
         with_costs: add measured seconds and memory (not reproducible, hence off by default).
 
     Raises:
         ArtifactError: a cell is truncated or altered.
     """
     rows: list[dict[str, Any]] = []
-    for directory, cell in (pair for cells in run.cells.values() for pair in cells):
+    for directory, cell in itertools.chain.from_iterable(run.cells.values()):
         facts = Path(directory).parents[len(cell) - 1]  # .../{model}/{dataset}/, then a folder an axis
         fixed = {"study": run.name, "model": facts.parent.name, "dataset": facts.name}
         costs = cell_costs(directory) if with_costs else {}
@@ -50,9 +50,7 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
 def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
     """The metric sets of one cell, wide: one row a (when, protocol)."""
     metrics = pd.read_csv(read_verified(Path(directory) / "metrics.csv"))
-    curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
-    last = curve[curve["edits_seen"] == curve["edits_seen"].max()].set_index("metric")["value"]
-    rows = []
+    last, rows = _last_snapshot(directory), []
     for when in ("immediate", "final"):
         for protocol in ("success", "accuracy", "magnitude"):
             part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)].set_index("metric")
@@ -68,6 +66,12 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _last_snapshot(directory: str | Path) -> pd.Series:
+    """The end of a cell's curve, by metric."""
+    curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
+    return curve[curve["edits_seen"] == curve["edits_seen"].max()].set_index("metric")["value"]
+
+
 def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
     """Value and interval of each metric that is there, side by side."""
     return beside({f"{name}{suffix}": Interval.of(metrics.loc[name]) for name in names if name in metrics.index})
@@ -75,9 +79,8 @@ def _columns(metrics: pd.DataFrame, names: Sequence[str], suffix: str = "") -> d
 
 def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
     """Side effects of the whole stream: the same in every row of a cell."""
-    generation, share = (
-        metrics[metrics["protocol"] == p].set_index("metric")["value"] for p in ("generation", "share")
-    )
+    kinds = (metrics[metrics["protocol"] == kind] for kind in ("generation", "share"))
+    generation, share = (rows.set_index("metric")["value"] for rows in kinds)
     wanted = [name for name in ("GE", "perplexity", "targets_unconverged", *MEMORY) if name in generation]
     norms = [float(v) for k, v in curve.items() if str(k).startswith("delta_norm")]
     found = {str(name): float(value) for part in (generation[wanted], share) for name, value in part.items()}
@@ -106,17 +109,14 @@ def cell_facts(directory: str | Path) -> dict[str, Any]:
 def cell_costs(directory: str | Path) -> dict[str, float]:
     """Measured cost of one cell: wall seconds in all, CPU seconds by stage, peak memory."""
     provenance = cell_facts(directory)
-    seconds = provenance["seconds"]
-    wall = sum(stage["wall"] for stage in seconds.values())
-    editing = sum(seconds[s]["wall"] for s in EDITING if s in seconds)
-    found = {"seconds": wall, "edit_seconds": editing, "seconds_per_edit": editing / max(1, provenance["edits"])}
-    return found | {"peak_memory_mb": provenance["peak_memory_mb"]}
-
-
-def read_curve(directory: str | Path) -> pd.DataFrame:
-    """The curve of a cell, one row a snapshot, one column a metric."""
-    curve = pd.read_csv(read_verified(Path(directory) / "curve.csv"))
-    return curve.pivot(index="edits_seen", columns="metric", values="value")
+    seconds = {stage: clocks["wall"] for stage, clocks in provenance["seconds"].items()}
+    editing = sum(seconds[stage] for stage in EDITING if stage in seconds)
+    return {
+        "seconds": sum(seconds.values()),
+        "edit_seconds": editing,
+        "seconds_per_edit": editing / max(1, provenance["edits"]),
+        "peak_memory_mb": provenance["peak_memory_mb"],
+    }
 
 
 def read_cases(directory: str | Path) -> pd.DataFrame:
@@ -128,7 +128,7 @@ def read_cases(directory: str | Path) -> pd.DataFrame:
 def final_scores(directory: str | Path) -> dict[str, float]:
     """ES, PS, NS, S (success, final) with intervals, and retention, neighbours and perplexity at the end."""
     row = next(r for r in cell_rows(directory) if r["when"] == "final" and r["protocol"] == "success")
-    last = read_curve(directory).iloc[-1]
+    last = _last_snapshot(directory)
     kept = {k: v for k, v in row.items() if k not in ("when", "protocol")}
     return kept | {"retention": float(last["retention_success"]), "perplexity": float(last.get("perplexity", np.nan))}
 
@@ -140,10 +140,8 @@ def stored(directory: str | Path) -> dict[str, int]:
 
     with safe_open(str(read_verified(Path(directory) / "edit.safetensors")), framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    count = 0
-    count += sum(
-        math.prod(shape) for name, shape in shapes.items() if name.split(".")[1] in ("keys", "residuals", "gates")
-    )
+    memory = ("keys", "residuals", "gates")
+    count = sum(math.prod(shape) for name, shape in shapes.items() if name.split(".")[1] in memory)
     for layer in {name.split(".")[0] for name in shapes if name.endswith(".left")}:
         (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
         count += min(rank * (d_out + d_in), d_out * d_in)

@@ -13,7 +13,6 @@ scored exactly as those of an earlier one *repeats* it and does not count again.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,24 +26,19 @@ from editlab.analysis.edit.cells import read_cases, stored
 from editlab.analysis.edit.scores import CONTROLS, SETTING, controls, headline_settings
 from editlab.analysis.report.run import Cells
 from editlab.analysis.report.topic import Tables
-from editlab.analysis.statistics.intervals import Interval
-from editlab.analysis.statistics.paired import Difference, Resampled, differences, resampled
-from editlab.analysis.statistics.resampling import RESAMPLES
+from editlab.analysis.statistics.intervals import Interval, records
+from editlab.analysis.statistics.paired import Resampled, difference, resampled
 from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding, difference_finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, listed, percent
 from editlab.errors import DataError
 from editlab.evaluation.summary import METRICS, harmonic_mean
 
-COLUMNS = [
-    "kind", "a", "a_batch", "a_replay", "a_rank", "b", "b_batch", "b_replay", "b_rank",
-    "metric", "value", "ci_low", "ci_high", "p_value", "p_holm", "n", "general", "seeds", "repeats",
-]  # fmt: skip
-
+PLACES = [f"{side}{axis}" for side in ("a", "b") for axis in ("", "_batch", "_replay", "_rank")]
+NUMBERS = ("value", "ci_low", "ci_high", "p_value", "p_holm", "n", "general", "seeds", "repeats")
+COLUMNS = ["kind", *PLACES, "metric", *NUMBERS]
 NAMES = (*METRICS, "S")
 Setting = tuple[str, int, float, int]
-Pair = tuple[Setting, Setting]
 Store = Mapping[Setting, Mapping[str, pd.DataFrame]]  # by setting and seed: cases x probes
 
 
@@ -59,19 +53,17 @@ def wide_cases(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(METRICS.values())).sort_index()
 
 
-def _drawn(methods: Sequence[Sequence[pd.DataFrame]], resamples: int) -> list[Resampled]:
+def _drawn(methods: Sequence[Sequence[pd.DataFrame]]) -> list[Resampled]:
     """Methods drawn together, from their cases x probes, one table a seed."""
     for tables in zip(*methods, strict=True):
         if not all(table.index.equals(tables[0].index) for table in tables):
             raise DataError("paired comparison: the cells of one seed did not edit the same cases")
     arrays = [[table.to_numpy() for table in tables] for tables in methods]
-    return resampled(arrays, with_composite, resamples=resamples)
+    return resampled(arrays, with_composite)
 
 
-def paired_differences(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], *, resamples: int = RESAMPLES
-) -> list[Difference]:
-    """ES, PS, NS and S of A minus B.
+def paired_differences(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> list[dict[str, Any]]:
+    """ES, PS, NS and S of A minus B, one row a metric.
 
     Args:
         pairs: one a seed: the tables of A and B with columns case_id, probe and success (rows of ``cases.csv`` of one ``when``).
@@ -81,11 +73,11 @@ def paired_differences(
     """
     if not pairs:
         raise DataError("paired comparison: no pair of cells was given")
-    one, other = _drawn([[wide_cases(table) for table in side] for side in zip(*pairs, strict=True)], resamples)
-    return differences(one, other, NAMES)
+    one, other = _drawn([[wide_cases(table) for table in side] for side in zip(*pairs, strict=True)])
+    return [{"metric": name, **difference(one, other, column)} for column, name in enumerate(NAMES)]
 
 
-def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
+def comparisons(cells: Cells) -> pd.DataFrame:
     """All comparisons of an experiment's cells: :data:`COLUMNS`, A minus B.
 
     Cells of a pair are matched by seed; a pair without a common seed is left out.
@@ -100,12 +92,16 @@ def comparisons(cells: Cells, resamples: int = RESAMPLES) -> pd.DataFrame:
         store.setdefault(setting, {})[cell["seed"]] = wide_cases(read_cases(directory))
     rows: list[dict[str, Any]] = []
     seen: set[Any] = set()
-    for kind, pair in _families(store):
-        found, seeds = _together(store, pair, resamples)
-        marks = {"repeats": seen_before(kind, [store[setting] for setting in pair], seen)}
-        rows += [_row(kind, pair, seeds, d) | marks for d in (differences(found[0], found[1], NAMES) if seeds else ())]
-    for block in _blocks(store):
-        rows += _best(block, *_together(store, block, resamples))
+    for kind, settings in [*_pairs(store), *_blocks(store)]:
+        seeds = [seed for seed in store[settings[0]] if all(seed in store[s] for s in settings)]
+        repeats = kind != "best" and seen_before(kind, [store[s] for s in settings], seen)
+        found = _drawn([[store[s][seed] for seed in seeds] for s in settings]) if seeds else []
+        for column, metric in enumerate(NAMES if seeds else ()):
+            top = max(range(len(found)), key=lambda i: found[i].point[column]) if kind == "best" else 0
+            for other in (i for i in range(len(found)) if i != top):
+                place = dict(zip(PLACES, (*settings[top], *settings[other]), strict=True))
+                fixed = {"kind": kind, **place, "metric": metric, "seeds": len(seeds), "repeats": repeats}
+                rows.append(fixed | difference(found[top], found[other], column))
     return adjusted(pd.DataFrame(rows, columns=COLUMNS), ["kind", "metric"])
 
 
@@ -127,13 +123,7 @@ def adjusted(table: pd.DataFrame, family: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _together(store: Store, settings: Sequence[Setting], resamples: int) -> tuple[list[Resampled], int]:
-    """The settings drawn together, and the seeds that all of them have; no list without such a seed."""
-    seeds = [seed for seed in store[settings[0]] if all(seed in store[s] for s in settings)]
-    return (_drawn([[store[s][seed] for seed in seeds] for s in settings], resamples) if seeds else []), len(seeds)
-
-
-def _families(store: Store) -> Iterator[tuple[str, Pair]]:
+def _pairs(store: Store) -> Iterator[tuple[str, Sequence[Setting]]]:
     """The pairs of every kind but ``best``, kind by kind."""
     settings = pd.DataFrame(list(store), columns=list(SETTING))
     if settings.empty:
@@ -152,35 +142,18 @@ def _families(store: Store) -> Iterator[tuple[str, Pair]]:
                 yield "replay", (other, none)
 
 
-def _blocks(store: Store) -> list[list[Setting]]:
+def _blocks(store: Store) -> list[tuple[str, Sequence[Setting]]]:
     """Contestants that share batch, replay and rank, where there are two or more."""
     found: dict[tuple[float, ...], list[Setting]] = {}
     for setting in store:
         if setting[0] not in CONTROLS:
             found.setdefault(setting[1:], []).append(setting)
-    return [block for block in found.values() if len(block) > 1]
+    return [("best", block) for block in found.values() if len(block) > 1]
 
 
 def _tuples(frame: pd.DataFrame) -> list[Setting]:
     rows = frame[list(SETTING)].itertuples(index=False, name=None)
     return [(str(m), int(b), float(r), int(k)) for m, b, r, k in rows]
-
-
-def _best(block: list[Setting], found: list[Resampled], seeds: int) -> list[dict[str, Any]]:
-    """The best of a block against every other setting, metric by metric."""
-    rows = []
-    for column, _ in enumerate(NAMES if seeds else ()):
-        top = max(range(len(block)), key=lambda i: found[i].point[column])
-        for other in (i for i in range(len(block)) if i != top):
-            difference = differences(found[top], found[other], NAMES)[column]
-            rows.append(_row("best", (block[top], block[other]), seeds, difference))
-    return rows
-
-
-def _row(kind: str, pair: Pair, seeds: int, difference: Difference) -> dict[str, Any]:
-    names = [f"{side}{axis}" for side in ("a", "b") for axis in ("", "_batch", "_replay", "_rank")]
-    place = dict(zip(names, [*pair[0], *pair[1]], strict=True))
-    return {"kind": kind, **place, **dataclasses.asdict(difference), "seeds": seeds}
 
 
 def between(table: pd.DataFrame, a: str, b: str, metric: str, kind: str = "headline") -> Interval | None:
@@ -206,30 +179,31 @@ def clear_winner(table: pd.DataFrame, best: str, others: Sequence[str], metric: 
 
 def of_kind(
     tables: Tables, kind: str, tell: Callable[[Mapping[str, Any]], tuple[str, str, str]], what: str
-) -> tuple[list[Finding], list[Finding]]:
-    """The comparisons of S of one kind, controls left out; and how many of them show a gain or a loss.
+) -> Iterator[Finding]:
+    """The comparisons of S of one kind, controls left out; last, how many of them show a gain or a loss.
 
     Args:
         tell: key, subject and tail of :func:`editlab.analysis.text.findings.difference_finding`, from a row.
         what: was changed, in all of them.
     """
-    if "comparisons" not in tables:
-        return [], []
-    compared = tables["comparisons"]
+    compared, matrix = tables["comparisons"], tables["ablation_matrix"]
+    if compared.empty:
+        return
     rows = compared[(compared["kind"] == kind) & (compared["metric"] == "S") & ~compared["repeats"]]
-    outside = {*CONTROLS, *(controls(tables["ablation_matrix"]) if "ablation_matrix" in tables else ())}
+    outside = {*CONTROLS, *(controls(matrix) if len(matrix) else ())}
     found = []
     for row in records(rows[~rows["a"].isin(outside)]):
         key, subject, tail = tell(row)
         found.append(difference_finding(key, row, subject, "S", "comparisons", tail))
     if not found:
-        return [], []
+        return
+    yield from found
     up, down = (sum(f.supported and sign * f.value > 0 for f in found) for sign in (1, -1))
     rest = len(found) - up - down
     parts = [f"raises S measurably in {up}", f"lowers it in {down}", f"makes no measurable difference in {rest}"]
     sentence = f"{what} {listed(parts)} of {counted(len(found), 'comparison')} on the same cases."
     mean, n = Interval(sum(f.value for f in found) / len(found)), max(f.n for f in found)
-    return found, [Finding(f"{kind}.summary", sentence, *mean, n, up + down > 0, "comparisons")]
+    yield Finding(f"{kind}.summary", sentence, *mean, n, up + down > 0, "comparisons")
 
 
 def against(
@@ -252,7 +226,7 @@ def against(
     for place, pairs in groups.items():
         fixed = dict(zip(along, place, strict=True)) | {"seeds": len(pairs), **tell(place, pairs)}
         found = paired_differences([(read_cases(one), read_cases(two)) for one, two in pairs])
-        rows += [{**fixed, **dataclasses.asdict(difference)} for difference in found]
+        rows += [fixed | difference for difference in found]
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,8 @@ from editlab.analysis.edit.scores import SETTING, headline, with_batch
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval, beside, grouped
+from editlab.analysis.statistics.intervals import Interval, beside, grouped, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, listed, percent
 
 STAGES = ("load", "targets", "keys", "solve", "commit", "trust", "label", "evaluate", "generate", "write")
@@ -47,7 +46,7 @@ def _split(costs: pd.DataFrame) -> pd.DataFrame:
     """CPU seconds of a cell by stage, means over seeds at the headline settings; mean, least and largest total."""
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
-        stages = part[[f"cpu_{stage}" for stage in SHADES]].rename(columns=lambda name: name.removeprefix("cpu_"))
+        stages = part.rename(columns=lambda name: name.removeprefix("cpu_"))[list(SHADES)]
         return {**stages.mean(), **beside({"total": _spread(stages.sum(axis=1))}), "seeds": len(part)}
 
     return grouped(headline(costs), SETTING, told)
@@ -67,7 +66,7 @@ def _split(costs: pd.DataFrame) -> pd.DataFrame:
 )
 def time_split(table: pd.DataFrame) -> Drawing:
     """Stacked bars: CPU seconds of a cell by stage, one bar a method, the range over seeds as a whisker."""
-    figure, (axis,) = panels(1, 1, 0.85 + 0.27 * len(table))
+    figure, (axis,) = panels(0.85 + 0.27 * len(table), xlabel="CPU seconds a cell")
     left = pd.Series(0.0, index=table.index)
     for number, (stage, shade) in enumerate(SHADES.items()):
         if table[stage].max() >= 0.005 * table["total"].max():
@@ -77,7 +76,6 @@ def time_split(table: pd.DataFrame) -> Drawing:
     for y, row in enumerate(records(table)):
         axis.plot([row["total_low"], row["total_high"]], [y, y], color="black", linewidth=1.1, marker="|", markersize=4)
     rows_below(axis, [with_batch(row) for row in records(table)])
-    axis.set_xlabel("CPU seconds a cell")
     legend(figure, axis, columns=4)
     return figure
 
@@ -101,13 +99,12 @@ def costs_sheet(tables: Tables) -> Printed:
     stages = {"editing": "editing", "cpu_targets": "targets", "cpu_solve": "solve", "cpu_evaluate": "eval."}
     time, memory = Column("seconds_per_edit", "ms/edit", "level", 0, 1000.0), Column("peak_memory_mb", "MB", "count")
     columns = [METHOD, BATCH, time, *columns_of(stages, digits=1), memory]
-    return Printed(frame, columns, text, "costs")
+    return Printed(frame, columns, text)
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """The stage that takes the most of each method's editing time (least and largest share over seeds)."""
-    found: list[Finding] = []
-    most: dict[str, list[tuple[str, float]]] = {}
+    most: dict[str, dict[str, float]] = {}
     for method, part in headline(tables["costs"]).groupby("method", sort=False):
         stages = part[[f"cpu_{s}" for s in EDITING]]
         total = stages.sum(axis=1)
@@ -116,36 +113,32 @@ def findings(tables: Tables) -> list[Finding]:
         shares = stages.div(total, axis=0)
         column, name = str(shares.mean().idxmax()), label(str(method))
         stage, numbers = column.removeprefix("cpu_"), _spread(shares[column])
-        most.setdefault(stage, []).append((name, numbers.value))
+        most.setdefault(stage, {})[name] = numbers.value
         sentence = (
             f"{percent(numbers.value)} of the CPU time of editing with {name} goes to its {stage} "
             f"(range over {counted(len(part), 'seed')}: {percent(numbers.low)} to {percent(numbers.high)})."
         )
-        found.append(Finding(f"costs.{method}", sentence, *numbers, len(part), numbers.low > 0.5, "costs"))
-    return found + ([_largest(most)] if most else [])
+        yield Finding(f"costs.{method}", sentence, *numbers, len(part), numbers.low > 0.5, "costs")
+    if most:
+        yield _largest(most)
 
 
-def _largest(most: Mapping[str, Sequence[tuple[str, float]]]) -> Finding:
+def _largest(most: Mapping[str, Mapping[str, float]]) -> Finding:
     """Which stage takes the largest part, and of which methods."""
     told = []
-    for stage, methods in sorted(most.items(), key=lambda item: -len(item[1])):
-        shares = [share for _, share in methods]
-        ends = " to ".join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))
-        told.append(f"{stage} for {listed([name for name, _ in methods])} ({ends})")
-    shares = [share for methods in most.values() for _, share in methods]
-    numbers = Interval(sum(shares) / len(shares), min(shares), max(shares))
+    for stage, shares in sorted(most.items(), key=lambda item: -len(item[1])):
+        ends = dict.fromkeys(map(percent, (min(shares.values()), max(shares.values()))))
+        told.append(f"{stage} for {listed(list(shares))} ({' to '.join(ends)})")
+    every = [share for shares in most.values() for share in shares.values()]
+    numbers = Interval(sum(every) / len(every), min(every), max(every))
     sentence = f"The largest part of the CPU time of editing: {'; '.join(told)}."
-    return Finding("costs.largest", sentence, *numbers, len(shares), numbers.low > 0.5, "costs")
+    return Finding("costs.largest", sentence, *numbers, len(every), numbers.low > 0.5, "costs")
 
 
 TOPIC = Topic(
-    name="costs",
-    title="Costs",
+    "Costs",
     about="what the cells cost",
     tables=(Collected("costs", of_cells(costs_table), ("edit",), files=("record",)),),
-    figures=(time_split,),
-    sheets=(costs_sheet,),
     reads=("costs",),
-    findings=findings,
     sentences=2,
 )

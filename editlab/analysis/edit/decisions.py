@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from editlab.analysis.edit.cells import EDITING, final_scores, read_events
-from editlab.analysis.edit.scores import RETENTION
+from editlab.analysis.edit.scores import RETENTION, SETTING, last_snapshot
 from editlab.analysis.report.run import Cells
 from editlab.analysis.statistics import classification
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, share_interval
-from editlab.analysis.text.rows import stacked
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, Z, mean_interval, pooled, share_interval, stacked
 from editlab.files.artifacts import read_provenance
 
 PLAIN, UNEDITED = "emmet", "none"  # the method without trust, and the one that edits nothing
+AREAS = {"auc": classification.area_under_roc, "average_precision": classification.average_precision}
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 COLUMNS = ["batch", "stress", "trust", "threshold", "scale", "rolled_back", "harmful", "composite_change"]
 
@@ -38,64 +38,51 @@ def decisions(events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def trust_table(cells: Cells, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
+def trust_table(cells: Cells) -> pd.DataFrame:
     """One row a judged cell: how good its decisions were and what they were worth against the same method without trust.
 
-    Args:
-        thresholds: further rows of rates alone: the recorded scores held against these thresholds. A re-scoring, no run: a
-            stream with another threshold would differ later on.
-
-    ``retention_gain`` is relative; ``ppl_rise_cut`` is the share of the rise of perplexity without trust that was avoided;
-    ``overhead`` is the time of trust relative to the editing time without it.
+    Further rows, of rates alone, hold the recorded scores against :data:`THRESHOLDS`: a re-scoring, no run, for a stream with
+    another threshold would differ later on. ``retention_gain`` is relative; ``ppl_rise_cut`` is the share of the rise of
+    perplexity without trust that was avoided; ``overhead`` is the time of trust relative to the editing time without it.
     """
-    by_place = {(cell["method"], _place(cell)): directory for directory, cell in cells}
+    by_place = {(cell["method"], *_place(cell)): directory for directory, cell in cells}
     rows: list[dict[str, Any]] = []
     for directory, cell in cells:
         frame = decisions(read_events(directory))
         if frame.empty:
             continue
-        plain = by_place.get((PLAIN, _place(cell)))
-        unedited = by_place.get((UNEDITED, _place({**cell, "batch": "1", "replay": "0"})))
+        both = classification.both_classes(frame)
+        areas = {name: area(frame) if both else np.nan for name, area in AREAS.items()}
+        plain = by_place.get((PLAIN, *_place(cell)))
+        unedited = by_place.get((UNEDITED, *_place({**cell, "batch": "1", "replay": "0"})))
         gains = _gains(directory, plain, unedited)
-        rows.append({**cell, "rule": "as run", **classification.rates(frame), **_areas(frame), **gains})
-        rows += [{**cell, "rule": f"re-scored at {t:g}", **classification.rates(frame, t)} for t in thresholds]
+        rows.append({**cell, "rule": "as run", **classification.rates(frame), **areas, **gains})
+        rows += [{**cell, "rule": f"re-scored at {t:g}", **classification.rates(frame, t)} for t in THRESHOLDS]
     return pd.DataFrame(rows)
 
 
 def _gains(directory: str, plain: str | None, unedited: str | None) -> dict[str, float]:
     """What the decisions of a cell were worth; NaN where a cell to compare with is missing."""
-    scores = final_scores(directory)
-    base = final_scores(plain) if plain else {}
+    scores, base = final_scores(directory), final_scores(plain) if plain else {}
     start = final_scores(unedited)["perplexity"] if unedited else np.nan
-    kept, perplexity = base.get("retention", np.nan), base.get("perplexity", np.nan)
+    kept, perplexity, neighbours = (base.get(name, np.nan) for name in ("retention", "perplexity", "NS"))
     rise = perplexity - start
+    seconds = {stage: clocks["cpu"] for stage, clocks in read_provenance(directory)["seconds"].items()}
     return {
         "retention": scores["retention"],
         "retention_unguarded": kept,
         "retention_gain": scores["retention"] / kept - 1 if kept else np.nan,
         "NS": scores["NS"],
-        "NS_unguarded": base.get("NS", np.nan),
+        "NS_unguarded": neighbours,
         "perplexity": scores["perplexity"],
         "perplexity_unguarded": perplexity,
         "ppl_rise_cut": 1 - (scores["perplexity"] - start) / rise if rise > 0 else np.nan,
-        "overhead": _overhead(directory),
+        "overhead": seconds.get("trust", 0.0) / max(1e-9, sum(seconds.get(s, 0.0) for s in EDITING if s != "trust")),
     }
 
 
 def _place(cell: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(v for k, v in cell.items() if k not in ("method", "rank"))
-
-
-def _areas(frame: pd.DataFrame) -> dict[str, float]:
-    if not classification.both_classes(frame):
-        return {"auc": np.nan, "average_precision": np.nan}
-    return {"auc": classification.area_under_roc(frame), "average_precision": classification.average_precision(frame)}
-
-
-def _overhead(directory: str) -> float:
-    seconds = read_provenance(directory)["seconds"]
-    trust = seconds.get("trust", {}).get("cpu", 0.0)
-    return trust / max(1e-9, sum(seconds[s]["cpu"] for s in EDITING if s in seconds and s != "trust"))
 
 
 def trust_curves(cells: Cells) -> pd.DataFrame:
@@ -117,14 +104,12 @@ def trust_decisions(cells: Cells) -> pd.DataFrame:
     return stacked([decisions(read_events(d)).rename(columns=numbered).assign(**cell) for d, cell in cells])
 
 
-# Rates of decisions and the batches that they are shares of.
-RATES = {
+RATES = {  # of decisions, and the batches that they are shares of
     "accuracy": lambda runs: runs["n"],
     "rollback_rate": lambda runs: runs["n"],
     "false_positive_rate": lambda runs: runs["n"] * (1 - runs["harmful"]),
     "false_negative_rate": lambda runs: runs["n"] * runs["harmful"],
 }
-
 MEANS = ("auc", "ppl_rise_cut", "overhead")
 
 
@@ -140,36 +125,28 @@ def worth(runs: pd.DataFrame, forgetting: pd.DataFrame) -> dict[str, Interval]:
     curves: a t-interval over two or three seeds would forget that each stands on hundreds of cases. Perplexity and seconds
     have one number a seed, and Student's interval.
     """
-    found = {name: rate(runs[name], basis(runs)) for name, basis in RATES.items() if name in runs}
+    found = {name: _rate(runs[name], basis(runs)) for name, basis in RATES.items() if name in runs}
     found |= {name: mean_interval(runs[name]) for name in MEANS if name in runs}
-    return found | {"retention_gain": retention_gain(runs, forgetting)}
+    return found | {"retention_gain": _retention_gain(runs, forgetting)}
 
 
-def rate(shares: pd.Series, n: pd.Series) -> Interval:
+def _rate(shares: pd.Series, n: pd.Series) -> Interval:
     """A share over all batches of all seeds, NaN where a seed has none of its class."""
     known = shares.notna() & (n > 0)
     total = float(n[known].sum())
-    if not total:
-        return UNKNOWN
-    return share_interval(float((shares[known] * n[known]).sum()) / total, total)
+    return share_interval(float((shares[known] * n[known]).sum()) / total, total) if total else UNKNOWN
 
 
-def retention_gain(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Interval:
+def _retention_gain(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Interval:
     """Gain of the share of edits that hold, relative to the same method without trust."""
     kept, base = (runs[c].to_numpy(dtype=float) for c in ("retention", "retention_unguarded"))
     if not len(base) or not base.mean() > 0:
         return UNKNOWN
-    n = _cases(runs, forgetting)
+    last = last_snapshot(forgetting[forgetting["metric"] == RETENTION])
+    keys = ["experiment", *SETTING, "seed"]
+    cases = runs[keys].merge(last[[*keys, "n"]], on=keys, how="left")["n"]
+    n = cases.fillna(last["n"].min() if len(last) else 1.0).to_numpy(dtype=float)
     half = Z * np.sqrt((kept * (1 - kept) + base * (1 - base)) / n)
     difference = kept - base
     found = pooled(difference, difference - half, difference + half, bounds=(-np.inf, np.inf))
     return Interval(*(float(x / base.mean()) for x in found))
-
-
-def _cases(runs: pd.DataFrame, forgetting: pd.DataFrame) -> Any:
-    """Cases behind the last retention of each run."""
-    curve = forgetting[forgetting["metric"] == RETENTION]
-    last = curve[curve["edits_seen"] == curve["edits_seen"].max()]
-    keys = ["experiment", "method", "batch", "replay", "rank", "seed"]
-    found = runs[keys].merge(last[[*keys, "n"]], on=keys, how="left")["n"]
-    return found.fillna(last["n"].min() if len(last) else 1.0).to_numpy(dtype=float)

@@ -30,11 +30,9 @@ ARCHITECTURES = {"gpt2": "GPT-2", "llama": "Llama"}
 MODEL_CITED = {"gpt2": "radford2019gpt2", "hub": "wolf2020transformers"}
 DATA_CITED = {"counterfact": "meng2022rome", "easyedit": "meng2022rome", "zsre": "levy2017zeroshot"}
 DATA = {
-    "facts": "a generated world of persons, towns and organisations",
-    "counterfact": "records of CounterFact",
-    "easyedit": "records of CounterFact in EasyEdit's form",
-    "zsre": "records of zsRE",
-}
+    "facts": "a generated world of persons, towns and organisations", "counterfact": "records of CounterFact",
+    "easyedit": "records of CounterFact in EasyEdit's form", "zsre": "records of zsRE",
+}  # fmt: skip
 FAILURES = 8  # rows of the printed table
 OWN = {  # the paper's own small tables: caption, level
     "experiments": ("The experiments of this run. A cell is one method at one point of the axes, with one seed.", 6),
@@ -160,9 +158,9 @@ def values(run: Run, model: Sequence[str], data: Sequence[str]) -> dict[str, str
     methods = list(dict.fromkeys(cell["method"] for _, cell in run.finished(main)))
     contestants = [m for m in methods if m not in without_effect(settings)]
     plan, chosen = settings["experiments"][main], settings["models"][settings["model"]]
-    title = f"{word(len(contestants)).capitalize()} Method{'s' * (len(contestants) != 1)} on {_title(name)}"
+    capital = " ".join(w if w in ("a", "of", "and") else w[:1].upper() + w[1:] for w in name.split())
     plain = {
-        "title": title,
+        "title": f"{word(len(contestants)).capitalize()} Method{'s' * (len(contestants) != 1)} on {capital}",
         "model": name,
         "methods": word(len(methods)),
         "edits": f"{plan['num_edits']:,}",
@@ -183,11 +181,6 @@ def values(run: Run, model: Sequence[str], data: Sequence[str]) -> dict[str, str
 
 def _cite(key: str | None) -> str:
     return rf" \citep{{{key}}}" if key else ""
-
-
-def _title(name: str) -> str:
-    small = {"a", "of", "and"}
-    return " ".join(w if w in small else w[:1].upper() + w[1:] for w in name.split())
 
 
 def experiment_tabular(run: Run) -> str:
@@ -225,6 +218,8 @@ def _targets(recipe: Mapping[str, Any]) -> str:
     text = f"clamp {recipe['clamp']:g}"
     if recipe.get("subject_weight"):
         text += f", other relations held {recipe['subject_weight']:g}"
+    if recipe.get("anchor_pilots"):
+        text += f", norm anchor of {recipe['anchor_pilots']} edits"
     return text + ", norm anchor" * bool(recipe["norm_anchor"]) + ", rewind" * bool(recipe["rewind"])
 
 
@@ -246,10 +241,8 @@ def _storage(recipe: Mapping[str, Any]) -> str:
         parts.append(f"LoRA after the edits, {recipe['posthoc']['steps']} steps")
     elif recipe["backend"] == "memory":
         gate = "calibrated" if recipe["gate"] is None else format(recipe["gate"], "g")
-        place = {"everywhere": "at the prompt's end, read everywhere"}.get(
-            recipe["lookup"], f"at the {recipe['lookup']}'s end"
-        )
-        parts.append(f"memory {place}, gate {gate}")
+        everywhere, place = "at the prompt's end, read everywhere", f"at the {recipe['lookup']}'s end"
+        parts.append(f"memory {everywhere if recipe['lookup'] == 'everywhere' else place}, gate {gate}")
     if trust := recipe["trust"]:
         kind = "distance trust" if trust["distance_only"] else "trust"
         parts.append(f"{kind} {trust['low']:g} to {trust['threshold']:g}")
@@ -263,11 +256,7 @@ def failure_tabular(missed: pd.DataFrame) -> str:
     heads = {"prompt": "prompt", "target_true": "old object", "target_new": "new object"}
     columns = columns_of(heads, "text") + columns_of({score: score for score in ("ES", "PS", "NS")})
     frame = missed.head(FAILURES)
-    shortened = frame.assign(**{name: [_short(v) for v in frame[name]] for name in heads})
+    flat = {name: [" ".join(str(text).split()) for text in frame[name]] for name in heads}
+    short = {name: [t if len(t) <= 44 else f"{t[:43].rstrip()}…" for t in texts] for name, texts in flat.items()}
     layout = r">{\hsize=1.4\hsize}X>{\hsize=0.8\hsize}X>{\hsize=0.8\hsize}Xrrr"
-    return wrapped(tabular(shortened, columns, "missed_facts.csv"), layout, anywhere=True)
-
-
-def _short(text: object, length: int = 44) -> str:
-    flat = " ".join(str(text).split())
-    return flat if len(flat) <= length else f"{flat[: length - 1].rstrip()}…"
+    return wrapped(tabular(frame.assign(**short), columns, "missed_facts.csv"), layout, anywhere=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -10,30 +12,16 @@ import pandas as pd
 from editlab.analysis.draw import plots
 from editlab.analysis.draw.plots import Drawing, legend, panels, share_axis
 from editlab.analysis.draw.style import marks
+from editlab.analysis.edit import scores
 from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.printing import METHOD, REPLAY
-from editlab.analysis.edit.scores import (
-    NEIGHBORS,
-    RETENTION,
-    SETTING,
-    SURROUNDINGS,
-    basis,
-    common_batches,
-    controls,
-    last_snapshot,
-    named,
-    over,
-    plain,
-    pooled_curves,
-    with_replay,
-)
+from editlab.analysis.edit.scores import RETENTION, SETTING, last_snapshot, named, over, pooled_curves, with_replay
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval, beside, grouped
+from editlab.analysis.statistics.intervals import Interval, beside, ends, grouped, records, smallest
 from editlab.analysis.statistics.turning_points import MINIMUM, stream_turning_point
 from editlab.analysis.text.findings import Finding, leader_finding
-from editlab.analysis.text.rows import ends, records, smallest
 from editlab.analysis.text.wording import counted, few, label, level_with, listed, signed
 
 NO_CURVES = "No curve was recorded."
@@ -41,9 +29,11 @@ NEAR = "Neighbours suffer most under {name}: {number}."
 FEWEST = "The fewest edits hold under {name}: {number} after {edits}."
 READ = ("curves", "large_scale_forgetting", "turning_points")
 QUARTERS = ("newest", "2nd", "3rd", "oldest")
-SHOWN = {RETENTION: "edits that hold", NEIGHBORS: "NS", "neighborhood_accuracy": "NS exact"}
+SHOWN = {RETENTION: "edits that hold", scores.NEIGHBORS: "NS", "neighborhood_accuracy": "NS exact"}
 SHOWN |= {"same_subject_accuracy": "SS exact"}
-LONG = (RETENTION, NEIGHBORS)
+POINT = {"kind": "kind", "edits": "knot", "ci_low": "low", "ci_high": "high"}
+POINT |= {name: name for name in ("slope_before", "slope_after", "p_value")}
+LONG = (RETENTION, scores.NEIGHBORS)
 
 
 def turning_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -52,12 +42,12 @@ def turning_points(table: pd.DataFrame) -> pd.DataFrame:
     snapshots = curves.groupby(list(SETTING))["edits_seen"].transform("nunique")
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
-        point = stream_turning_point(part, "value")
-        knot = {"edits": point.knot, "ci_low": point.low, "ci_high": point.high}
-        slopes = {"slope_before": point.slope_before, "slope_after": point.slope_after, "p_value": point.p_value}
-        return {"metric": RETENTION, "kind": point.kind, **knot, **slopes, "seeds": part["seed"].nunique()}
+        point = dataclasses.asdict(stream_turning_point(part, "value"))
+        found = {column: point[field] for column, field in POINT.items()}
+        return {"metric": RETENTION, **found, "seeds": part["seed"].nunique()}
 
-    return grouped(curves[snapshots >= MINIMUM], SETTING, told)
+    columns = [*SETTING, "metric", *POINT, "seeds"]
+    return grouped(curves[snapshots >= MINIMUM], SETTING, told, columns=columns)
 
 
 def sequential(curves: pd.DataFrame) -> pd.DataFrame:
@@ -65,8 +55,8 @@ def sequential(curves: pd.DataFrame) -> pd.DataFrame:
 
     Controls are left out, and methods without that batch size.
     """
-    rows = plain(curves)
-    return rows[rows["batch"] == min(common_batches(rows), default=0)]
+    rows = scores.plain(curves)
+    return rows[rows["batch"] == min(scores.common_batches(rows), default=0)]
 
 
 def _shown(curves: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +71,7 @@ def _scope(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told_scope(chosen: pd.DataFrame, curves: pd.DataFrame) -> str:
-    present = {*chosen["method"], *controls(curves)}
+    present = {*chosen["method"], *scores.controls(curves)}
     left = [label(method) for method in dict.fromkeys(curves["method"]) if method not in present]
     return f"batch {chosen['batch'].max():g}" + (f" ({listed(few(left))}: not run so)" if left else "")
 
@@ -97,7 +87,7 @@ def _ages(curves: pd.DataFrame) -> pd.DataFrame:
     "Forgetting curves",
     "curves",
     lambda table: (
-        f"No replay, {table['scope'].iloc[0]}; {over(last_snapshot(table), 'bands')} at the end. {SURROUNDINGS}."
+        f"No replay, {table['scope'].iloc[0]}; {over(last_snapshot(table), 'bands')} at the end. {scores.SURROUNDINGS}."
     ),
     rows=_scope,
     empty=NO_CURVES,
@@ -119,7 +109,7 @@ def forgetting_curves(table: pd.DataFrame) -> Drawing:
     "curves",
     lambda table: (
         f"Edits that hold at the end, by quarter of the stream, without replay, {table['scope'].iloc[0]}; 95 % intervals "
-        f"({basis(table)} a point)."
+        f"({scores.basis(table)} a point)."
     ),
     rows=_ages,
     empty=NO_CURVES,
@@ -148,20 +138,18 @@ def retention_by_age(table: pd.DataFrame) -> Drawing:
 )
 def large_scale_forgetting(curves: pd.DataFrame) -> Drawing:
     """Thousands of edits: retention and neighbours, without replay and with the highest rate."""
-    rates = sorted(curves["replay"].unique())
-    rates = rates if len(rates) < 3 else [rates[0], rates[-1]]
-    methods = list(dict.fromkeys(curves["method"]))
-    figure, axes = panels(2, len(rates), 3.25 + 0.14 * -(-len(methods) // 2), sharex=True, sharey="row")
-    looks = marks(methods)
+    rates = sorted({curves["replay"].min(), curves["replay"].max()})
+    looks = marks(curves["method"])
+    height = 3.25 + 0.14 * -(-len(looks) // 2)
+    figure, axes = panels(height, 2 * len(rates), len(rates), xlabel="edits seen", sharex=True, sharey="row")
     for axis, (metric, rate) in zip(axes, itertools.product(LONG, rates), strict=True):
         part = curves[(curves["metric"] == metric) & (curves["replay"] == rate)]
         plots.bands_over_edits(axis, part, looks, marker="")
         axis.set_ylim(-0.02, 1.03)
     for axis, metric in zip(axes[:: len(rates)], LONG, strict=True):
         axis.set_ylabel(SHOWN[metric])
-    for upper, lower, rate in zip(axes, axes[len(rates) :], rates, strict=False):
-        upper.set_title("no replay" if rate == 0 else f"replay {rate:g}")
-        lower.set_xlabel("edits seen")
+    for axis, rate in zip(axes, rates, strict=False):
+        axis.set_title("no replay" if rate == 0 else f"replay {rate:g}")
     fullest = max(axes[: len(rates)], key=lambda a: len(a.get_legend_handles_labels()[1]))
     legend(figure, fullest, columns=2)
     return figure
@@ -183,36 +171,37 @@ def forgetting_sheet(tables: Tables) -> Printed:
         frame = frame.merge(turns, on=list(SETTING), how="left")
         frame["kind"] = frame["kind"].map(lambda k: str(k).replace("_", " ") if k != "none" else "even")
         frame[list(knot.values())] = frame[list(knot.values())].where(frame["kind"] != "even")
+    drawn = "broken line; interval over streams and snapshots drawn anew; even: one line does"
     text = (
         f"After {counted(int(last['edits_seen'].max()), 'edit')} in sequence: edits that hold and neighbours unharmed with "
-        f"{over(frame)}, and the turning point of retention (broken line; interval "
-        "over streams and snapshots drawn anew; even: one line does)."
+        f"{over(frame)}{f', and the turning point of retention ({drawn})' if len(points) else ''}."
     )
     columns = [METHOD, REPLAY, Column("retention", "holds"), Column("neighborhood", "NS")]
     columns += [Column("kind", "shape", "text"), Column("turn", "turns at", "count")]
-    return Printed(frame, columns, text, "large_scale_forgetting")
+    return Printed(frame, columns, text)
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """What each method still holds at the end of the matrix's streams, and of the long ones; where forgetting turns."""
-    curves, long, turns = (tables.get(name, pd.DataFrame()) for name in READ)
-    found: list[Finding] = []
+    curves, long, turns = (tables[name] for name in READ)
     if len(curves):
         table = _scope(curves)
         last = last_snapshot(table)
         kept, near = (last[last["metric"] == metric] for metric in LONG)
-        found += _along(table) + _most(kept, "forgetting.holds_most", READ[0])
-        found += _least(near, "forgetting.neighbours", NEAR, READ[0]) + _aged(_ages(curves))
+        yield from _along(table)
+        yield from _most(kept, "forgetting.holds_most", READ[0])
+        yield from _least(near, "forgetting.neighbours", NEAR, READ[0])
+        yield from _aged(_ages(curves))
     if len(long):
         last = last_snapshot(_shown(long[long["metric"] == RETENTION]))
-        found += _most(last, "forgetting.long_stream", READ[1])
-        found += _least(last, "forgetting.long_least", FEWEST, READ[1]) if len(last) > 1 else []
-    return found + [_turn(row) for row in records(turns)]
+        yield from _most(last, "forgetting.long_stream", READ[1])
+        if len(last) > 1:
+            yield from _least(last, "forgetting.long_least", FEWEST, READ[1])
+    yield from map(_turn, records(turns))
 
 
-def _along(table: pd.DataFrame) -> list[Finding]:
+def _along(table: pd.DataFrame) -> Iterator[Finding]:
     """How many of its edits each method still holds at the end, one batch after another without replay."""
-    found = []
     for method, part in table[table["metric"] == RETENTION].groupby("method", sort=False):
         if len(part) < 2:
             continue
@@ -224,75 +213,67 @@ def _along(table: pd.DataFrame) -> list[Finding]:
             f"The share of edits that hold under {label(str(method))} (batch {end['batch']}, no replay) {how}: "
             f"{level_with(*first)} after {start['edits_seen']} edits, {level_with(*last)} after {end['edits_seen']}."
         )
-        found.append(Finding(f"forgetting.{method}", sentence, *last, int(end["n"]), last.apart(first), "curves"))
-    return found
+        yield Finding(f"forgetting.{method}", sentence, *last, int(end["n"]), last.apart(first), "curves")
 
 
-def _most(last: pd.DataFrame, key: str, source: str) -> list[Finding]:
+def _most(last: pd.DataFrame, key: str, source: str) -> Iterator[Finding]:
     """Who holds the most."""
-    if last.empty:
-        return []
-    ordered = last.sort_values("value", ascending=False, kind="stable")
-    what = f"share of edits that hold after {counted(int(last['edits_seen'].max()), 'edit')}"
-    return [leader_finding(key, named(ordered), what, int(last["n"].max()), source)]
+    if len(last):
+        ordered = last.sort_values("value", ascending=False, kind="stable")
+        what = f"share of edits that hold after {counted(int(last['edits_seen'].max()), 'edit')}"
+        yield leader_finding(key, named(ordered), what, int(last["n"].max()), source)
 
 
-def _least(last: pd.DataFrame, key: str, sentence: str, source: str) -> list[Finding]:
+def _least(last: pd.DataFrame, key: str, sentence: str, source: str) -> Iterator[Finding]:
     """Who is at the bottom."""
-    if last.empty:
-        return []
-    worst = smallest(last, "value")
-    numbers, edits = Interval.of(worst), counted(worst["edits_seen"], "edit")
-    told = sentence.format(name=with_replay(worst), number=level_with(*numbers), edits=edits)
-    sure = len(last) > 1 and (last["low"] > numbers.high).sum() == len(last) - 1
-    return [Finding(key, told, *numbers, int(worst["n"]), bool(sure), source)]
+    if len(last):
+        worst = smallest(last, "value")
+        numbers, edits = Interval.of(worst), counted(worst["edits_seen"], "edit")
+        told = sentence.format(name=with_replay(worst), number=level_with(*numbers), edits=edits)
+        sure = len(last) > 1 and (last["low"] > numbers.high).sum() == len(last) - 1
+        yield Finding(key, told, *numbers, int(worst["n"]), bool(sure), source)
 
 
-def _aged(table: pd.DataFrame) -> list[Finding]:
+def _aged(table: pd.DataFrame) -> Iterator[Finding]:
     """Which methods lose old edits, as far as the intervals part."""
     if table.empty:
-        return []
+        return
     lost = []
     for method, rows in table.groupby("method", sort=False):
         newest, oldest = map(Interval.of, ends(rows, "age"))
         if oldest.high < newest.low:
             lost.append(f"{label(str(method))} (from {level_with(*newest)} to {level_with(*oldest)})")
-    sentence = (
-        f"The oldest quarter holds measurably less than the newest under {listed(lost)}."
-        if lost
-        else "Under no method does the oldest quarter hold measurably less than the newest: the intervals overlap."
-    )
+    sentence = "Under no method does the oldest quarter hold measurably less than the newest: the intervals overlap."
+    if lost:
+        sentence = f"The oldest quarter holds measurably less than the newest under {listed(lost)}."
     n = int(table["n"].max())
-    return [Finding("forgetting.age", sentence, *Interval(float(len(lost))), n, bool(lost), "curves")]
+    yield Finding("forgetting.age", sentence, *Interval(float(len(lost))), n, bool(lost), "curves")
 
 
 def _turn(row: dict[str, Any]) -> Finding:
     """Where a broken line fits better than one: the turning point with its interval."""
-    name, kind = with_replay(row), row["kind"]
-    key = f"forgetting.turn_{row['method']}_replay{row['replay']:g}"
-    knot = Interval.of(row, "edits")
-    slopes = f"{signed(row['slope_before'], 2)} before and {signed(row['slope_after'], 2)} after it, per 1,000 edits"
+    name, kind, knot = with_replay(row), row["kind"], Interval.of(row, "edits")
     if kind == "none":
         sentence = f"{name} shows no turning point: one straight line describes its retention."
     else:
         how = "turns into a steeper fall" if kind == "collapse" else "levels off"
+        slopes = (
+            f"{signed(row['slope_before'], 2)} before and {signed(row['slope_after'], 2)} after it, per 1,000 edits"
+        )
         spread = f"95 % interval {knot.low:,.0f} to {knot.high:,.0f}; slope {slopes}"
         sentence = f"The retention of {name} {how} at about {knot.value:,.0f} edits ({spread})."
+    key = f"forgetting.turn_{row['method']}_replay{row['replay']:g}"
     return Finding(key, sentence, *knot, int(row["seeds"]), kind != "none", "turning_points")
 
 
 FILES = ("curve.csv",)
 TOPIC = Topic(
-    name="forgetting",
-    title="Forgetting",
+    "Forgetting",
     about="forgetting along a stream",
     tables=(
         Collected("curves", of_cells(curves_table), ("edit",), FILES),
         Collected("large_scale_forgetting", of_cells(curves_table), ("large_scale",), FILES),
         Collected("turning_points", of_cells(lambda c: turning_points(curves_table(c))), ("large_scale",), FILES),
     ),
-    figures=(forgetting_curves, retention_by_age, large_scale_forgetting),
-    sheets=(forgetting_sheet,),
     reads=READ,
-    findings=findings,
 )

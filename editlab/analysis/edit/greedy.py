@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,30 +10,22 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, beside_each_other, legend, of_methods, panels, share_axis
 from editlab.analysis.draw.style import DARK
+from editlab.analysis.edit import printing
 from editlab.analysis.edit.cells import final_scores, read_events, stored_rank
 from editlab.analysis.edit.comparisons import compare, gain_finding
-from editlab.analysis.edit.printing import (
-    DIFFERENCE_OF_S,
-    EXCLUDES,
-    METHOD,
-    RANK,
-    REPLAY,
-    SCORE_COLUMNS,
-    add_difference,
-)
+from editlab.analysis.edit.printing import EXCLUDES, METHOD, RANK, REPLAY, SCORE_COLUMNS
 from editlab.analysis.edit.scores import over, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval, Z, grouped, rank_correlation, share_interval
+from editlab.analysis.statistics import intervals
+from editlab.analysis.statistics.intervals import Interval, ends, grouped, largest, records, smallest
 from editlab.analysis.text.findings import Finding, direction
-from editlab.analysis.text.rows import ends, largest, records, smallest, stacked
 from editlab.analysis.text.wording import counted, label, level_with, signed_with
 
 EXPERIMENTS = ("greedy_eval", "greedy_rank")  # greedy steps; and one step of a higher rank to hold them against
 STEP = ["layer", "step", "scale", "accepted", "reason", "gain", "trust"]
 BASES = ("emmet_lora", "emmet_lora_append", "emmet")
-MEANS = {"acceptance": "accepted", "gain": "gain", "trust": "trust"}
 NO_STEPS = "No greedy step was judged."
 
 
@@ -45,7 +37,7 @@ def gain_table(cells: Cells) -> pd.DataFrame:
 
 def greedy_step_events(cells: Cells) -> pd.DataFrame:
     """Every judged greedy step of the cells: their coordinates and the columns of ``greedy_steps``."""
-    return stacked([greedy_steps(read_events(directory)).assign(**cell) for directory, cell in cells])
+    return intervals.stacked([greedy_steps(read_events(directory)).assign(**cell) for directory, cell in cells])
 
 
 def greedy_table(cells: Cells) -> pd.DataFrame:
@@ -54,24 +46,22 @@ def greedy_table(cells: Cells) -> pd.DataFrame:
     rows = []
     for directory, cell in cells:
         events = read_events(directory)
-        steps = greedy_steps(events)
-        found: dict[str, float] = {}
-        if len(steps):
+        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events)})
+        if len(steps := greedy_steps(events)):
             varied = steps["trust"].nunique() > 1 and steps["gain"].nunique() > 1
-            found = {
+            rows[-1] |= {
                 "steps": len(steps),
                 "acceptance": float(steps["accepted"].mean()),
                 "gain_by_step": float(steps["gain"].mean()),
                 "trust_gain_correlation": float(steps["trust"].corr(steps["gain"])) if varied else np.nan,
             }
-        rows.append({**cell, **final_scores(directory), "stored_rank": stored_rank(events), **found})
     return pd.DataFrame(rows)
 
 
 def greedy_step_table(cells: Cells) -> pd.DataFrame:
     """By method, layer and step: how often it was tried and accepted, and its gain and trust."""
     groups = greedy_step_events(cells).groupby(["method", "replay", "rank", "layer", "step"], sort=True)
-    means = {name: (column, "mean") for name, column in MEANS.items()}
+    means = {"acceptance": ("accepted", "mean"), "gain": ("gain", "mean"), "trust": ("trust", "mean")}
     return groups.agg(tried=("gain", "size"), **means).reset_index()
 
 
@@ -91,13 +81,13 @@ def greedy_steps(events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def _gain(steps: pd.DataFrame) -> dict[str, Any]:
     """Mean gain with its normal interval: value, low, high, n."""
     mean, n = float(steps["gain"].mean()), len(steps)
-    half = Z * float(steps["gain"].std(ddof=1)) / n**0.5
+    half = intervals.Z * float(steps["gain"].std(ddof=1)) / n**0.5
     return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
 def _acceptance(steps: pd.DataFrame) -> dict[str, Any]:
     """Share of steps accepted with Wilson's interval: value, low, high, n."""
-    return {**share_interval(float(steps["accepted"].mean()), len(steps))._asdict(), "n": len(steps)}
+    return {**intervals.share_interval(float(steps["accepted"].mean()), len(steps))._asdict(), "n": len(steps)}
 
 
 def _n(steps: pd.DataFrame) -> str:
@@ -154,14 +144,13 @@ def greedy_acceptance_by_layer(steps: pd.DataFrame) -> Drawing:
 )
 def greedy_trust_gain(steps: pd.DataFrame) -> Drawing:
     """Each step's gain over its trust: filled where it was accepted."""
-    figure, (axis,) = panels(1, 1, 2.5)
+    figure, (axis,) = panels(2.5, xlabel="trust", ylabel="gain of the step")
     for rows, mark, name in of_methods(steps.sort_values("method", kind="stable")):
         accepted = rows["accepted"].astype(bool)
         for part, face, shown in ((rows[accepted], mark.color, name), (rows[~accepted], "none", None)):
             look: dict[str, Any] = {"facecolors": face, "edgecolors": mark.color, "linewidths": 0.6, "alpha": 0.7}
             axis.scatter(part["trust"], part["gain"], s=9, marker=mark.marker, label=shown, **look)
     axis.axhline(0, color=DARK, linewidth=0.7)
-    axis.set(xlabel="trust", ylabel="gain of the step")
     legend(figure, axis, columns=2)
     return figure
 
@@ -172,60 +161,55 @@ def greedy_sheet(tables: Tables) -> Printed:
     means = ["steps", "acceptance", "gain_by_step", "trust_gain_correlation", "retention"]
     frame, gain = pooled_cells(tables["greedy_eval"], means), tables["greedy_gain"]
     base = next((b for b in ("emmet_lora_append", "emmet_lora") if (gain["b"] == b).any()), "")
-    if base:
-        frame = add_difference(gain, frame, {base})
+    frame = printing.add_difference(gain, frame, base)
     text = (
         f"Success at the end of the stream with {over(frame)}. Accepted: share of greedy steps that stayed; ΔS: paired "
         f"difference to {label(base) or 'one step'} of the same rank in one step, on the same cases, {EXCLUDES}. Steps that "
         "append add their rank."
     )
-    columns = [METHOD, REPLAY, RANK, *SCORE_COLUMNS, Column("acceptance", "accepted"), DIFFERENCE_OF_S]
-    return Printed(frame, columns, text, "greedy_eval")
+    columns = [METHOD, REPLAY, RANK, *SCORE_COLUMNS, Column("acceptance", "accepted"), printing.DIFFERENCE_OF_S]
+    return Printed(frame, columns, text)
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """Greedy steps against one step on the same cases; acceptance; whether trust knows what a step is worth."""
-    found: list[Finding] = []
     seen: set[tuple[Any, ...]] = set()
-    for row in records(tables.get("greedy_gain", pd.DataFrame())):
+    for row in records(tables["greedy_gain"]):
         a, b, *place = (row[name] for name in ("a", "b", "rank", "replay"))
         if row["metric"] == "S" and (b, a, *place) not in seen:
             seen.add((a, b, *place))
-            found.append(gain_finding("greedy", row))
-    steps = tables.get("greedy_step_events", pd.DataFrame())
-    return found + (_by_trust(steps) + _by_step(steps) + _accepted(steps) if len(steps) else [])
+            yield gain_finding("greedy", row)
+    steps = tables["greedy_step_events"]
+    if len(steps):
+        yield from _by_trust(steps)
+        yield from _by_step(steps)
+        yield _accepted(steps)
 
 
-def _by_trust(steps: pd.DataFrame) -> list[Finding]:
+def _by_trust(steps: pd.DataFrame) -> Iterator[Finding]:
     """Whether trusted steps gain more, by method."""
-    found = []
     for method, part in steps.groupby("method", sort=True):
-        numbers = rank_correlation(part["trust"], part["gain"])
+        numbers = intervals.rank_correlation(part["trust"], part["gain"])
         if numbers.known:
             verb = direction(numbers.low, numbers.high, "rises with", "falls with")
             told = f"{verb or 'does not measurably go with'} its trust: rank correlation {signed_with(*numbers, 2)}"
             sentence = f"The gain of a step of {label(str(method))} {told}."
             key = f"greedy.trust_gain_{method}"
-            found.append(Finding(key, sentence, *numbers, len(part), verb is not None, "greedy_step_events"))
-    return found
+            yield Finding(key, sentence, *numbers, len(part), verb is not None, "greedy_step_events")
 
 
-def _by_step(steps: pd.DataFrame) -> list[Finding]:
+def _by_step(steps: pd.DataFrame) -> Iterator[Finding]:
     """The gain of the first and of the last step, by method."""
-    found = []
-    gains = grouped(steps, ["method", "step"], _gain, sort=True)
-    for method, rows in gains.groupby("method", sort=True):
+    for method, rows in grouped(steps, ["method", "step"], _gain, sort=True).groupby("method", sort=True):
         both = ends(rows, "step")
         first, last = map(Interval.of, both)
         told = [f"{signed_with(*Interval.of(row), 2)} in step {row['step']:g}" for row in both]
         sentence = f"The mean gain of {label(str(method))} is {' and '.join(dict.fromkeys(told))}."
-        sure = last.apart(first)
-        key = f"greedy.gain_{method}"
-        found.append(Finding(key, sentence, *last, int(rows["n"].sum()), sure, "greedy_step_events"))
-    return found
+        n = int(rows["n"].sum())
+        yield Finding(f"greedy.gain_{method}", sentence, *last, n, last.apart(first), "greedy_step_events")
 
 
-def _accepted(steps: pd.DataFrame) -> list[Finding]:
+def _accepted(steps: pd.DataFrame) -> Finding:
     """The range of acceptance over methods and layers, and why steps are refused."""
     table = grouped(steps, ["method", "layer"], _acceptance, sort=True)
     least, most = smallest(table, "value"), largest(table, "value")
@@ -235,14 +219,13 @@ def _accepted(steps: pd.DataFrame) -> list[Finding]:
     why = f"; the most frequent reason to refuse was {str(reasons.index[0]).replace('_', ' ')}" if len(reasons) else ""
     sentence = f"The share of greedy steps that are accepted is {share}{why}."
     numbers, sure = Interval(float(steps["accepted"].mean())), bool(least["high"] < most["low"])
-    return [Finding("greedy.acceptance", sentence, *numbers, len(steps), sure, "greedy_step_events")]
+    return Finding("greedy.acceptance", sentence, *numbers, len(steps), sure, "greedy_step_events")
 
 
 SCORED, EVENTS = ("metrics.csv", "curve.csv", "events.jsonl"), ("events.jsonl",)
 PAIRED = ("cases.csv", "edit.safetensors")
 TOPIC = Topic(
-    name="greedy",
-    title="Greedy steps",
+    "Greedy steps",
     about="greedy steps",
     tables=(
         Collected("greedy_eval", of_cells(greedy_table), EXPERIMENTS, SCORED),
@@ -250,8 +233,5 @@ TOPIC = Topic(
         Collected("greedy_gain", of_cells(gain_table), EXPERIMENTS, PAIRED),
         Collected("greedy_step_events", of_cells(greedy_step_events), EXPERIMENTS, EVENTS),
     ),
-    figures=(greedy_gain_by_step, greedy_acceptance_by_layer, greedy_trust_gain),
-    sheets=(greedy_sheet,),
     reads=("greedy_gain", "greedy_step_events"),
-    findings=findings,
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, heat_maps, on_grid
+from editlab.analysis.draw.plots import Drawing, heat_maps
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import NAN, Interval
+from editlab.analysis.statistics.intervals import NAN, Interval, largest
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import largest
 from editlab.analysis.text.wording import counted, level_with
 
 ROOM = 14  # layers that have room for a number
@@ -33,25 +35,22 @@ def traced_effects(run: Run) -> pd.DataFrame:
 def layer_importance(effects: pd.DataFrame) -> Drawing:
     """Average indirect effect by layer and site, one map a position, with half the width of its interval."""
     layers, sites = sorted(effects["layer"].unique()), list(dict.fromkeys(effects["site"]))
-    table = effects.assign(half=(effects["ci_high"] - effects["ci_low"]) / 2 if "ci_low" in effects else NAN)
-    axes = ("layer", layers), ("site", sites)
-    maps = {
-        str(position): (on_grid(part, "effect", *axes), on_grid(part, "half", *axes))
-        for position, part in table.groupby("position", sort=False)
-    }
-    span = min(0.0, float(effects["effect"].min())), max(1e-9, float(effects["effect"].max()))
-    height, roomy = 0.75 + 0.29 * min(len(layers), ROOM), len(layers) <= ROOM
-    figure = heat_maps(maps, (sites, layers), span, ("", "layer"), columns=len(maps), height=height, numbers=roomy)
+    half = (effects["ci_high"] - effects["ci_low"]) / 2 if "ci_low" in effects else NAN
+    table = effects.rename(columns={"effect": "value"}).assign(half=half)
+    maps = {str(position): part for position, part in table.groupby("position", sort=False)}
+    span = min(0.0, float(table["value"].min())), max(1e-9, float(table["value"].max()))
+    size: dict[str, Any] = {"height": 0.75 + 0.29 * min(len(layers), ROOM), "numbers": len(layers) <= ROOM}
+    figure = heat_maps(maps, (("site", sites), ("layer", layers)), ("", "layer"), span, columns=len(maps), **size)
     for axis in figure.axes[: len(maps)]:
         axis.tick_params(axis="x", labelsize=5.8)
     return figure
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """The place whose MLP gives back the most."""
     effects = tables["indirect_effects"]
     if effects.empty:
-        return []
+        return
     chosen = effects[effects["site"] == "mlp"] if (effects["site"] == "mlp").any() else effects
     best = largest(chosen, "effect")
     numbers = Interval.of(best, "effect")
@@ -61,14 +60,9 @@ def findings(tables: Tables) -> list[Finding]:
         f"Restoring the {best['site']} output of layer {best['layer']} at the {best['position']} gives back the most of the "
         f"recall: an average indirect effect of {level_with(*numbers)} on the probability of the true object."
     )
-    return [Finding("layers.best", sentence, *numbers, int(best["n"]), sure, "indirect_effects")]
+    yield Finding("layers.best", sentence, *numbers, int(best["n"]), sure, "indirect_effects")
 
 
 TOPIC = Topic(
-    name="layers",
-    title="Layers",
-    tables=(Collected("indirect_effects", traced_effects, inputs=("traced",)),),
-    figures=(layer_importance,),
-    reads=("indirect_effects",),
-    findings=findings,
+    "Layers", tables=(Collected("indirect_effects", traced_effects, inputs=("traced",)),), reads=("indirect_effects",)
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,8 @@ from editlab.analysis.edit.scores import over, pooled_cells
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, largest, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import largest, records
 from editlab.analysis.text.wording import label, level_with, percent
 
 ABLATION = "lora_ablation"
@@ -57,25 +57,24 @@ def _ranks(table: pd.DataFrame) -> pd.DataFrame:
 )
 def rank_tradeoff(rows: pd.DataFrame) -> Drawing:
     """S over the rank, raw edits as a band; and S over the bytes that the edit needs."""
-    figure, axes = panels(1, 2, 2.4, sharey=True)
+    figure, axes = panels(2.4, 2, 2, ylabel="S at the end", sharey=True)
     for part, mark, name in of_methods(rows):
         part = part.sort_values("rank")
         if (part["rank"] > 0).any():
             error_bars(axes[0], part["rank"], part, mark, name)
         else:
-            raw = part.iloc[0]
-            axes[0].axhline(raw["value"], color=mark.color, linestyle=mark.line, linewidth=1.0)
-            axes[0].axhspan(raw["low"], raw["high"], color=mark.color, alpha=0.12, linewidth=0)
+            raw = Interval.of(part.iloc[0])
+            axes[0].axhline(raw.value, color=mark.color, linestyle=mark.line, linewidth=1.0)
+            axes[0].axhspan(raw.low, raw.high, color=mark.color, alpha=0.12, linewidth=0)
         error_bars(axes[1], part["bytes"] / 1024, part, mark, name)
     ranks = sorted(rank for rank in rows["rank"].unique() if rank > 0)
     if ranks:
         doublings(axes[0], ranks)
         axes[0].set_xlim(ranks[0] / 1.5, ranks[-1] * 1.5)
     sizes = sorted({round(b / 1024, 1) for b in rows["bytes"]})
-    few = sizes if len(sizes) <= 4 else [*(sizes[k * len(sizes) // 3] for k in range(3)), sizes[-1]]
-    doublings(axes[1], few)
-    axes[0].set(xlabel="rank", ylabel="S at the end")
-    axes[1].set(xlabel="KiB stored")
+    doublings(axes[1], sizes if len(sizes) <= 4 else [*(sizes[k * len(sizes) // 3] for k in range(3)), sizes[-1]])
+    axes[0].set_xlabel("rank")
+    axes[1].set_xlabel("KiB stored")
     share_axis(axes[0], float(rows["low"].min()))
     legend(figure, axes[1], columns=2)
     return figure
@@ -85,75 +84,67 @@ def rank_tradeoff(rows: pd.DataFrame) -> Drawing:
 def lora_sheet(tables: Tables) -> Printed:
     """Scores, size and time by method and rank; bold difference to the raw edit where it excludes zero."""
     frame = pooled_cells(tables["lora_ablation"], ["retention", "bytes", "energy", "seconds"])
-    gain = tables["lora_gain"]
+    frame = add_difference(tables["lora_gain"], frame, "emmet")
     text = (
         f"Success at the end of the stream with {over(frame)}. KiB: what the edit stores in float32; energy: share that the cut "
         f"to the rank kept; ΔS: paired difference to the raw edit on the same cases, {EXCLUDES}."
     )
-    columns = [METHOD, RANK, *SCORE_COLUMNS, Column("bytes", "KiB", "level", 0, 1 / 1024), Column("energy", "energy")]
-    frame = add_difference(gain, frame, {"emmet"}) if len(gain) else frame
-    return Printed(frame, [*columns, DIFFERENCE_OF_S], text, "lora_ablation")
+    stored = Column("bytes", "KiB", "level", 0, 1 / 1024), Column("energy", "energy")
+    return Printed(frame, [METHOD, RANK, *SCORE_COLUMNS, *stored, DIFFERENCE_OF_S], text)
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """Native LoRA against the raw edit and against the plain cut, by rank; the bytes; the smallest edit that keeps up."""
-    gain, table = (tables.get(name, pd.DataFrame()) for name in ("lora_gain", "lora_ablation"))
-    found = [gain_finding("lora", row) for row in records(gain) if row["metric"] == "S"]
-    return found + (_bytes(table) + _smallest(table) if len(table) else [])
+    yield from (gain_finding("lora", row) for row in records(tables["lora_gain"]) if row["metric"] == "S")
+    table = tables["lora_ablation"]
+    if len(table) and (table["rank"] == 0).any():
+        yield from _bytes(table)
+        yield from _smallest(_ranks(table))
 
 
-def _bytes(table: pd.DataFrame) -> list[Finding]:
+def _bytes(table: pd.DataFrame) -> Iterator[Finding]:
     """How much smaller the stored edit is."""
-    if not (table["rank"] == 0).any():
-        return []
     raw = float(table.loc[table["rank"] == 0, "bytes"].mean())
-    found = []
     for rank in sorted(table.loc[table["rank"] > 0, "rank"].unique()):
         part = table[(table["rank"] == rank) & (table["bytes"] < raw)]  # a posthoc edit stores the raw one too
         if len(part):
             share = float(part["bytes"].mean()) / raw
             sentence = f"At rank {rank} a LoRA edit stores {percent(share)} of the bytes of the raw edit."
             key = f"lora.bytes_rank{rank}"
-            found.append(Finding(key, sentence, share, share, share, len(part), share < 1, "lora_ablation"))
-    return found
+            yield Finding(key, sentence, share, share, share, len(part), share < 1, "lora_ablation")
 
 
-def _smallest(table: pd.DataFrame) -> list[Finding]:
+def _smallest(rows: pd.DataFrame) -> Iterator[Finding]:
     """The smallest edit whose interval reaches that of the raw edit."""
-    rows = _ranks(table)
     raw, ranked = rows[rows["rank"] == 0], rows[rows["rank"] > 0].sort_values("bytes", kind="stable")
     if raw.empty or ranked.empty:
-        return []
+        return
     whole, n = raw.iloc[0], int(rows["n"].max())
     name = f"the raw {label(whole['method'])} edit ({level_with(*Interval.of(whole))})"
     ranked = ranked[ranked["bytes"] < whole["bytes"]]
     if ranked.empty:
         sentence = f"No edit is smaller than {name}."
-        return [Finding("lora.smallest", sentence, *UNKNOWN, n, False, "lora_ablation")]
+        yield Finding("lora.smallest", sentence, *UNKNOWN, n, False, "lora_ablation")
+        return
     reaching = ranked[ranked["high"] >= whole["low"]]
     chosen = records(reaching)[0] if len(reaching) else largest(ranked, "value")
     numbers = Interval.of(chosen)
     said = f"{label(chosen['method'])} at rank {chosen['rank']}, {level_with(*numbers)}"
     share = percent(chosen["bytes"] / whole["bytes"])
-    sentence = (
-        f"The smallest edit whose S has an interval that overlaps with that of {name} is {said}, with {share} of its bytes."
-        if len(reaching)
-        else f"No smaller edit reaches the S of {name}: the best is {said}."
-    )
-    return [Finding("lora.smallest", sentence, *numbers, n, True, "lora_ablation")]
+    sentence = f"No smaller edit reaches the S of {name}: the best is {said}."
+    if len(reaching):
+        reach = f"The smallest edit whose S has an interval that overlaps with that of {name}"
+        sentence = f"{reach} is {said}, with {share} of its bytes."
+    yield Finding("lora.smallest", sentence, *numbers, n, True, "lora_ablation")
 
 
 SCORED, PAIRED = ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors"), ("cases.csv", "edit.safetensors")
 TOPIC = Topic(
-    name="lora",
-    title="LoRA",
+    "LoRA",
     about="low-rank edits",
     tables=(
         Collected("lora_ablation", of_cells(lora_table), (ABLATION,), SCORED),
         Collected("lora_gain", of_cells(partial(compare, pairs=PAIRS)), (ABLATION,), PAIRED),
     ),
-    figures=(rank_tradeoff,),
-    sheets=(lora_sheet,),
     reads=("lora_ablation", "lora_gain"),
-    findings=findings,
 )

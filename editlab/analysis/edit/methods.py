@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,45 +11,30 @@ import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, forest, panels
 from editlab.analysis.draw.style import DARK, GREY, LIGHT, marks
+from editlab.analysis.edit import scores
 from editlab.analysis.edit.cells import CELL_FILES, cells_table
 from editlab.analysis.edit.comparisons import between, comparisons
 from editlab.analysis.edit.printing import BATCH, BOLD, METHOD, SCORE_COLUMNS, every_setting, mark_best
-from editlab.analysis.edit.scores import (
-    SCORES,
-    SETTING,
-    SHOWN,
-    SURROUNDINGS,
-    TITLES,
-    at,
-    basis,
-    controls,
-    final_success,
-    headline,
-    named,
-    over,
-    side_by_side,
-    with_batch,
-)
+from editlab.analysis.edit.scores import SCORES, SETTING, basis, controls, headline, over, side_by_side, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_table
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_table, records
 from editlab.analysis.text.findings import Finding, leader_finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import SCORE_NAMES, counted, interval, label, level_with, listed, signed_with
 from editlab.analysis.text.wording import level as level_text
 
 MATRIX = ("ablation_matrix", "comparisons")
-CONTROLLED = {"random": "random updates of the same norm", "shuffled": "shuffled targets"}
+CONTROLLED = {
+    "none": "The unedited model",
+    "random": "The control of random updates of the same norm",
+    "shuffled": "The control of shuffled targets",
+}
 AXES = {"ES": "ES", "PS": "PS", "NS": "NS", "fluency": "GE", "perplexity": "PPL"}  # of the radar, as they are shown
 LOOKS = {
-    "ES": ("#0072B2", "o"),
-    "PS": ("#009E73", "^"),
-    "NS": ("#D55E00", "s"),
-    "NS_exact": ("#D55E00", "x"),
-    "SS_exact": ("#CC79A7", "P"),
-    "S": ("#000000", "D"),
-}
+    "ES": ("#0072B2", "o"), "PS": ("#009E73", "^"), "NS": ("#D55E00", "s"), "NS_exact": ("#D55E00", "x"),
+    "SS_exact": ("#CC79A7", "P"), "S": ("#000000", "D"),
+}  # fmt: skip
 
 
 def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +47,7 @@ def by_score(matrix: pd.DataFrame) -> pd.DataFrame:
     "ablation_matrix",
     lambda table: (
         f"Success after {int(table['edits'].max())} edits without replay, with {over(table)}; batch size in brackets; S is the "
-        f"harmonic mean of ES, PS and NS. {SURROUNDINGS}."
+        f"harmonic mean of ES, PS and NS. {scores.SURROUNDINGS}."
     ),
     rows=lambda matrix: by_score(matrix).assign(edits=matrix["edits"].max()),
     cites=("methods.best_S",),
@@ -75,7 +61,7 @@ def method_comparison(table: pd.DataFrame) -> Drawing:
         rows = table[[metric, f"{metric}_low", f"{metric}_high"]].set_axis(Interval._fields, axis=1)
         look = {"color": color, "marker": marker, "markerfacecolor": color if metric == "S" else "white"}
         places = np.arange(len(table)) + 0.8 * (place + 0.5) / len(looks) - 0.4
-        series.append((TITLES.get(metric, metric), rows, places, look))
+        series.append((scores.TITLES.get(metric, metric), rows, places, look))
     names, height = [with_batch(row) for row in records(table)], 0.7 + 0.28 * len(table)
     figure, axis = forest(names, series, height, "success at the end of the stream", columns=3)
     for place, row in enumerate(records(table)):
@@ -96,7 +82,7 @@ def _axes_table(matrix: pd.DataFrame) -> pd.DataFrame:
     for row in records(table):
         found = {name: row[name] for name in ("method", "batch", "n", "seeds", "S")}
         found |= {metric: tuple(Interval.of(row, metric)) for metric in ("ES", "PS", "NS")}
-        cells = at(matrix, table[table["method"] == row["method"]]).drop_duplicates("seed")
+        cells = scores.at(matrix, table[table["method"] == row["method"]]).drop_duplicates("seed")
         for name, column, power in (("fluency", "GE", 1), ("perplexity", "perplexity", -1)):
             if column in matrix and unedited[column].notna().any():
                 kept = (cells[column] / unedited[column].mean()) ** power
@@ -125,12 +111,12 @@ def method_radar(table: pd.DataFrame) -> Drawing:
     drawn = table[table["method"] != "none"].head(12)
     drawn = drawn if len(drawn) else table
     columns = min(3, len(drawn))
-    rows = -(-len(drawn) // columns)
-    figure, axes = panels(rows, columns, 0.25 + 1.12 * rows, subplot_kw={"projection": "polar"})
+    height = 0.25 + 1.12 * -(-len(drawn) // columns)
+    figure, axes = panels(height, len(drawn), columns, subplot_kw={"projection": "polar"})
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     closed = np.r_[angles, angles[:1]]
     looks = marks(table["method"])
-    for axis, row in zip(axes, records(drawn), strict=False):
+    for axis, row in zip(axes, records(drawn), strict=True):
         look = looks[row["method"]]
         values, low, high = np.array([row[name] for name in [*names, names[0]]], dtype=float).T
         if len(reference):
@@ -144,8 +130,6 @@ def method_radar(table: pd.DataFrame) -> Drawing:
         axis.set(ylim=(0, 1.05), title=f"{label(row['method'])} ({row['batch']})")
         axis.tick_params(axis="x", pad=-4.5)
         axis.spines["polar"].set_color(LIGHT)
-    for axis in axes[len(drawn) :]:
-        axis.set_visible(False)
     return figure
 
 
@@ -158,55 +142,56 @@ def methods_sheet(tables: Tables) -> Printed:
     frame = frame.sort_values(["control", "S"], ascending=[True, False], kind="stable").reset_index(drop=True)
     inside = frame[~frame["control"]]
     mark_best(frame, [(inside, compared)] if len(inside) else [], "headline")
-    cells = matrix.drop_duplicates([*SETTING, "seed"])
-    names = [c for c in ("perplexity", "GE") if c in cells]
-    frame = frame.merge(
-        cells.groupby(list(SETTING), sort=False)[names].mean().reset_index(), on=list(SETTING), how="left"
-    )
+    cells = matrix.drop_duplicates([*SETTING, "seed"]).groupby(list(SETTING), sort=False)
+    means = cells[[c for c in ("perplexity", "GE") if c in matrix]].mean().reset_index()
+    frame = frame.merge(means, on=list(SETTING), how="left")
     edits = counted(int(matrix["edits"].max()), "edit")
-    legend = f"Success after {edits}, no replay, with {over(frame)}; {BOLD}. {SURROUNDINGS}; PPL: perplexity of held-out text."
-    shown = [Column(name, TITLES.get(name, name)) for name in SHOWN if name in frame]
+    about = f"{BOLD}. {scores.SURROUNDINGS}; PPL: perplexity of held-out text."
+    legend = f"Success after {edits}, no replay, with {over(frame)}; {about}"
+    shown = [Column(name, scores.TITLES.get(name, name)) for name in scores.SHOWN if name in frame]
     columns = [METHOD, BATCH, *shown, Column("perplexity", "PPL", "level", 1)]
-    return Printed(frame, columns, legend, "ablation_matrix")
+    return Printed(frame, columns, legend)
+
+
+ablation_sheet = every_setting("ablation", "Every setting", MATRIX, "Every setting of the matrix")
 
 
 @sheet("baselines", "Baselines", "baseline_comparison", level=8)
 def baselines_sheet(tables: Tables) -> Printed:
     """ROME, MEMIT and EMMET on the same facts: scores, time and memory."""
     matrix = tables["baseline_comparison"]
-    extra = mean_table(final_success(matrix), SETTING, ["seconds_per_edit", "peak_memory_mb"]).drop(columns="seeds")
-    frame = side_by_side(matrix).merge(extra, on=list(SETTING), how="left")
+    extra = mean_table(scores.final_success(matrix), SETTING, ["seconds_per_edit", "peak_memory_mb"])
+    frame = side_by_side(matrix).merge(extra.drop(columns="seeds"), on=list(SETTING), how="left")
     edits = counted(int(matrix["edits"].max()), "edit")
     legend = f"Baselines on the same {edits} ({basis(frame)}), with 95 % intervals over cases; times are measured."
     costs = [Column("seconds_per_edit", "ms/edit", "level", 0, 1000.0), Column("peak_memory_mb", "MB", "count")]
-    return Printed(frame, [METHOD, BATCH, *SCORE_COLUMNS, *costs], legend, "baseline_comparison")
+    return Printed(frame, [METHOD, BATCH, *SCORE_COLUMNS, *costs], legend)
 
 
-ablation_sheet = every_setting("ablation", "Every setting", MATRIX, "Every setting of the matrix")
 quick_validation_sheet = every_setting("quick_validation", "Quick validation", ["quick_validation"], "Quick validation")
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """The best methods by the paired test, what the controls score, and who spares the neighbours while editing."""
-    if "ablation_matrix" not in tables or tables["ablation_matrix"].empty:
-        return []
-    matrix, found = tables["ablation_matrix"], []
+    matrix, compared = (tables[name] for name in MATRIX)
+    if matrix.empty:
+        return
     table, outside = headline(side_by_side(matrix)), controls(matrix)
     inside = table[~table["method"].isin(outside)]
     if "comparisons" in tables:
-        metrics = [metric for metric in SCORES if inside[metric].notna().any()]
-        found = [_best(inside, tables["comparisons"], metric) for metric in metrics]
-    return [*found, *_controls(table, inside, outside), *_sparing(table)]
+        yield from (_best(inside, compared, metric) for metric in SCORES if inside[metric].notna().any())
+    yield from _controls(table, inside, outside)
+    yield from _sparing(table)
 
 
 def _best(table: pd.DataFrame, compared: pd.DataFrame, metric: str) -> Finding:
     """Which method is on top of a score, and whether the paired test puts it above every other one."""
     ordered = table.sort_values(metric, ascending=False, kind="stable")
     top, others = ordered.iloc[0], list(ordered["method"].iloc[1:])
-    found, score = Interval.of(top, metric), SCORE_NAMES[metric]
+    found, score, name = Interval.of(top, metric), SCORE_NAMES[metric], label(top["method"])
     pairs = {other: between(compared, top["method"], other, metric) for other in others}
     alike = [label(other) for other, pair in pairs.items() if pair is None or not pair.low > 0]
-    name, said = label(top["method"]), f"{score} of {len(ordered)} methods ({setting(table)}), {level_with(*found)}"
+    said = f"{score} of {len(ordered)} methods ({setting(table)}), {level_with(*found)}"
     if not others:
         sentence = f"{name}, the only method, reaches a {score} of {level_with(*found)}."
     elif alike:
@@ -229,55 +214,38 @@ def setting(table: pd.DataFrame) -> str:
     return f"batch {usual}{exceptions}, {f'replay {replay:g}' if replay else 'no replay'}"
 
 
-def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> list[Finding]:
+def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> Iterator[Finding]:
     """What the unedited model and random updates score: how much of a method's score is its own."""
-    found = []
     for row in records(table[table["method"].isin(outside)]):
         numbers = Interval.of(row, "ES")
-        unedited = row["method"] == "none"
-        what = (
-            "The unedited model"
-            if unedited
-            else f"The control of {CONTROLLED.get(row['method'], label(row['method']))}"
-        )
+        what = CONTROLLED.get(row["method"], f"The control of {label(row['method'])}")
         rest = [label(r["method"]) for r in records(inside) if not r["ES_low"] > numbers.high]
         sure = len(inside) > 0 and not rest
         told = f"; {listed(rest)} {'is' if len(rest) == 1 else 'are'} not measurably above it" if rest else ""
         told = f"; the intervals of all {counted(len(inside), 'method')} lie above it" if sure else told
         sentence = f"{what} has an efficacy (ES) of {level_with(*numbers)}{told}."
         key = f"methods.control_{row['method']}"
-        found.append(Finding(key, sentence, *numbers, int(row["n"]), sure, "ablation_matrix"))
-    return found
+        yield Finding(key, sentence, *numbers, int(row["n"]), sure, "ablation_matrix")
 
 
-def _sparing(table: pd.DataFrame) -> list[Finding]:
+def _sparing(table: pd.DataFrame) -> Iterator[Finding]:
     """Who keeps the neighbours best among those that edit: a method that does nothing spares them all."""
     editing = table[table["ES"] >= 0.5].sort_values("NS", ascending=False, kind="stable")
-    if editing.empty:
-        return []
-    who = f"Of the {len(editing)} methods (of {len(table)}) that reach at least half of their edits: "
-    n = int(editing["n"].iloc[0])
-    return [leader_finding("methods.sparing", named(editing, "NS"), "NS", n, "ablation_matrix", who)]
+    if len(editing):
+        who = f"Of the {len(editing)} methods (of {len(table)}) that reach at least half of their edits: "
+        n = int(editing["n"].iloc[0])
+        yield leader_finding("methods.sparing", scores.named(editing, "NS"), "NS", n, "ablation_matrix", who)
 
 
 TOPIC = Topic(
-    name="methods",
-    title="Methods",
+    "Methods",
     about="the methods",
     tables=(
         Collected("ablation_matrix", cells_table, ("edit",), CELL_FILES),
         Collected("comparisons", of_cells(comparisons), ("edit",), ("cases.csv",)),
         Collected("quick_validation", cells_table, ("quick_validation",), CELL_FILES),
-        Collected(
-            "baseline_comparison",
-            partial(cells_table, with_costs=True),
-            ("baseline_comparison",),
-            CELL_FILES,
-        ),
+        Collected("baseline_comparison", partial(cells_table, with_costs=True), ("baseline_comparison",), CELL_FILES),
     ),
-    figures=(method_comparison, method_radar),
-    sheets=(methods_sheet, ablation_sheet, baselines_sheet, quick_validation_sheet),
     reads=MATRIX,
-    findings=findings,
     sentences=4,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -20,22 +20,20 @@ from editlab.errors import DataError
 
 COLUMNS = ["case_id", "relation", "prompt", "target_true", "target_new", "streams", "ES", "PS", "NS", "missed_by"]
 NONE_MISSED = "No edited fact failed on its rewrite prompt or its paraphrases."
+MOST = 50
 PROBES = {"ES": "rewrite", "PS": "paraphrase", "NS": "neighborhood"}
 
 
-def missed_facts(
-    cells: Cells, requests: Mapping[str, EditRequest], controls: Sequence[str] = (), limit: int = 50
-) -> pd.DataFrame:
+def missed_facts(cells: Cells, requests: Mapping[str, EditRequest], controls: Sequence[str] = ()) -> pd.DataFrame:
     """The edited facts with the worst scores, over all streams that edited them.
 
     Args:
         requests: by case id.
         controls: methods that are left out.
-        limit: rows at most.
 
     Returns:
-        :data:`COLUMNS`, worst first: only facts whose rewrite or paraphrases failed somewhere. ``missed_by``: the methods
-        whose final model still prefers the old object on the rewrite prompt in at least one stream.
+        :data:`COLUMNS`, worst first, :data:`MOST` at most: only facts whose rewrite or paraphrases failed somewhere.
+        ``missed_by``: the methods whose final model still prefers the old object on the rewrite prompt in some stream.
 
     Raises:
         DataError: a cell has a fact that ``requests`` lacks.
@@ -59,7 +57,7 @@ def missed_facts(
             fact = [case, request.relation_id, request.rewrite_prompt, request.target_true, request.target_new]
             rows.append([*fact, int(streams.get(case, 0)), *values.values(), failed.get(case, "")])
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.sort_values(["ES", "PS", "NS", "case_id"], kind="stable").head(limit).reset_index(drop=True)
+    return frame.sort_values(["ES", "PS", "NS", "case_id"], kind="stable").head(MOST).reset_index(drop=True)
 
 
 def _collect(run: Run) -> pd.DataFrame:
@@ -67,18 +65,19 @@ def _collect(run: Run) -> pd.DataFrame:
     return missed_facts(next(iter(run.cells.values())), requests, without_effect(run.settings))
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """How many facts are missed in most of their streams, and how bad the worst is."""
     missed = tables["missed_facts"]
     if missed.empty:
-        return [Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")]
+        yield Finding("missed.facts", NONE_MISSED, *Interval(0.0), 0, True, "missed_facts")
+        return
     lost, worst = missed[missed["ES"] < 0.5], missed.iloc[0]
     sentence = (
         f"Averages hide that misses are not spread evenly: {counted(len(lost), 'fact')} kept the old object in more than half "
         f"of the streams that edited {'it' if len(lost) == 1 else 'them'}, the worst with an efficacy of {worst['ES']:.2f} over "
         f"{counted(int(worst['streams']), 'stream')}."
     )
-    return [Finding("missed.facts", sentence, *Interval(float(len(lost))), len(missed), True, "missed_facts")]
+    yield Finding("missed.facts", sentence, *Interval(float(len(lost))), len(missed), True, "missed_facts")
 
 
 @sheet("missed_facts", "Missed facts", "missed_facts")
@@ -87,14 +86,11 @@ def missed_sheet(tables: Tables) -> Printed:
     missed = tables["missed_facts"]
     names = ("prompt", "target_true", "target_new")
     columns = columns_of({name: name.replace("_", " ") for name in names}, "text") + columns_of({s: s for s in PROBES})
-    return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.", "missed_facts")
+    return Printed(missed, columns, f"The {counted(len(missed), 'edited fact')} with the worst scores.")
 
 
 TOPIC = Topic(
-    name="missed",
-    title="Missed facts",
+    "Missed facts",
     tables=(Collected("missed_facts", _collect, (FIRST,), ("cases.csv",), ("requests",), settings=("methods",)),),
-    sheets=(missed_sheet,),
     reads=("missed_facts",),
-    findings=findings,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,22 @@ from editlab.analysis.edit.missed import NONE_MISSED
 from editlab.analysis.edit.scores import CONTROLS, SETTING, last_snapshot, pooled_curves
 from editlab.analysis.report.pages import SOURCES, column, number, table_data
 from editlab.analysis.report.topic import Page, Tables
-from editlab.analysis.statistics.intervals import Interval, mean_table
-from editlab.analysis.text.rows import largest, smallest, stacked
+from editlab.analysis.statistics.intervals import Interval, largest, mean_table, smallest, stacked
 from editlab.analysis.text.wording import counted, label, level_with, listed
 
 # Tables of cells and of curves, with the experiment that they are of.
-CELL_TABLES = {
-    "ablation_matrix": "edit",
-    "quick_validation": "quick_validation",
-    "baseline_comparison": "baseline_comparison",
-    "replay_ablation": "replay_ablation",
-    "combined": "combined",
-    "lora_ablation": "lora_ablation",
-    "greedy_eval": "greedy_eval",
-}
+OWN = ("quick_validation", "baseline_comparison", "replay_ablation", "combined", "lora_ablation", "greedy_eval")
+CELL_TABLES = {"ablation_matrix": "edit", **{name: name for name in OWN}}
 CURVE_TABLES = {"curves": "edit", "large_scale_forgetting": "large_scale"}
 AXES = ("method", "batch", "replay", "capacity", "strategy", "rank", "seed", "when", "protocol")
 BEST = ("S", "ES", "PS", "NS")
 EXTRA = {"GE": 2, "perplexity": 1, "delta_norm": 1, "retention": 3, "parameters": 0, "acceptance": 3}
 TITLES = {"delta_norm": "norm of the change"}
 HIDDEN = ("capacity", "strategy", "when", "protocol", "edits", "GE", "norm of the change")
-METRICS = {
-    "retention_success": "retention of all earlier edits (success)",
-    "retention_accuracy": "retention of all earlier edits (accuracy)",
-    "neighborhood_success": "neighbours (success)",
-    "neighborhood_accuracy": "neighbours (accuracy)",
-    "perplexity": "perplexity of held-out text",
-    "target_norm": "mean norm of targets",
-}
+PARAMETERS = {"metric": "shown"}  # of the plot, where a choice has another name
+PROBED = {"retention": "retention of all earlier edits", "neighborhood": "neighbours"}
+METRICS = {f"{k}_{how}": f"{name} ({how})" for k, name in PROBED.items() for how in ("success", "accuracy")}
+METRICS |= {"perplexity": "perplexity of held-out text", "target_norm": "mean norm of targets"}
 
 
 def _by_experiment(tables: Tables, of: Mapping[str, str]) -> dict[str, pd.DataFrame]:
@@ -105,12 +93,16 @@ def curves_data(tables: Tables, sources: Path = SOURCES) -> dict[str, Any]:
     numbers = ("value", "low", "high", "edits_seen", "n", "seeds")
     rows = [{k: number(v) if k in numbers else str(v) for k, v in row.items()} for row in points.to_dict("records")]
     colors = {label(method): mark.color for method, mark in marks(dict.fromkeys(points["method"])).items()}
+    offered = {
+        "experiment": list(dict.fromkeys(points["experiment"])),
+        "metric": [m for m in METRICS.values() if m in set(points["metric"])],
+        "batch": ["all", *sorted({str(b) for b in points["batch"]}, key=float)],
+        "replay": ["all", *sorted({str(r) for r in points["replay"]}, key=float)],
+        "controls": ["hide", "show"],
+    }
     choices = [
-        _choice("experiment", "experiment", list(dict.fromkeys(points["experiment"]))),
-        _choice("metric", "shown", [m for m in METRICS.values() if m in set(points["metric"])]),
-        _choice("batch", "batch", ["all", *sorted({str(b) for b in points["batch"]}, key=float)]),
-        _choice("replay", "replay", ["all", *sorted({str(r) for r in points["replay"]}, key=float)]),
-        _choice("controls", "controls", ["hide", "show"]),
+        {"name": name, "parameter": PARAMETERS.get(name, name), "options": [[v, v] for v in values or ["none"]]}
+        for name, values in offered.items()
     ]
     spec = json.loads((sources / "curve.json").read_text(encoding="utf-8"))
     spec["data"] = {"values": rows}
@@ -118,10 +110,6 @@ def curves_data(tables: Tables, sources: Path = SOURCES) -> dict[str, Any]:
     for layer in spec["layer"]:
         layer["encoding"]["color"]["scale"] = {"domain": list(colors), "range": list(colors.values())}
     return {"name": "forgetting", "spec": spec, "choices": choices}
-
-
-def _choice(name: str, parameter: str, values: Sequence[str]) -> dict[str, Any]:
-    return {"name": name, "parameter": parameter, "options": [[v, v] for v in values or ["none"]]}
 
 
 def curves_caption(tables: Tables) -> str:
@@ -160,33 +148,21 @@ def missed_caption(tables: Tables) -> str:
 
 PAGES = (
     Page(
-        "cells",
-        "All cells",
+        "cells", "All cells",
         "Every cell of every experiment: scores with 95 % intervals over its facts. Click on a column head to sort (with shift "
         "by several), type under it to filter, or choose what is scored, when, and in which experiment.",
-        "table",
-        tuple(CELL_TABLES),
-        cells_data,
-        cells_caption,
+        "table", tuple(CELL_TABLES), cells_data, cells_caption,
     ),
     Page(
-        "forgetting",
-        "Along a stream",
+        "forgetting", "Along a stream",
         "What is left of earlier edits, and of what was not edited, as a stream goes on: means over seeds with 95 % bands. "
         "Click on a method in the legend to keep it alone (with shift several); point at a mark for its numbers.",
-        "curve",
-        tuple(CURVE_TABLES),
-        curves_data,
-        curves_caption,
+        "curve", tuple(CURVE_TABLES), curves_data, curves_caption,
     ),
     Page(
-        "missed_facts",
-        "Missed facts",
+        "missed_facts", "Missed facts",
         "The edited facts with the worst scores over all streams that edited them, controls left out. ES, PS and NS are shares "
         "of streams and prompts; missed_by names the methods whose final model still prefers the old object.",
-        "table",
-        ("missed_facts",),
-        missed_data,
-        missed_caption,
+        "table", ("missed_facts",), missed_data, missed_caption,
     ),
-)
+)  # fmt: skip

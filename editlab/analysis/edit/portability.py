@@ -6,6 +6,7 @@ Every method stands beside two controls: the unedited model, and a model that wa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,22 @@ from editlab.analysis.edit.scores import CONTROLS, SETTING, at, headline, over, 
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, share_interval
+from editlab.analysis.statistics import intervals
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, largest, pooled, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import largest, records
 from editlab.analysis.text.wording import counted, label, level_with, listed
 from editlab.files.artifacts import read_verified
 
 TRAINED, UNEDITED = "trained", "none"
-LAST = ("random", "shuffled", UNEDITED, TRAINED)
-"""Controls in the order in which they follow the methods."""
-
+LAST = ("random", "shuffled", UNEDITED, TRAINED)  # controls in the order in which they follow the methods
 OUTSIDE = {*CONTROLS, TRAINED}
-KINDS = {
-    "Subject_Aliasing": "alias",
-    "Question_Form": "question",
-    "Logical_Generalization": "inverse",
-    "multi_hop": "two hops",
+SAID = {  # what follows from an edit, in words
+    "Subject_Aliasing": "questions by an alias of the subject",
+    "Question_Form": "questions in another form",
+    "Logical_Generalization": "inverse questions",
+    "multi_hop": "questions over two hops",
 }
-"""What follows from an edit, and how it is called in print."""
+KINDS = dict(zip(SAID, ("alias", "question", "inverse", "two hops"), strict=True))  # in print
 
 LOOKS = (("#0072B2", "o"), ("#009E73", "^"), ("#D55E00", "s"), ("#000000", "D"))
 KEPT, WRITTEN = "Relation_Specificity", "generation"
@@ -44,16 +43,9 @@ GUESS = "{}_guess"  # the trained control's answers against those of another cas
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
 MEASURE = "exact"
+# Cases over all seeds below which a share is not told: even of none or all right, Wilson's interval is wider than .16.
 FEW = 20
-"""Cases over all seeds below which a share is not told: even of none or all right, Wilson's interval is wider than .16."""
-
 COLUMNS = [*SETTING, "seed", "metric", "protocol", "value", "n", "ci_low", "ci_high"]
-SAID = {
-    "Subject_Aliasing": "questions by an alias of the subject",
-    "Question_Form": "questions in another form",
-    "Logical_Generalization": "inverse questions",
-    "multi_hop": "questions over two hops",
-}
 
 
 def portability_table(run: Run) -> pd.DataFrame:
@@ -78,7 +70,7 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found, n = pooled(part["value"], part["ci_low"], part["ci_high"]), int(part["n"].sum())
-        number = found.covering(share_interval(found.value, n)) if n >= FEW else UNKNOWN
+        number = found.covering(intervals.share_interval(found.value, n)) if n >= FEW else UNKNOWN
         return {**number._asdict(), "seeds": part["seed"].nunique(), "n": n}
 
     wanted = [*NAMES, *map(GUESS.format, KINDS)]
@@ -87,11 +79,6 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
     rows = grouped(chosen, keys, told, columns=[*keys, *Interval._fields, "seeds", "n"])
     last = rows["method"].map({name: place for place, name in enumerate(LAST)}).fillna(-1)
     return rows.iloc[last.argsort(kind="stable")].reset_index(drop=True)
-
-
-def told_probes(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`by_probe` without what too few cases stand for."""
-    return by_probe(table).dropna(subset="value")
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +103,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         f"Share of probes answered by exact match of the written answer, with {over(rows)}, at least as "
         f"wide as Wilson's; a probe counts where the unedited model knows what it stands on."
     ),
-    rows=told_probes,
+    rows=lambda table: by_probe(table).dropna(subset="value"),  # without what too few cases stand for
     empty="No probe was scored.",
     cites=("portability.control_*", "portability.best_*"),
     level=5,
@@ -142,6 +129,8 @@ def portability_by_method(rows: pd.DataFrame) -> Drawing:
 def portability_sheet(tables: Tables) -> Printed:
     """All methods, the unedited model and the trained one: a column a kind of probe."""
     frame = side_by_side(tables["portability"])
+    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
+    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
     columns = [METHOD, BATCH, *(Column(name, title) for name, title in NAMES.items()), Column("gap", "gap")]
     legend = (
         f"Share of probes answered after the stream, by exact match of what the model writes, with {over(frame)}, "
@@ -149,34 +138,29 @@ def portability_sheet(tables: Tables) -> Printed:
         "from the new fact; same subject: its other facts, which must stay; written: the new fact itself; gap: accuracy under "
         "teacher forcing less exact match. A probe counts where the unedited model knows what it stands on. Controls stand "
         "last: noise, dealt-out targets, the unedited model, and one trained from scratch on the new facts, without what "
-        f"follows from them. {_columns_stand_on(frame)}"
+        f"follows from them. Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
     )
-    return Printed(frame, columns, legend, "portability")
+    return Printed(frame, columns, legend)
 
 
-def _columns_stand_on(frame: pd.DataFrame) -> str:
-    """How many cases each column has (its controls may have fewer), and which ones are too few for a number."""
-    counts = {title: int(frame[f"{name}_n"].max()) for name, title in NAMES.items() if f"{name}_n" in frame}
-    told = [f"{title} {count:,}{'' if count >= FEW else ' (too few to tell)'}" for title, count in counts.items()]
-    return f"Cases that a row stands on, at most: {', '.join(told)}; no number where there are fewer than {FEW}."
-
-
-# ---- findings ----------------------------------------------------------------------------------------------------
-
-
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """What the controls answer, which method carries over best, what happens to the subject's other facts, and the gap."""
     table = tables["portability"]
-    rows = by_probe(table)
-    few = [f for kind in KINDS for f in _few(table, rows, kind)]
-    rows = rows.dropna(subset="value")
-    found = [f for kind in KINDS for f in _control(rows, kind) + _best(rows, kind)] + few
-    return [*found, *_kept(rows), *_gap(side_by_side(table))]
+    every = by_probe(table)
+    rows = every.dropna(subset="value")
+    for kind in KINDS:
+        yield from _control(rows, kind)
+        yield from _best(rows, kind)
+    for kind in KINDS:
+        yield from _few(table, every, kind)
+    yield from _kept(rows)
+    yield from _gap(side_by_side(table))
 
 
-def _one(rows: pd.DataFrame, method: str, metric: str) -> dict[str, Any] | None:
-    found = records(rows[(rows["method"] == method) & (rows["metric"] == metric)])
-    return found[0] if found else None
+def _one(rows: pd.DataFrame, method: str, metric: str) -> Interval | None:
+    """What a control scores on a kind of probe, if it was asked."""
+    found = rows[(rows["method"] == method) & (rows["metric"] == metric)]
+    return Interval.of(found.iloc[0]) if len(found) else None
 
 
 def _ranked(rows: pd.DataFrame, metric: str) -> list[tuple[str, Interval, int]]:
@@ -186,17 +170,16 @@ def _ranked(rows: pd.DataFrame, metric: str) -> list[tuple[str, Interval, int]]:
     return [(label(row["method"]), Interval.of(row), int(row["n"])) for row in ordered]
 
 
-def _control(rows: pd.DataFrame, kind: str) -> list[Finding]:
+def _control(rows: pd.DataFrame, kind: str) -> Iterator[Finding]:
     """What a model that was trained on the new facts answers: the most that can be asked of an edit."""
-    trained = _one(rows, TRAINED, kind)
-    if trained is None:
-        return []
-    number, guess = Interval.of(trained), _one(rows, TRAINED, GUESS.format(kind))
+    number = _one(rows, TRAINED, kind)
+    if number is None:
+        return
     named = {
         "the unedited model": _one(rows, UNEDITED, kind),
-        "answers of other cases in place of the right ones": guess,
+        "answers of other cases in place of the right ones": _one(rows, TRAINED, GUESS.format(kind)),
     }
-    rivals = {name: Interval.of(row) for name, row in named.items() if row is not None}
+    rivals = {name: rival for name, rival in named.items() if rival is not None}
     base = f" ({'; '.join(f'{name}: {level_with(*rival)}' for name, rival in rivals.items())})" if rivals else ""
     answers = all(number.low > rival.high for rival in rivals.values())
     verdict = (
@@ -205,62 +188,62 @@ def _control(rows: pd.DataFrame, kind: str) -> list[Finding]:
         else "not measurably more than these, so that they tell nothing against an edit of a model of this kind"
     )
     sentence = f"Of {SAID[kind]}, a model trained on the new facts answers {level_with(*number)}{base}: {verdict}."
-    return [Finding(f"portability.control_{kind}", sentence, *number, int(trained["n"]), answers, "portability")]
+    n = int(rows.loc[(rows["method"] == TRAINED) & (rows["metric"] == kind), "n"].iloc[0])
+    yield Finding(f"portability.control_{kind}", sentence, *number, n, answers, "portability")
 
 
-def _few(table: pd.DataFrame, rows: pd.DataFrame, kind: str) -> list[Finding]:
+def _few(table: pd.DataFrame, rows: pd.DataFrame, kind: str) -> Iterator[Finding]:
     """Of how many probes the unedited model knows what they stand on, where these are too few to tell anything."""
     chosen = rows[(rows["metric"] == kind) & ~rows["method"].isin(OUTSIDE)]
     if chosen.empty or chosen["value"].notna().any():
-        return []
-    method, count = chosen["method"].iloc[0], int(chosen["n"].max())
+        return
+    count = int(chosen["n"].max())
     place = headline(table[(table["metric"] == f"{kind}_executed") & (table["protocol"] == MEASURE)])
-    asked = int(place.loc[place["method"] == method, "n"].sum())
+    asked = int(place.loc[place["method"] == chosen["method"].iloc[0], "n"].sum())
     known = f"{count} of {asked}" if asked else f"{count}"
     sentence = (
         f"Of {SAID[kind]}, the unedited model knows what {known} stand on: too few for a share "
         f"(at least {FEW} are needed), so that nothing is said of them."
     )
-    return [Finding(f"portability.few_{kind}", sentence, *Interval(float(count)), count, False, "portability")]
+    yield Finding(f"portability.few_{kind}", sentence, *Interval(float(count)), count, False, "portability")
 
 
-def _best(rows: pd.DataFrame, kind: str) -> list[Finding]:
+def _best(rows: pd.DataFrame, kind: str) -> Iterator[Finding]:
     """The method that answers the most of a kind, beside the trained control."""
     ranked = _ranked(rows, kind)
     if not ranked:
-        return []
+        return
     (name, top, n), *others = ranked
     alike = [other for other, number, _ in others if not top.low > number.high]
+    told = f"; its interval overlaps with {listed([f'that of {n}' for n in alike[:3]])}" if alike else ""
+    more = f" and {counted(len(alike) - 3, 'other')}" if len(alike) > 3 else ""
+    sentence = f"{name} answers the most {SAID[kind]}, {level_with(*top)}{told}{more}."
+    sure = top.value > 0 and bool(others) and not alike
     if top.value == 0:
-        sentence, sure = f"No method answers any of the {SAID[kind]} ({name}: {level_with(*top)}).", False
-    else:
-        told = f"; its interval overlaps with {listed([f'that of {n}' for n in alike[:3]])}" if alike else ""
-        more = f" and {counted(len(alike) - 3, 'other')}" if len(alike) > 3 else ""
-        sentence = f"{name} answers the most {SAID[kind]}, {level_with(*top)}{told}{more}."
-        sure = bool(others) and not alike
-    return [Finding(f"portability.best_{kind}", sentence, *top, n, sure, "portability")]
+        sentence = f"No method answers any of the {SAID[kind]} ({name}: {level_with(*top)})."
+    yield Finding(f"portability.best_{kind}", sentence, *top, n, sure, "portability")
 
 
-def _kept(rows: pd.DataFrame) -> list[Finding]:
+def _kept(rows: pd.DataFrame) -> Iterator[Finding]:
     """How many of the unedited facts of an edited subject are left."""
     ranked = _ranked(rows, KEPT)
     if not ranked:
-        return []
+        return
     (first, best, n), (last, worst, _) = ranked[0], ranked[-1]
     trained = _one(rows, TRAINED, KEPT)
-    beside = f"; the model trained on the new facts keeps {level_with(*Interval.of(trained))}" if trained else ""
+    beside = f"; the model trained on the new facts keeps {level_with(*trained)}" if trained else ""
     sentence = (
         f"Of the other facts of an edited subject, {first} leaves {level_with(*best)} as they were, the most of "
         f"{counted(len(ranked), 'method')}, and {last} the fewest, {level_with(*worst)}{beside}."
     )
-    return [Finding("portability.same_subject", sentence, *best, n, best.low > worst.high, "portability")]
+    yield Finding("portability.same_subject", sentence, *best, n, best.low > worst.high, "portability")
 
 
-def _gap(frame: pd.DataFrame) -> list[Finding]:
+def _gap(frame: pd.DataFrame) -> Iterator[Finding]:
     """How far teacher forcing flatters the edited fact itself."""
     inside = frame[~frame["method"].isin(OUTSIDE)] if len(frame) else frame
     if inside.empty or inside["gap"].isna().all():
-        return []
+        return
     row = largest(inside, "gap")
     number = Interval.of(row, "gap")
     opening = "flatters {} the most" if number.low > 0 else "flatters no method measurably ({} the most)"
@@ -268,19 +251,13 @@ def _gap(frame: pd.DataFrame) -> list[Finding]:
         f"Teacher forcing {opening.format(label(row['method']))}: its accuracy on the new facts is {level_with(*number)} above "
         "the exact match of what the model writes."
     )
-    return [Finding("portability.gap", sentence, *number, int(row["n"]), number.low > 0, "portability")]
+    yield Finding("portability.gap", sentence, *number, int(row["n"]), number.low > 0, "portability")
 
 
 TOPIC = Topic(
-    name="portability",
-    title="What follows from an edit",
+    "What follows from an edit",
     about="what follows from an edit",
-    tables=(
-        Collected("portability", portability_table, ("edit",), files=("metrics.csv",), optional=("trained_control",)),
-    ),
-    figures=(portability_by_method,),
-    sheets=(portability_sheet,),
+    tables=(Collected("portability", portability_table, ("edit",), optional=("trained_control",)),),
     reads=("portability",),
-    findings=findings,
     sentences=4,
 )

@@ -11,9 +11,8 @@ from editlab.analysis.edit.comparisons import clear_winner
 from editlab.analysis.edit.scores import SCORES, basis, controls, over, side_by_side
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Sheet, Tables
-from editlab.analysis.statistics.intervals import Interval, beside, grouped
+from editlab.analysis.statistics.intervals import Interval, beside, grouped, largest, records
 from editlab.analysis.text.findings import ALPHA
-from editlab.analysis.text.rows import largest, records
 
 EXCLUDES = "bold: p < .05 after Holm's correction for the comparisons of its kind"
 BOLD = "bold: the best method, where its paired difference to every other one (controls apart) excludes zero"
@@ -39,19 +38,14 @@ def every_setting(name: str, title: str, tables: Sequence[str], first: str, leve
         said = f"; {BOLD}, in the same block" if compared is not None else ""
         ranked = [RANK] if len(frame) and frame["rank"].nunique() > 1 else []
         columns = [METHOD, BATCH, REPLAY, *ranked, *SCORE_COLUMNS, Column("seeds", "seeds", "count")]
-        return Printed(
-            frame, columns, f"{first}. Success at the end of the stream with {over(frame)}{said}.", tables[0]
-        )
+        return Printed(frame, columns, f"{first}. Success at the end of the stream with {over(frame)}{said}.")
 
     return Sheet(name, title, tuple(tables), make, level)
 
 
 def mark_best(frame: pd.DataFrame, blocks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], kind: str) -> None:
-    """Set ``{metric}_best`` where the paired tests of a kind support it.
-
-    Args:
-        blocks: rows of the frame, and their comparisons: the top of a block against all others of it.
-    """
+    """Set ``{metric}_best`` where the paired tests of a kind put the top of a block (rows, and their comparisons) above all
+    others of it."""
     for metric in SCORES:
         frame[f"{metric}_best"] = False
         for block, compared in blocks:
@@ -72,16 +66,18 @@ def differences_wide(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return grouped(rows, by, told)
 
 
-def differences_sheet(rows: pd.DataFrame, places: Sequence[Column], what: str, source: str) -> Printed:
+def differences_sheet(rows: pd.DataFrame, places: Sequence[Column], what: str) -> Printed:
     """Paired differences of ES, PS, NS and S by place; the legend says what they are."""
     frame = differences_wide(rows, [place.name for place in places])
     said = f" ({basis(frame)})" if len(frame) else ""
-    return Printed(frame, [*places, *DIFFERENCE_COLUMNS], f"{what}{said}; {EXCLUDES}.", source)
+    return Printed(frame, [*places, *DIFFERENCE_COLUMNS], f"{what}{said}; {EXCLUDES}.")
 
 
-def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, bases: set[str]) -> pd.DataFrame:
-    """Add the paired difference of S to a base method: dS, dS_low, dS_high, dS_best."""
-    rows = gain[(gain["metric"] == "S") & gain["b"].isin(bases)]
+def add_difference(gain: pd.DataFrame, frame: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Add the paired difference of S to a base method, if there is one: dS, dS_low, dS_high, dS_best."""
+    if gain.empty or not base:
+        return frame
+    rows = gain[(gain["metric"] == "S") & (gain["b"] == base)]
     rows = rows.assign(dS_best=rows["p_holm"] < ALPHA)
     named = rows.rename(columns={"a": "method", "value": "dS", "ci_low": "dS_low", "ci_high": "dS_high"})
     keys = ["method", "rank", "replay"]

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.edit.scores import SHOWN, TITLES, over
-from editlab.analysis.text.rows import records
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.wording import interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
@@ -26,24 +26,25 @@ COPY = "docs/method_comparison.png"
 def render(table: pd.DataFrame) -> str:
     """Markdown: one row a method, bold as in the printed table, then the figure."""
     shown = [name for name in SHOWN if name in table]
+    heads = ["method", "batch", *(TITLES.get(name, name) for name in shown), "perplexity"]
     lines = [
         f"From a real run: no replay, success after the last edit with {over(table)};",
         "bold where the paired test puts a method above every other one.",
         "",
-        f"| method | batch | {' | '.join(TITLES.get(name, name) for name in shown)} | perplexity |",
-        f"|{'---|' * (len(shown) + 3)}",
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
     ]
     for row in records(table):
         scores = " | ".join(_score(row, metric) for metric in shown)
-        name = str(row["method"]).replace("|", "/")
-        lines.append(f"| {name} | {row['batch']} | {scores} | {level(row.get('perplexity', float('nan')), 1)} |")
+        perplexity = level(row.get("perplexity", float("nan")), 1)
+        lines.append(f"| {str(row['method']).replace('|', '/')} | {row['batch']} | {scores} | {perplexity} |")
     return "\n".join([*lines, "", f"![ES, PS, NS and S of every method, with intervals]({COPY})"])
 
 
 def _score(row: dict[str, Any], metric: str) -> str:
-    text = level(row[metric])
+    text, found = level(row[metric]), Interval.of(row, metric)
     bold = f"**{text}**" if row.get(f"{metric}_best") is True else text
-    return f"{bold} ({interval(row[f'{metric}_low'], row[f'{metric}_high']).replace(' to ', '-')})"
+    return f"{bold} ({interval(found.low, found.high).replace(' to ', '-')})"
 
 
 def update(root: Path = Path()) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, heat_maps, legend, on_grid, panels, sides
+from editlab.analysis.draw.plots import Drawing, heat_maps, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, LINES, MARKERS
 from editlab.analysis.edit.cells import CELL_FILES, cells_table, read_cases
 from editlab.analysis.edit.comparisons import adjusted, against, of_kind, seen_before, wide_cases
@@ -17,10 +17,9 @@ from editlab.analysis.edit.scores import basis, pooled_scores
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Cells, of_cells
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, largest
 from editlab.analysis.text.findings import ALPHA, Finding, difference_finding
-from editlab.analysis.text.rows import largest
-from editlab.analysis.text.wording import counted, label, stands_on
+from editlab.analysis.text.wording import counted, label
 
 ABLATION = "replay_ablation"
 NO_REPLAY = "No method was run with several replay rates."
@@ -81,16 +80,13 @@ def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
     table = table[table["method"].isin(methods)].assign(half=(table["high"] - table["low"]) / 2)
     rows, columns, roomy = _layout(table)
     rates, batches = sorted(table["replay"].unique()), sorted(table["batch"].unique())
-    axes = ("replay", rates), ("batch", batches)
-    maps = {}
-    for method, part in table.groupby("method", sort=False):
-        title = label(str(method)).replace(" ", "\n") if columns > 2 else label(str(method))  # three long names collide
-        maps[title] = on_grid(part, "value", *axes), on_grid(part, "half", *axes)
+    gap = "\n" if columns > 2 else " "  # three long names collide
+    maps = {label(str(m)).replace(" ", gap): part for m, part in table.groupby("method", sort=False)}
     low, high = float(table["value"].min()), float(table["value"].max())
     span = (low, high) if high > low else (low - 0.5, high + 0.5)
     height = 0.6 + rows * (0.35 + 0.12 * (columns > 2) + (0.31 if roomy else 0.17) * len(rates))
-    ticks, names = (batches, [f"{rate:g}" for rate in rates]), ("batch size", "replay rate")
-    figure = heat_maps(maps, ticks, span, names, columns=columns, height=height, numbers=roomy, scale="S")
+    places, axes = (("batch", batches), ("replay", rates)), ("batch size", "replay rate")
+    figure = heat_maps(maps, places, axes, span, columns=columns, height=height, numbers=roomy, scale="S")
     for axis in figure.axes[: len(maps)]:
         axis.tick_params(axis="x", rotation=0 if roomy else 90)
     return figure
@@ -98,10 +94,9 @@ def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
 
 def _gain_legend(rows: pd.DataFrame) -> str:
     methods = ", ".join(label(str(m)) for m in dict.fromkeys(rows["method"]))
-    stands = stands_on(int(rows["n"].max()), int(rows["seeds"].max()))
     return (
-        f"{methods}; differences on the same cases with 95 % intervals ({stands}); filled and hollow: the strategies, colour "
-        "and shape: the capacity."
+        f"{methods}; differences on the same cases with 95 % intervals ({basis(rows)}); filled and hollow: the strategies, "
+        "colour and shape: the capacity."
     )
 
 
@@ -116,7 +111,7 @@ def _gain_legend(rows: pd.DataFrame) -> str:
 )
 def replay_gain(part: pd.DataFrame) -> Drawing:
     """Difference of S to no replay on the same cases, by rate, capacity and strategy."""
-    figure, (axis,) = panels(1, 1, 2.5)
+    figure, (axis,) = panels(2.5, xlabel="replayed facts per new fact", ylabel="S with replay − S without")
     rates = sorted(part["replay"].unique())
     groups = list(part.groupby(["strategy", "capacity"], sort=True))
     strategies = list(dict.fromkeys(part["strategy"]))
@@ -130,7 +125,6 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
     axis.axhline(0, color=DARK, linewidth=0.7, linestyle=LINES[1])
     axis.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])
     axis.grid(axis="x", visible=False)
-    axis.set(xlabel="replayed facts per new fact", ylabel="S with replay − S without")
     for edge in range(1, len(rates)):
         axis.axvline(edge - 0.5, color=GREY, linewidth=0.4)
     legend(figure, axis)
@@ -140,11 +134,10 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
 @sheet("replay_effect", "Effect of replay", "comparisons")
 def replay_effect_sheet(tables: Tables) -> Printed:
     """Each replay rate of a method against none, on the same cases."""
-    compared = tables["comparisons"]
-    named = {"a": "method", "a_batch": "batch", "a_replay": "replay"}
-    rows = compared[compared["kind"] == "replay"].rename(columns=named)
+    rows = tables["comparisons"].query("kind == 'replay'")
+    rows = rows.rename(columns={"a": "method", "a_batch": "batch", "a_replay": "replay"})
     what = "What replay changes: paired differences to no replay on the same cases with 95 % intervals"
-    return differences_sheet(rows, [METHOD, BATCH, REPLAY], what, "comparisons")
+    return differences_sheet(rows, [METHOD, BATCH, REPLAY], what)
 
 
 @sheet("replay_ablation", "Rate, capacity, strategy", "replay_gain", level=8)
@@ -154,7 +147,7 @@ def replay_ablation_sheet(tables: Tables) -> Printed:
     what = (
         "Replay against none, by rate, capacity and strategy: paired differences on the same cases with 95 % intervals"
     )
-    return differences_sheet(tables["replay_gain"], places, what, "replay_gain")
+    return differences_sheet(tables["replay_gain"], places, what)
 
 
 def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -163,47 +156,37 @@ def _told(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return key, f"Replaying {row['a_replay']:g} facts per new fact", f" of {label(row['a'])} at batch {row['a_batch']}"
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """Every replay rate against none: S, then the count of what helps and what hurts; the best of the ablation."""
-    found, summary = of_kind(tables, "replay", _told, "Replay")
-    return found + summary + _largest(found) + _ablation(tables)
+    found = list(of_kind(tables, "replay", _told, "Replay"))
+    yield from found
+    if found:
+        most = max(found[:-1], key=lambda f: abs(f.value))
+        sentence = f"The largest difference of all: {most.sentence[0].lower()}{most.sentence[1:]}"
+        yield dataclasses.replace(most, key="replay.largest", sentence=sentence)
+    if len(tables["replay_gain"]):
+        yield from _ablation(tables["replay_gain"])
 
 
-def _largest(found: list[Finding]) -> list[Finding]:
-    """The largest difference of all, in its own words."""
-    if not found:
-        return []
-    most = max(found, key=lambda f: abs(f.value))
-    sentence = f"The largest difference of all: {most.sentence[0].lower()}{most.sentence[1:]}"
-    return [dataclasses.replace(most, key="replay.largest", sentence=sentence)]
-
-
-def _ablation(tables: Tables) -> list[Finding]:
+def _ablation(table: pd.DataFrame) -> Iterator[Finding]:
     """The largest gain of S by replay, and how often it helps."""
-    if "replay_gain" not in tables or tables["replay_gain"].empty:
-        return []
-    rows = tables["replay_gain"]
-    rows = rows[(rows["metric"] == "S") & ~rows["repeats"]]
+    rows = table[(table["metric"] == "S") & ~table["repeats"]]
     best = largest(rows, "value")
     where = f" of {label(best['method'])} (capacity {best['capacity']}, {best['strategy']} sampling)"
     subject = f"Replaying {best['replay']:g} facts per new fact, the best of {counted(len(rows), 'setting')},"
-    found = difference_finding("replay.best_setting", best, subject, "S", "replay_gain", where)
+    yield difference_finding("replay.best_setting", best, subject, "S", "replay_gain", where)
     helps, hurts = (int(((rows["p_holm"] < ALPHA) & (sign * rows["value"] > 0)).sum()) for sign in (1, -1))
     sentence = f"Of {counted(len(rows), 'different replay setting')}, {helps} raise S measurably and {hurts} lower it."
     mean, n = Interval(float(rows["value"].mean())), int(rows["n"].max())
-    return [found, Finding("replay.settings", sentence, *mean, n, helps + hurts > 0, "replay_gain")]
+    yield Finding("replay.settings", sentence, *mean, n, helps + hurts > 0, "replay_gain")
 
 
 TOPIC = Topic(
-    name="replay",
-    title="Replay",
+    "Replay",
     about="replay",
     tables=(
         Collected("replay_ablation", cells_table, (ABLATION,), CELL_FILES),
         Collected("replay_gain", of_cells(replay_gain_table), (ABLATION,), ("cases.csv",)),
     ),
-    figures=(replay_batch_heatmap, replay_gain),
-    sheets=(replay_effect_sheet, replay_ablation_sheet),
     reads=("ablation_matrix", "comparisons", "replay_gain"),
-    findings=findings,
 )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, panels, rows_below, sides
-from editlab.analysis.draw.style import DARK, marks
+from editlab.analysis.draw.plots import Drawing, of_methods, panels, rows_below, sides
+from editlab.analysis.draw.style import DARK
 from editlab.analysis.edit.printing import METHOD, RANK
 from editlab.analysis.paper.tabular import Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, mean_interval, share_interval
+from editlab.analysis.statistics import intervals
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, label, percent_with
 
 INTERVAL = "Student's 95 % interval over seeds, at least as wide as Wilson's over all facts"
@@ -53,28 +53,25 @@ def recovery(table: pd.DataFrame) -> dict[str, float]:
 
 
 def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
-    """Mean restored share of each group: ``by``, seeds, facts (held-out, a seed), ``restored`` (B) and ``restored_redrawn`` (N)
+    """Mean restored share of each group: ``by``, seeds, n (held-out facts, a seed), ``restored`` (B) and ``restored_redrawn`` (N)
     with ``_low`` and ``_high``, ``unedited`` (C: accuracy of the unedited model, retrained alike).
 
     Two seeds that agree by chance know no more than their facts do: the interval is at least as wide as that of a share
     of all held-out facts.
-
-    Args:
-        table: ``rtt_edits.csv``.
     """
     shares = ("restored", "restored_redrawn")
-    columns = [*by, "seeds", "facts", *beside(dict.fromkeys(shares, UNKNOWN)), "unedited"]
+    columns = [*by, "seeds", "n", *beside(dict.fromkeys(shares, UNKNOWN)), "unedited"]
     if table.empty:
         return pd.DataFrame(columns=columns)
 
     def share(part: pd.DataFrame, name: str) -> Interval:
-        found = mean_interval(part[name])
-        least = share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
+        found = intervals.mean_interval(part[name])
+        least = intervals.share_interval(min(max(found.value, 0.0), 1.0), int(part["n"].sum()))
         return found.covering(least) if found.known else found
 
     def told(part: pd.DataFrame) -> dict[str, Any]:
         found = beside({name: share(part, name) for name in shares if name in part})
-        return {"seeds": len(part), "facts": int(part["n"].max()), **found, "unedited": float(part["unedited"].mean())}
+        return {"seeds": len(part), "n": int(part["n"].max()), **found, "unedited": float(part["unedited"].mean())}
 
     cell = ["method", "batch", "replay", "rank", "seed"]
     held_out = table[(table["facts"] == "held_out") & (table["probe"] == "rewrite")]
@@ -84,15 +81,15 @@ def restored_shares(table: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
     return grouped(edited, by, told, columns=columns)
 
 
-def _basis(rows: pd.DataFrame, facts: str) -> str:
-    seeds, held_out = (int(rows[name].max()) if len(rows) else 0 for name in ("seeds", facts))
+def _basis(rows: pd.DataFrame) -> str:
+    seeds, held_out = (int(rows[name].max()) if len(rows) else 0 for name in ("seeds", "n"))
     return f"mean over {counted(seeds, 'seed')} with {INTERVAL} (n = {counted(held_out, 'held-out fact')} a seed)"
 
 
 @figure(
     "What retraining brings back",
     "rtt_edits",
-    lambda rows: f"{SHARE}: {_basis(rows, 'facts')}.",
+    lambda rows: f"{SHARE}: {_basis(rows)}.",
     rows=restored_shares,
     empty="No edit was retrained.",
     cites=("retraining.*",),
@@ -100,31 +97,30 @@ def _basis(rows: pd.DataFrame, facts: str) -> str:
 )
 def retraining(rows: pd.DataFrame) -> Drawing:
     """Share of the edited-away knowledge that retraining on other facts brings back, by method."""
-    figure, (axis,) = panels(1, 1, 0.6 + 0.27 * len(rows))
-    below, above = sides(rows, "restored")
-    for i, mark in enumerate(marks(rows["method"]).values()):
+    figure, (axis,) = panels(0.6 + 0.27 * len(rows), xlabel="share of the old objects that came back")
+    for place, (row, mark, _) in enumerate(of_methods(rows)):
         look: dict[str, Any] = {"color": mark.color, "hatch": mark.hatch, "edgecolor": "white", "alpha": 0.75}
-        ends = [[below.iloc[i]], [above.iloc[i]]]
-        axis.barh(i, rows["restored"].iloc[i], xerr=ends, capsize=2, error_kw={"elinewidth": 0.8}, **look)
+        ends, thin = sides(row, "restored"), {"elinewidth": 0.8}
+        axis.barh(place, row["restored"], xerr=ends, capsize=2, error_kw=thin, **look)
     rows_below(axis, [label(m) for m in rows["method"]])
     axis.axvline(0, color=DARK, linewidth=0.7)
-    axis.set_xlabel("share of the old objects that came back")
     return figure
 
 
 @sheet("retraining", "Retraining", "rtt_edits", level=8)
 def retraining_sheet(tables: Tables) -> Printed:
     """Share of the old knowledge that retraining brought back."""
-    frame = restored_shares(tables["rtt_edits"], ["method", "rank"]).rename(columns={"facts": "n"})
+    frame = restored_shares(tables["rtt_edits"], ["method", "rank"])
     heads = {"restored": "restored", "restored_redrawn": "restored, told nothing true (N)"}
     columns = [METHOD, RANK, *columns_of(heads | {"unedited": "unedited, retrained (C)"})]
-    text = f"{SHARE}: {_basis(frame, 'n')}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
-    return Printed(frame, columns, f"{text}.", "rtt_edits")
+    text = (
+        f"{SHARE}: {_basis(frame)}. N: the edited model retrained on redrawn objects; C: accuracy of the unedited model"
+    )
+    return Printed(frame, columns, f"{text}.")
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """How much of what an edit took away comes back when other facts are retrained."""
-    found = []
     for row in records(restored_shares(tables["rtt_edits"])):
         numbers, key = Interval.of(row, "restored"), f"retraining.{row['method']}"
         if numbers.value != numbers.value:
@@ -133,18 +129,13 @@ def findings(tables: Tables) -> list[Finding]:
             f"Retraining on other edited facts brings back {percent_with(*numbers)} of the exact answers that "
             f"{label(row['method'])} had replaced ({counted(row['seeds'], 'seed')})."
         )
-        found.append(Finding(key, sentence, *numbers, row["seeds"], numbers.low > 0, "rtt_edits"))
-    return found
+        yield Finding(key, sentence, *numbers, row["seeds"], numbers.low > 0, "rtt_edits")
 
 
 TOPIC = Topic(
-    name="retraining",
-    title="Retraining",
+    "Retraining",
     about="retraining after edits",
     tables=(Collected("rtt_edits", retraining_table, ("retraining",), files=(), inputs=("retrained",)),),
-    figures=(retraining,),
-    sheets=(retraining_sheet,),
     reads=("rtt_edits",),
-    findings=findings,
     sentences=2,
 )

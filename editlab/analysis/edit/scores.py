@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, share_interval, wilson
+from editlab.analysis.statistics import intervals
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, pooled, records
 from editlab.analysis.statistics.streams import ENOUGH
-from editlab.analysis.text.rows import records
-from editlab.analysis.text.wording import label, stands_on
+from editlab.analysis.text.wording import counted, label
 
 SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
@@ -101,15 +101,13 @@ def pooled_cells(cells: pd.DataFrame, means: Sequence[str] = ()) -> pd.DataFrame
         columns = {m: (part[m], part[f"{m}_low"], part[f"{m}_high"]) for m in known}
         plain = {name: float(part[name].mean()) for name in means if name in part}
         n = int(part["n"].sum())
-        scores = beside({metric: _with_width(pooled(*found), n) for metric, found in columns.items()})
-        return {**scores, **plain, "n": n, "seeds": len(part)}
+        found = {metric: pooled(*values) for metric, values in columns.items()}
+        for metric, number in found.items():
+            if number.low == number.high:  # all cases of all streams score alike: nothing can be drawn anew
+                found[metric] = intervals.share_interval(number.value, n)
+        return {**beside(found), **plain, "n": n, "seeds": len(part)}
 
     return grouped(cells, SETTING, told)
-
-
-def _with_width(found: Interval, n: int) -> Interval:
-    """Where all cases of all streams score alike, nothing can be drawn anew: Wilson's interval instead."""
-    return share_interval(found.value, n) if found.low == found.high else found
 
 
 def side_by_side(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +138,7 @@ def pooled_curves(curves: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataF
         return {**found._asdict(), "seeds": len(part), "n": int(part["n"].sum())}
 
     keys = [*by, "edits_seen", "metric"]
-    low, high = wilson(curves["value"], curves["n"])
+    low, high = intervals.wilson(curves["value"], curves["n"])
     return grouped(curves.assign(low=low, high=high), keys, told, columns=[*keys, *UNKNOWN._fields, "seeds", "n"])
 
 
@@ -149,21 +147,16 @@ def last_snapshot(curves: pd.DataFrame) -> pd.DataFrame:
     return curves[curves["edits_seen"] == curves["edits_seen"].max()]
 
 
-def count(frame: pd.DataFrame) -> tuple[int, int]:
-    """(cases, seeds) that a row of scores stands on: the most of any."""
-    return (int(frame["n"].max()), int(frame["seeds"].max())) if len(frame) else (0, 0)
-
-
-def basis(frame: pd.DataFrame) -> str:
-    """``n = 192 cases, 2 seeds`` of a table of scores."""
-    return stands_on(*count(frame))
+def basis(frame: pd.DataFrame, *noun: str) -> str:
+    """``n = 192 cases, 2 seeds``: what a row of a table of scores stands on, the most of any."""
+    n, seeds = (int(frame[name].max()) if len(frame) else 0 for name in ("n", "seeds"))
+    return f"n = {counted(n, *noun or ('case',))}, {counted(seeds, 'seed')}"
 
 
 def over(frame: pd.DataFrame, what: str = "intervals") -> str:
     """``95 % intervals over streams (n = 192 cases, 3 seeds)``; of fewer seeds than :data:`ENOUGH`, over cases."""
-    return (
-        f"95 % {what} over {'streams' if count(frame)[1] >= ENOUGH else 'the cases of these streams'} ({basis(frame)})"
-    )
+    general = len(frame) > 0 and frame["seeds"].max() >= ENOUGH
+    return f"95 % {what} over {'streams' if general else 'the cases of these streams'} ({basis(frame)})"
 
 
 def named(rows: pd.DataFrame, metric: str = "value") -> list[tuple[str, float, float, float]]:

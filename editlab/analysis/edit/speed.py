@@ -18,9 +18,8 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, apart, doublings, error_bars, panels
 from editlab.analysis.draw.style import mark_of
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with
 from editlab.errors import ArtifactError
 
@@ -33,11 +32,7 @@ Row = dict[str, Any]
 
 
 def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
-    """One row a measured point.
-
-    Raises:
-        ArtifactError: a file is no benchmark result.
-    """
+    """One row a measured point; raises ``ArtifactError`` where a file is no benchmark result."""
     rows: list[Row] = []
     for path in files:
         try:
@@ -45,16 +40,14 @@ def speed_table(files: Sequence[str | Path]) -> pd.DataFrame:
             reader = READERS.get(found["benchmark"])
             if reader is None or found.get("quick"):
                 continue
-            common = {"benchmark": found["benchmark"], "machine": _machine(found["machine"])}
-            rows += [common | {"repetitions": found.get("repetitions", np.nan)} | row for row in reader(found)]
+            machine, common = found["machine"], {"benchmark": found["benchmark"]}
+            where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
+            common |= {"machine": where, "repetitions": found.get("repetitions", np.nan)}
+            rows += [common | row for row in reader(found)]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ArtifactError(f"{path}: not a benchmark result ({reason}); measure again: make bench") from None
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}"
 
 
 def _faster(ratios: Mapping[str, float], against: str) -> Row:
@@ -112,7 +105,7 @@ READERS = {"targets": _targets, "solve": _solve, "evaluation": _evaluation}
 def speed_benchmark(speed: pd.DataFrame) -> Drawing:
     """CPU milliseconds a fact of the targets, seconds of a solve, prompts scored a second: whatever was measured."""
     names = [name for name in READERS if (speed["benchmark"] == name).any()]
-    figure, axes = panels(len(names), 1, 0.3 + 1.6 * len(names))
+    figure, axes = panels(0.3 + 1.6 * len(names), len(names))
     for axis, name in zip(axes, names, strict=True):
         part = speed[speed["benchmark"] == name]
         for i, (series, rows) in enumerate(part.groupby("series", sort=False)):
@@ -129,9 +122,9 @@ def speed_benchmark(speed: pd.DataFrame) -> Drawing:
     return figure
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """The measured ratios of the benchmarks."""
-    table, found = tables["speed"], []
+    table = tables["speed"]
     for row in records(table[table["speedup"].notna()]):
         numbers = Interval.of(row, "speedup")
         value, low, high = numbers
@@ -141,15 +134,11 @@ def findings(tables: Tables) -> list[Finding]:
         sentence = f"Benchmark {row['benchmark']}, {row['series']}: {times} than {row['against']} ({place})."
         key = f"speed.{row['benchmark']}_{row['series']}_{row['x']:g}".replace(" ", "_")
         n = int(row["repetitions"]) if row["repetitions"] == row["repetitions"] else 1
-        found.append(Finding(key, sentence, *numbers, n, low > 1 or high < 1, "speed"))
-    return found
+        yield Finding(key, sentence, *numbers, n, low > 1 or high < 1, "speed")
 
 
 TOPIC = Topic(
-    name="speed",
-    title="Costs",
+    "Costs",
     tables=(Collected("speed", lambda run: speed_table(run.inputs["benchmarks"]), inputs=("benchmarks",)),),
-    figures=(speed_benchmark,),
     reads=("speed",),
-    findings=findings,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from editlab.analysis.draw.style import DARK, GREY
 from editlab.analysis.edit.cells import CELL_FILES, cells_table, curves_table
 from editlab.analysis.edit.decisions import as_run, trust_curves, trust_decisions, trust_table, worth
 from editlab.analysis.edit.printing import METHOD, every_setting
-from editlab.analysis.edit.scores import RETENTION, SETTING, count, last_snapshot, named, over, pooled_curves
+from editlab.analysis.edit.scores import RETENTION, SETTING, basis, last_snapshot, named, over, pooled_curves
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Cells, Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -25,18 +25,12 @@ EXPERIMENTS = ("trust_eval", "trust_clean")
 Area = Callable[[pd.DataFrame], Interval]
 ONE_CLASS = "No curve: a curve needs harmful and harmless batches, and there is one kind alone."
 ENOUGH = 20  # harmful batches: with fewer the share of them among those rolled back goes in leaps
-TOO_FEW = (
-    f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
-)
+FEW = f"No curve: it needs {ENOUGH} harmful batches of a method, and there are fewer. The areas are in the findings."
 
 
 def _by_experiment(table: Callable[[Cells], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
     """A table of each experiment, one under the other."""
-
-    def collect(run: Run) -> pd.DataFrame:
-        return pd.concat([table(cells).assign(experiment=e) for e, cells in run.cells.items()], ignore_index=True)
-
-    return collect
+    return lambda run: pd.concat([table(c).assign(experiment=e) for e, c in run.cells.items()], ignore_index=True)
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
@@ -64,13 +58,13 @@ def _areas_legend(rows: pd.DataFrame) -> str:
 
 def _curves(rows: pd.DataFrame, curve: classification.Curve, area: Area, names: tuple[str, str]) -> Drawing:
     """A curve of each method, seeds pooled, with the 95 % band over batches."""
-    figure, (axis,) = panels(1, 1, 2.9)
+    figure, (axis,) = panels(2.9, xlabel=names[0], ylabel=names[1])
     for part, mark, name in of_methods(rows):
         low, high = classification.band(part, curve)
         line = {"color": mark.color, "linestyle": mark.line, "label": f"{name}: area {level_with(*area(part))}"}
         axis.step(classification.GRID, classification.on_grid(part, curve), where="post", **line)
         axis.fill_between(classification.GRID, low, high, step="post", color=mark.color, alpha=0.15, linewidth=0)
-    axis.set(xlabel=names[0], ylabel=names[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     legend(figure, axis, columns=1)
     return figure
 
@@ -89,7 +83,7 @@ def trust_roc(rows: pd.DataFrame) -> Drawing:
     "trust_decisions",
     _areas_legend,
     rows=_often_judged,
-    empty=TOO_FEW,
+    empty=FEW,
     cites=("trust.precision_*",),
 )
 def trust_pr(rows: pd.DataFrame) -> Drawing:
@@ -125,10 +119,10 @@ def _at_the_end(curves: pd.DataFrame) -> pd.DataFrame:
 )
 def rollback_effect_curve(curves: pd.DataFrame) -> Drawing:
     """Edits that hold over the edits seen, with and without trust; one panel with harmful batches, one without."""
-    parts = []
-    for experiment, part in curves.groupby("experiment", sort=False):
-        title = PANELS.get(str(experiment), str(experiment).replace("_", " "))
-        parts.append((part, {"title": title, "ylabel": "edits that hold"}))
+    parts = [
+        (part, {"title": PANELS.get(str(e), str(e).replace("_", " ")), "ylabel": "edits that hold"})
+        for e, part in curves.groupby("experiment", sort=False)
+    ]
     return curves_over_edits(parts, 0.75 + 1.45 * len(parts))
 
 
@@ -143,19 +137,17 @@ def trust_sheet(tables: Tables) -> Printed:
         return {"stream": stream, "seeds": len(part), **numbers, "n": int(part["n"].sum())}
 
     frame = grouped(as_run(tables["trust_eval"]), ["experiment", "method"], told)
-    batches, seeds = count(frame)
     text = (
         "Decisions of trust against their labels, and their worth against the same method without trust: share of right "
         "decisions, harmless batches rolled back (FPR), harmful ones kept (FNR), area under the ROC curve, relative gain of "
         "retention, share of the rise of perplexity avoided, time of trust relative to the editing time without it, with 95 % "
-        f"intervals over batches (shares) or seeds (n = {counted(batches, 'batch', 'batches')}, "
-        f"{counted(seeds, 'seed')})."
+        f"intervals over batches (shares) or seeds ({basis(frame, 'batch', 'batches')})."
     )
     shares = {"accuracy": "right", "false_positive_rate": "FPR", "false_negative_rate": "FNR", "auc": "AUC"}
     changes = {"retention_gain": "retention %", "ppl_rise_cut": "PPL %"}
     columns = [METHOD, Column("stream", "stream", "text"), *columns_of(shares)]
     columns += columns_of(changes, "difference", 0, 100.0) + columns_of({"overhead": "time %"}, "level", 0, 100.0)
-    return Printed(frame, columns, text, "trust_eval")
+    return Printed(frame, columns, text)
 
 
 TOGETHER = "Replay, low-rank storage and trust, alone and together, on streams with harmful batches"
@@ -168,53 +160,54 @@ CHANGED = {  # a relative change by trust: what changes, sign of the number's ef
 SHARES = {"overhead": "adds {} to the editing time", "accuracy": "decides rightly on {} of the batches"}
 
 
-def findings(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> Iterator[Finding]:
     """How well trust tells harm, and what its decisions were worth, by method and kind of stream."""
-    found = _detection(judged(tables.get("trust_decisions", pd.DataFrame())))
-    curves = tables.get("trust_forgetting", pd.DataFrame())
-    runs = as_run(tables.get("trust_eval", pd.DataFrame()))
-    if len(curves) and len(runs):
-        for _, part in runs.groupby(["experiment", "method"], sort=False):
-            numbers = worth(part, curves)
-            known = [name for name in (*CHANGED, *SHARES) if numbers[name].value == numbers[name].value]
-            found += [_worth(part, name, numbers[name]) for name in known]
-    return found + (_kept(_rollback(curves)) if len(curves) else [])
+    batches = judged(tables["trust_decisions"])
+    if len(batches):
+        yield from _detection(batches)
+    curves, runs = tables["trust_forgetting"], as_run(tables["trust_eval"])
+    if curves.empty:
+        return
+    for _, part in runs.groupby(["experiment", "method"], sort=False) if len(runs) else ():
+        numbers = worth(part, curves)
+        known = [name for name in (*CHANGED, *SHARES) if numbers[name].value == numbers[name].value]
+        yield from (_worth(part, name, numbers[name]) for name in known)
+    guarded = _rollback(curves)
+    if len(guarded):
+        yield _kept(guarded)
 
 
-def _detection(rows: pd.DataFrame) -> list[Finding]:
-    """Areas under both curves, beside chance; and who tells harm best: trust, or a ruler held to the norm of the update, or
-    its distances, or chance."""
-    if rows.empty:
-        return []
-    kinds: dict[str, tuple[str, Area, float]] = {
-        "auc": ("an area under the ROC curve", classification.roc_area, 0.5),
-        "precision": ("an average precision", classification.precision_area, float(rows["harmful"].mean())),
-    }
-    found = []
-    for name, (what, area, chance) in kinds.items():
-        for method, part in rows.groupby("method", sort=False):
+def _detection(rows: pd.DataFrame) -> Iterator[Finding]:
+    """Who tells harm best: trust, or a ruler held to the norm of the update, or its distances, or chance; and areas under
+    both curves, beside chance."""
+    methods = [(str(method), part) for method, part in rows.groupby("method", sort=False)]
+    areas = [(label(method), *classification.roc_area(part)) for method, part in methods]
+    if len(areas) > 1:
+        areas.sort(key=lambda area: -area[1])
+        what = "area under the ROC curve as a judge of harmful batches"
+        yield leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")
+    kinds: list[tuple[str, str, Area, float]] = [
+        ("auc", "an area under the ROC curve", classification.roc_area, 0.5),
+        ("precision", "an average precision", classification.precision_area, float(rows["harmful"].mean())),
+    ]
+    for name, what, area, chance in kinds:
+        for method, part in methods:
             numbers = area(part)
             verdict, sure = against_chance(numbers.low, numbers.high, chance)
             sentence = (
-                f"A low score of {label(str(method))} marks harmful batches with {what} of {level_with(*numbers)}, "
+                f"A low score of {label(method)} marks harmful batches with {what} of {level_with(*numbers)}, "
                 f"{verdict} ({chance:.2f})."
             )
-            key = f"trust.{name}_{method}"
-            found.append(Finding(key, sentence, *numbers, len(part), sure, "trust_decisions"))
-    areas = [(label(str(m)), *classification.roc_area(part)) for m, part in rows.groupby("method", sort=False)]
-    areas.sort(key=lambda area: -area[1])
-    what = "area under the ROC curve as a judge of harmful batches"
-    rivals = leader_finding("trust.rivals", areas, what, len(rows), "trust_decisions")
-    return [rivals, *found] if len(areas) > 1 else found
+            yield Finding(f"trust.{name}_{method}", sentence, *numbers, len(part), sure, "trust_decisions")
 
 
 def _worth(runs: pd.DataFrame, name: str, numbers: Interval) -> Finding:
     """One number of trust over the seeds of a method on one kind of stream."""
     method, experiment = runs["method"].iloc[0], runs["experiment"].iloc[0]
-    if name in SHARES:
-        claim, sure = SHARES[name].format(percent_with(*numbers)), numbers.known
-    else:
+    if name in CHANGED:
         claim, sure = _changed(name, numbers)
+    else:
+        claim, sure = SHARES[name].format(percent_with(*numbers)), numbers.known
     if name == "accuracy":  # with few harmful batches, never acting is right most of the time
         idle = 1 - float((runs["harmful"] * runs["n"]).sum() / runs["n"].sum())
         sure = bool(numbers.low > idle)
@@ -236,22 +229,17 @@ def _changed(name: str, numbers: Interval) -> tuple[str, bool]:
     return f"{verb} {what} by {size_percent(*numbers)}, relative to no guard", True
 
 
-def _kept(curves: pd.DataFrame) -> list[Finding]:
+def _kept(curves: pd.DataFrame) -> Finding:
     """Who keeps the most at the end of the stream with harmful batches."""
-    if curves.empty:
-        return []
     last = _at_the_end(curves)
-    where = PANELS.get(str(last["experiment"].iloc[0]), "stream")
+    lead = f"With {PANELS.get(str(last['experiment'].iloc[0]), 'stream')}: "
     what = f"share of harmless edits that hold after {counted(int(last['edits_seen'].max()), 'edit')}"
-    return [
-        leader_finding("trust.kept", named(last), what, int(last["n"].max()), "trust_forgetting", f"With {where}: ")
-    ]
+    return leader_finding("trust.kept", named(last), what, int(last["n"].max()), "trust_forgetting", lead)
 
 
 EVENTS = ("events.jsonl",)
 TOPIC = Topic(
-    name="trust",
-    title="Trust",
+    "Trust",
     about="trust and rollback",
     tables=(
         Collected("trust_eval", _by_experiment(trust_table), EXPERIMENTS, ("metrics.csv", "curve.csv", *EVENTS)),
@@ -260,9 +248,6 @@ TOPIC = Topic(
         Collected("trust_decisions", _by_experiment(trust_decisions), EXPERIMENTS, EVENTS),
         Collected("combined", cells_table, ("combined",), CELL_FILES),
     ),
-    figures=(trust_roc, trust_pr, rollback_effect_curve),
-    sheets=(trust_sheet, combined_sheet),
     reads=("trust_decisions", "trust_eval", "trust_forgetting"),
-    findings=findings,
     sentences=4,
 )

@@ -48,37 +48,24 @@ class Printed:
         frame: numbers; for a printed column also ``_low``, ``_high`` (interval) and ``_best`` (bold) where they apply.
         columns: what is printed, in order; those that the frame lacks are left out.
         legend: its caption, plain text.
-        source: name of the collected table that the numbers come from.
     """
 
     frame: pd.DataFrame
     columns: Sequence[Column]
     legend: str
-    source: str
-
-    def latex(self) -> str:
-        """The ``tabular``."""
-        return tabular(self.frame, self.columns, f"{self.source}.csv")
 
 
-def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str, rows: int = ROWS) -> str:
-    """A ``tabular`` with booktabs rules.
-
-    Args:
-        source: file that the numbers come from, named in a comment.
-        rows: printed at most; a last line says how many more the CSV has.
-    """
+def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str) -> str:
+    """A ``tabular`` with booktabs rules; a comment names the ``source``, the last line how many more rows the CSV has."""
     present = [c for c in columns if c.name in frame]
     layout = "".join("l" if c.kind in ("text", "method") else "r" for c in present)
-    lines = [
-        f"% From {escape(source)}; made by the workflow, not to be edited.",
-        rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
-    ]
-    lines += [r"\toprule", " & ".join(escape(c.title) for c in present) + r" \\", r"\midrule"]
-    for record in frame.head(rows).to_dict("records"):
+    lines = [f"% From {escape(source)}; made by the workflow, not to be edited."]
+    lines += [rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}", r"\toprule"]
+    lines += [" & ".join(escape(c.title) for c in present) + r" \\", r"\midrule"]
+    for record in frame.head(ROWS).to_dict("records"):
         lines.append(" & ".join(cell(record, column) for column in present) + r" \\")
-    if len(frame) > rows:
-        more = f"and {len(frame) - rows} further rows in the CSV file"
+    if len(frame) > ROWS:
+        more = f"and {len(frame) - ROWS} further rows in the CSV file"
         lines.append(rf"\multicolumn{{{len(present)}}}{{@{{}}l@{{}}}}{{{escape(more)}}} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -86,12 +73,10 @@ def tabular(frame: pd.DataFrame, columns: Sequence[Column], source: str, rows: i
 def parts(record: Mapping[Any, Any], column: Column, short: bool = True) -> tuple[str, str, bool]:
     """One entry as plain text: the value, its interval (``.91, .96``; empty where unknown), and whether it is bold."""
     value = record[column.name]
-    if column.kind == "method":
-        return label(str(value)), "", False
-    if column.kind == "text":
-        return ("" if pd.isna(value) else str(value)), "", False
     if pd.isna(value):
         return "", "", False
+    if column.kind in ("method", "text"):
+        return (label(str(value)) if column.kind == "method" else str(value)), "", False
     if column.kind == "count":
         return f"{value:,.0f}", "", False
     best = record.get(f"{column.name}_best")
@@ -145,11 +130,11 @@ def wrapped(text: str, layout: str, anywhere: bool = False) -> str:
     return rf"{head}\footnotesize\begin{{tabularx}}{{\columnwidth}}{{@{{}}{layout}{body}"
 
 
-def _breakable(line: str, length: int = 8) -> str:
-    """Escaped text in which words of more than ``length`` letters may be broken after every one of them."""
+def _breakable(line: str) -> str:
+    """Escaped text in which words of more than eight letters may be broken after every one of them."""
 
     def split(match: re.Match[str]) -> str:
         units = re.findall(r"\\[a-zA-Z]+\{\}|\\.|\$[^$]*\$|.", match[0])
-        return match[0] if len(units) <= length or "\\\\" in match[0] else r"\allowbreak{}".join(units)
+        return match[0] if len(units) <= 8 or "\\\\" in match[0] else r"\allowbreak{}".join(units)
 
     return re.sub(r"\S+", split, line)

@@ -28,11 +28,7 @@ class TypesetError(EditlabError):
 
 
 def find_engine(path: str | None = None) -> str:
-    """``pdflatex`` (with bibtex) or ``tectonic``, whichever is found first.
-
-    Raises:
-        TypesetError: neither is there; names the packages.
-    """
+    """``pdflatex`` (with bibtex) or ``tectonic``; raises ``TypesetError`` with the names of packages where neither is there."""
     if shutil.which("pdflatex", path=path) and shutil.which("bibtex", path=path):
         return "pdflatex"
     if shutil.which("tectonic", path=path):
@@ -48,10 +44,8 @@ def typeset_within(
 ) -> Outcome:
     """Typeset with the largest ``\\detail`` from ``detail`` down to 1 that needs at most ``pages`` pages.
 
-    The sources input ``detail.tex``, which is written here. With detail 1 the paper is as long as it is.
-
-    Raises:
-        TypesetError: as :func:`typeset`.
+    The sources input ``detail.tex``, which is written here. With detail 1 the paper is as long as it is. Raises as
+    :func:`typeset`.
     """
     with tempfile.TemporaryDirectory(prefix="editlab-detail-") as name:
         file = Path(name) / "detail.tex"
@@ -60,11 +54,8 @@ def typeset_within(
             write_text(file, f"\\newcommand{{\\detail}}{{{level}}}\n")
             return typeset({**sources, file.name: file}, main, output, log)
 
-        low, high, level = 1, detail, detail
-        outcome = build(level)
-        if outcome.pages <= pages:
-            return outcome
-        high -= 1
+        level, outcome = detail, build(detail)
+        low, high = (detail, detail) if outcome.pages <= pages else (1, detail - 1)
         while low < high:  # high + 1 is too long
             level = (low + high + 1) // 2
             outcome = build(level)
@@ -98,7 +89,10 @@ def typeset(sources: Mapping[str, str | Path], main: str, output: str | Path, lo
         for target, source in sources.items():
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / target)
-        steps = _tectonic(main) if engine == "tectonic" else _pdflatex(main)
+        latex = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", main]
+        steps = [latex, ["bibtex", "-terse", main], *[latex] * (RUNS - 1)]
+        if engine == "tectonic":
+            steps = [["tectonic", "--untrusted", "--keep-logs", "--chatter", "minimal", f"{main}.tex"]]
         printed = _run(steps, folder, main)
         own = folder / f"{main}.log"
         text = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else printed
@@ -111,15 +105,6 @@ def typeset(sources: Mapping[str, str | Path], main: str, output: str | Path, lo
         with atomic_path(output) as temporary:
             shutil.copyfile(pdf, temporary)
     return read_log(text)
-
-
-def _pdflatex(main: str) -> Iterable[list[str]]:
-    latex = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", main]
-    return [latex, ["bibtex", "-terse", main], *[latex] * (RUNS - 1)]
-
-
-def _tectonic(main: str) -> Iterable[list[str]]:
-    return [["tectonic", "--untrusted", "--keep-logs", "--chatter", "minimal", f"{main}.tex"]]
 
 
 def _run(steps: Iterable[list[str]], folder: Path, main: str) -> str:

@@ -39,19 +39,15 @@ class Told:
 def told_of(
     runs: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Mapping[str, str]], findings: Sequence[str]
 ) -> list[Told]:
-    """What is told of every study of a run.
-
-    Args:
-        runs: by study, the fields of its :class:`Run`.
-        tables: by study, the collected tables that its description and its headline stand on.
-        findings: the file of findings, if there is one.
+    """What is told of every study of a run: by study, the fields of its :class:`Run`, and the collected tables that its
+    description and its headline stand on; ``findings``: the file of findings, if there is one.
     """
     found = [f for path in findings for f in json.loads(Path(path).read_text(encoding="utf-8"))]
     studies = []
     for study, fields in runs.items():
         report, run, frames = report_of(study), Run(**fields), read_tables(tables[study])
         sheet = report.sheets[report.headline][1] if report.headline else None
-        headline = sheet.make(frames) if sheet and all(name in frames for name in sheet.tables) else None
+        headline = sheet.make(frames) if sheet and set(sheet.tables) <= set(frames) else None
         own = [f for f in found if f["study"] == study]
         studies.append(Told(report, run, report.describe(run, frames), own, headline))
     return studies
@@ -68,19 +64,12 @@ def _front(told: Told) -> dict[str, Any]:
     return {
         "title": rst(f"{told.report.title}: {told.description.subject}"),
         "question": rst(told.report.question),
-        "headline": "" if told.headline is None else _table(told.headline),
+        "headline": _grid(*list_of(told.headline, rst), "grid") if told.headline else "",
         "reading": rst(told.headline.legend if told.headline else reading),
         "findings": [rst(f["sentence"]) for f in texts.leading(told.findings, told.report.names, 8)],
         "setting": [rst(sentence) for sentence in told.description.setting],
         "missing": rst(" ".join(missing)),
     }
-
-
-def _table(printed: Printed) -> str:
-    from tabulate import tabulate
-
-    heads, rows = list_of(printed, rst)
-    return str(tabulate(rows, heads, tablefmt="grid", disable_numparse=True))
 
 
 def card(studies: Sequence[Told], templates: Path = TEMPLATES) -> str:
@@ -89,14 +78,12 @@ def card(studies: Sequence[Told], templates: Path = TEMPLATES) -> str:
 
 
 def _card(told: Told) -> dict[str, Any]:
-    run, missing = told.run, told.run.missing()
+    run, missing, subject = told.run, told.run.missing(), told.description.subject
     absent = [s for s in texts.missing_sentences(told.report, run) if "experiment" in s]
     return {
         "title": told.report.title,
         "question": told.report.question,
-        "experiments": _experiments(run)
-        if run.cells
-        else f"{told.description.subject[:1].upper()}{told.description.subject[1:]}.",
+        "experiments": _experiments(run) if run.cells else f"{subject[:1].upper()}{subject[1:]}.",
         "setting": " ".join(told.description.setting),
         "versions": _versions(run),
         "costs": _costs(run),
@@ -109,12 +96,16 @@ def _card(told: Told) -> dict[str, Any]:
 
 
 def _experiments(run: Run) -> str:
-    from tabulate import tabulate
-
     table = run.experiments().fillna("")
     if "method" in table:
         table["method"] = [", ".join(label(m) for m in row.split(", ")) for row in table["method"]]
-    return str(tabulate(table, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True))
+    return _grid([*map(str, table)], table.values.tolist(), "pipe")
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
+    from tabulate import tabulate
+
+    return str(tabulate(rows, heads, tablefmt=form, disable_numparse=True))
 
 
 def _versions(run: Run) -> str:
@@ -155,13 +146,9 @@ def _flat(text: str) -> str:
 def _rendered(template: str, contents: list[dict[str, Any]], studies: Sequence[Told], templates: Path) -> str:
     import jinja2
 
-    environment = jinja2.Environment(  # plain text: every value is escaped for its format before it comes here
-        loader=jinja2.FileSystemLoader(templates),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    loader = jinja2.FileSystemLoader(templates)
+    environment = jinja2.Environment(loader=loader, autoescape=False, **options)  # values come escaped for their format
     title = f"Run {studies[0].run.name}"
     shown = rst(title) if template.endswith(".rst.j2") else title
     return environment.get_template(template).render(title=shown, studies=contents).strip() + "\n"

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.draw.style import save_figure
+from editlab.analysis.paper.tabular import tabular
 from editlab.analysis.report.run import Run
-from editlab.analysis.report.topic import Figure, Report, Tables, Topic
+from editlab.analysis.report.topic import Figure, Report, Sheet, Tables, Topic
 from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.findings import Finding, cited
 from editlab.analysis.text.latex import escape
@@ -36,9 +37,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"case_id": str}, keep_default_na=False, na_values=[""])
 
 
-def read_tables(paths: Mapping[str, str | Path]) -> dict[str, pd.DataFrame]:
+def read_tables(paths: Mapping[str, str | Path]) -> Tables:
     """Collected tables by name."""
-    return {name: read_table(path) for name, path in paths.items()}
+    return Tables((name, read_table(path)) for name, path in paths.items())
 
 
 def collect(study: str, topic: str, table: str, run: Run, *, allow_missing: bool = False) -> pd.DataFrame:
@@ -67,15 +68,14 @@ def _declared(declarations: Sequence[Any], name: str) -> Any:
 
 def findings_of(topic: Topic, tables: Tables) -> list[Finding]:
     """The findings of a topic, of its tables that are there; those of fewer than :data:`ENOUGH` seeds say so."""
-    there = {name: tables[name] for name in topic.reads if name in tables}
-    found = topic.findings(there) if there else []
-    return [_of_these_streams(finding, tables.get(finding.source)) for finding in found]
+    there = Tables((name, tables[name]) for name in topic.reads if name in tables)
+    return [_of_these_streams(finding, there[finding.source]) for finding in (topic.findings(there) if there else ())]
 
 
-def _of_these_streams(finding: Finding, table: pd.DataFrame | None) -> Finding:
+def _of_these_streams(finding: Finding, table: pd.DataFrame) -> Finding:
     """With one or two seeds an interval is about the cases of these streams, and says nothing about others."""
     seeds = 0
-    if table is not None and len(table):
+    if len(table):
         seeds = int(table["seeds"].max()) if "seeds" in table else table["seed"].nunique() if "seed" in table else 0
     if not 0 < seeds < ENOUGH:
         return finding
@@ -95,11 +95,9 @@ def caption_of(topic: Topic, figure: Figure, tables: Tables) -> str:
 
 
 def draw(study: str, topic: str, figure: str, tables: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Draw a figure.
+    """Draw a figure from files by name: its own table, and those of its topic's findings that are there.
 
-    Args:
-        tables: files by name: the figure's own, and those of its topic's findings that are there.
-        outputs: pdf, png and the captions rst and tex.
+    ``outputs``: pdf, png and the captions rst and tex.
     """
     frames, found = read_tables(tables), report_of(study).topic(topic)
     declared = _declared(found.figures, figure)
@@ -109,9 +107,10 @@ def draw(study: str, topic: str, figure: str, tables: Mapping[str, str], outputs
 
 def print_table(study: str, topic: str, sheet: str, tables: Tables, outputs: Mapping[str, str]) -> None:
     """Print a table: its numbers as CSV, LaTeX, and the captions rst and caption."""
-    printed = _declared(report_of(study).topic(topic).sheets, sheet).make(tables)
+    declared: Sheet = _declared(report_of(study).topic(topic).sheets, sheet)
+    printed = declared.make(tables)
     write_csv(outputs["csv"], defused(printed.frame))
-    write_text(outputs["tex"], printed.latex())
+    write_text(outputs["tex"], tabular(printed.frame, printed.columns, f"{declared.tables[0]}.csv"))
     write_caption(printed.legend, {"rst": outputs["rst"], "tex": outputs["caption"]})
 
 

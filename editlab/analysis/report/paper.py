@@ -33,10 +33,10 @@ def generated(studies: Sequence[Told], figures: Captions, sheets: Captions) -> s
         lines += [_define("study", told.report.study, escape(told.report.title))]
         lines += [_define("value", f"{told.report.study}.{k}", text) for k, text in told.description.values.items()]
         lines += _findings(told)
-    levels = {name: f.level for told in studies for name, (_, f) in told.report.figures.items()}
-    lines += [_shown("figure", name, caption, levels[name]) for name, caption in figures.items()]
-    levels = {name: s.level for told in studies for name, (_, s) in told.report.sheets.items()}
-    lines += [_shown("table", name, caption, levels[name]) for name, caption in sheets.items()]
+    drawn = {name: found for told in studies for name, (_, found) in told.report.figures.items()}
+    printed = {name: found for told in studies for name, (_, found) in told.report.sheets.items()}
+    lines += [_shown("figure", name, caption, drawn[name].level) for name, caption in figures.items()]
+    lines += [_shown("table", name, caption, printed[name].level) for name, caption in sheets.items()]
     for told in studies:
         lines += [_shown("table", name, text, level) for name, (_, text, level) in told.description.tables.items()]
     return "\n".join([*lines, _shown("table", "provenance", escape(PROVENANCE), 1), ""])
@@ -44,8 +44,8 @@ def generated(studies: Sequence[Told], figures: Captions, sheets: Captions) -> s
 
 def detail(reports: Sequence[Report]) -> int:
     """The highest level of a figure or table."""
-    figures = [shown.level for r in reports for _, shown in r.figures.values()]
-    return max(figures + [shown.level for r in reports for _, shown in r.sheets.values()])
+    levels = [figure.level for r in reports for _, figure in r.figures.values()]
+    return max(levels + [sheet.level for r in reports for _, sheet in r.sheets.values()])
 
 
 def _frame(studies: Sequence[Told]) -> list[str]:
@@ -57,10 +57,8 @@ def _frame(studies: Sequence[Told]) -> list[str]:
         "paper.title": alone if len(studies) == 1 else escape(listed(titles)),
         "paper.provenance": escape(" ".join(texts.provenance_sentences([told.run for told in studies]))),
     }
-    return [
-        *(_define("value", k, v) for k, v in found.items()),
-        *([_define("study", "several", "")] * (len(studies) > 1)),
-    ]
+    several = [_define("study", "several", "")] if len(studies) > 1 else []
+    return [*(_define("value", k, v) for k, v in found.items()), *several]
 
 
 def _findings(told: Told) -> list[str]:
@@ -94,24 +92,21 @@ def own_tables(
 ) -> dict[str, str]:
     """The small tables that the paper brings along, by name: those of the studies, and the provenance.
 
-    Args:
-        tables: files of the collected tables by name.
+    ``tables``: files of the collected tables by name.
     """
     found = {name: text for told in studies for name, (text, _, _) in told.description.tables.items()}
-    return {**found, "provenance": provenance_tabular(studies, tables, figures, sheets)}
+    return {**found, "provenance": _provenance(studies, tables, figures, sheets)}
 
 
-def provenance_tabular(studies: Sequence[Told], tables: Mapping[str, str], figures: Captions, sheets: Captions) -> str:
+def _provenance(studies: Sequence[Told], tables: Mapping[str, str], figures: Captions, sheets: Captions) -> str:
     """Which file every leading table and figure comes from, with the start of its checksum."""
     behind: dict[str, dict[str, list[str]]] = {}
     for told in studies:
-        for name in figures:
-            if name in told.report.figures and told.report.figures[name][1].level <= ROOM:
-                behind.setdefault(told.report.figures[name][1].table, {}).setdefault("figure", []).append(name)
-        for name in sheets:
-            if name in told.report.sheets and told.report.sheets[name][1].level <= ROOM:
-                for table in told.report.sheets[name][1].tables:
-                    behind.setdefault(table, {}).setdefault("table", []).append(name)
+        drawn = [("figure", n, (f.table,), f.level) for n, (_, f) in told.report.figures.items() if n in figures]
+        printed = [("table", n, s.tables, s.level) for n, (_, s) in told.report.sheets.items() if n in sheets]
+        for kind, name, sources, level in [*drawn, *printed]:
+            for table in sources if level <= ROOM else ():
+                behind.setdefault(table, {}).setdefault(kind, []).append(name)
     rows = [
         (f"{table}.csv", sha256(Path(tables[table]))[:8], "; ".join(f"{k} {', '.join(v)}" for k, v in kinds.items()))
         for table, kinds in behind.items()

@@ -102,11 +102,9 @@ class Run:
 
     def versions(self) -> dict[str, str]:
         """Library versions that the cells recorded; several are joined."""
-        found: dict[str, set[str]] = {}
-        for provenance in self.provenances():
-            for name, version in provenance["versions"].items():
-                found.setdefault(name, set()).add(version)
-        return {name: _listed(sorted(values)) for name, values in found.items()}
+        found = [p["versions"] for p in self.provenances()]
+        names = dict.fromkeys(itertools.chain.from_iterable(found))
+        return {name: _listed(sorted({versions[name] for versions in found if name in versions})) for name in names}
 
     def digests(self) -> dict[str, list[str]]:
         """What the finished cells were made from: model, requests and code, short checksums."""
@@ -124,7 +122,7 @@ class Run:
         was raised (``ridge``) or trust failed (``trust_error``)."""
         counted: Counter[str] = Counter()
         cells = [self.root / d for experiment in self.cells for d, _ in self.finished(experiment)]
-        for event in (event for cell in cells if (cell / EVENTS).exists() for event in read_events(cell)):
+        for event in itertools.chain.from_iterable(read_events(cell) for cell in cells if (cell / EVENTS).exists()):
             counted[str(event.get("decision"))] += 1
             counted["ridge"] += any(x.get("ridge_raised") for x in event.get("layers", {}).values())
             counted["trust_error"] += "trust_error" in event

@@ -92,12 +92,10 @@ def batch_sentence(run: Run) -> str:
 
 def provenance_sentences(runs: Sequence[Run]) -> list[str]:
     """With what the numbers were made."""
-    versions: dict[str, list[str]] = {}
-    for run in runs:
-        for name, version in run.versions().items():
-            versions.setdefault(name, []).append(version)
-    shown = ("python", "torch", "transformers", "numpy", "scipy")
-    named = [f"{name} {', '.join(dict.fromkeys(versions[name]))}" for name in shown if name in versions]
+    versions, named = [run.versions() for run in runs], []
+    for name in ("python", "torch", "transformers", "numpy", "scipy"):
+        if used := dict.fromkeys(found[name] for found in versions if name in found):
+            named.append(f"{name} {', '.join(used)}")
     seconds = sum(float(run.seconds()["cpu"].sum()) for run in runs)
     sentences = [
         "Each cell keeps its resolved parameters, the checksums of its inputs and outputs, library versions and the seconds of "

@@ -1,9 +1,10 @@
 """What a study reports, as declarations: a :class:`Report` lists topics, and each topic is one file of its package.
 
-``editlab/analysis/{study}/__init__.py`` exports ``REPORT``. A topic declares the tables that it collects from cells
-(:class:`Collected`), its figures, its printed tables (:class:`Sheet`), the function that makes its findings, and its place
-in the paper. Tables are known by name alone; the rules know where ``NAME.csv`` lies. Names of tables, figures, sheets and
-pages are unique over all studies, because a run has one folder of each.
+``editlab/analysis/{study}/__init__.py`` exports ``REPORT``. The file of a topic has a ``TOPIC`` with the tables that it
+collects from cells (:class:`Collected`) and its place in the paper; what it declares with :func:`figure` and :func:`sheet`
+are its figures and printed tables, and its function ``findings`` makes its findings. Tables are known by name alone; the rules
+know where ``NAME.csv`` lies. Names of tables, figures, sheets and pages are unique over all studies, because a run has one
+folder of each.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, says
-from editlab.analysis.draw.style import styled
+from editlab.analysis.draw.style import house_style
 from editlab.analysis.paper.tabular import Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.text.findings import Finding
 
-Tables = Mapping[str, pd.DataFrame]
 FIRST = "*"  # in place of an experiment: the first that the run declares
+
+
+class Tables(dict[str, pd.DataFrame]):
+    """Collected tables by name; one that the run lacks is empty."""
+
+    def __missing__(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +63,8 @@ class Figure:
     the topic, with ``*``), then the legend.
 
     Attributes:
-        rows: what of the table is shown; ``draw`` and ``legend`` get it, unless it is empty.
         legend: what is shown, with n and intervals, but no verdict.
+        rows: what of the table is shown; ``draw`` and ``legend`` get it, unless it is empty.
         empty: figure and caption where there are no rows.
         level: place in the paper: where it is too long, the highest levels give way first (1 stays).
     """
@@ -65,17 +72,18 @@ class Figure:
     name: str
     title: str
     table: str
-    rows: Callable[[pd.DataFrame], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Drawing]
     legend: Callable[[pd.DataFrame], str]
-    empty: str
+    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    empty: str = "No finished cell to compare."
     cites: tuple[str, ...] = ()
     level: int = 9
 
     def drawn(self, table: pd.DataFrame) -> Drawing:
         """The figure of a table, in the house style."""
         rows = self.rows(table) if len(table) else table
-        return styled(self.draw)(rows) if len(rows) else styled(says)(self.empty)
+        with house_style():
+            return self.draw(rows) if len(rows) else says(self.empty)
 
     def told(self, table: pd.DataFrame) -> str:
         """The legend of a table."""
@@ -84,21 +92,10 @@ class Figure:
 
 
 def figure(
-    title: str,
-    table: str,
-    legend: Callable[[pd.DataFrame], str],
-    *,
-    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
-    empty: str = "No finished cell to compare.",
-    cites: tuple[str, ...] = (),
-    level: int = 9,
+    title: str, table: str, legend: Callable[[pd.DataFrame], str], **options: Any
 ) -> Callable[[Callable[[pd.DataFrame], Drawing]], Figure]:
-    """Declare a figure above the function that draws it, by that function's name."""
-
-    def declare(draw: Callable[[pd.DataFrame], Drawing]) -> Figure:
-        return Figure(draw.__name__, title, table, rows, draw, legend, empty, cites, level)
-
-    return declare
+    """Declare a :class:`Figure` above the function that draws it, by that function's name."""
+    return lambda draw: Figure(draw.__name__, title, table, draw, legend, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,35 +111,32 @@ class Sheet:
 
 def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Callable[[Tables], Printed]], Sheet]:
     """Declare a printed table above the function that makes it: numbers, columns and legend."""
-
-    def declare(make: Callable[[Tables], Printed]) -> Sheet:
-        return Sheet(name, title, tables, make, level)
-
-    return declare
+    return lambda make: Sheet(name, title, tables, make, level)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """A part of a study that is reported together.
+    """A part of a study that is reported together: ``TOPIC`` of its file, which :class:`Report` completes.
 
     Attributes:
-        name: keys of its findings start with it.
         title: subcategory of the HTML report.
         about: to follow "an experiment on", such as "the batch size"; empty: its absence is not worth a sentence.
         reads: tables (its own, or of other topics of the study) that its findings are made of.
-        findings: gets those of ``reads`` that are there, if there is any; the first findings should be the most telling.
         sentences: in the paper at most.
+        name: of the file; keys of its findings start with it.
+        figures, sheets: that the file declares.
+        findings: of the file; gets those of ``reads`` that are there, if there is any. The first should be the most telling.
     """
 
-    name: str
     title: str
     about: str = ""
     tables: tuple[Collected, ...] = ()
+    reads: tuple[str, ...] = ()
+    sentences: int = 3
+    name: str = ""
     figures: tuple[Figure, ...] = ()
     sheets: tuple[Sheet, ...] = ()
-    reads: tuple[str, ...] = ()
-    findings: Callable[[Tables], list[Finding]] = lambda _: []
-    sentences: int = 3
+    findings: Callable[[Tables], Iterable[Finding]] = lambda _: ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,11 +200,13 @@ class Report:
         return f"editlab.analysis.{self.study}.{name}"
 
     def topic(self, name: str) -> Topic:
-        """A topic."""
-        found: Topic = importlib.import_module(self.module(name)).TOPIC
-        if found.name != name:
-            raise ValueError(f"{self.module(name)}: its topic is called {found.name!r}; topic and file have one name")
-        return found
+        """A topic, with what its file declares."""
+        declared = vars(importlib.import_module(self.module(name)))
+        topic: Topic = declared["TOPIC"]
+        figures = tuple(found for found in declared.values() if isinstance(found, Figure))
+        sheets = tuple(found for found in declared.values() if isinstance(found, Sheet))
+        made = {"findings": declared["findings"]} if "findings" in declared else {}
+        return dataclasses.replace(topic, name=name, figures=figures, sheets=sheets, **made)
 
     @functools.cached_property
     def topics(self) -> tuple[Topic, ...]:

@@ -1,1 +1,1 @@
-"""The mathematics of the figures and sentences: intervals, paired differences, resampling, curves."""
+"""The mathematics of the figures and sentences: intervals, paired differences, curves."""

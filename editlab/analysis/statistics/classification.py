@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from editlab.analysis.statistics.intervals import Interval, area_interval, wilson
-from editlab.analysis.statistics.resampling import drawn_within, generator, percentiles
+from editlab.analysis.statistics.streams import generator, percentiles
 from editlab.errors import DataError
 
 RESAMPLES = 500
@@ -28,18 +28,14 @@ def both_classes(frame: pd.DataFrame) -> bool:
 
 
 def _labelled(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], Array]:
-    """Labels, and scores that are higher where harm is likelier."""
+    """Labels, and scores that are higher where harm is likelier; raises ``DataError`` where all are of one class."""
     if not both_classes(frame):
         raise DataError(f"decisions: {len(frame)} batches, all of one class; a curve needs harmful and harmless ones")
     return frame["harmful"].to_numpy(dtype=bool), -frame["trust"].to_numpy(dtype=float)
 
 
 def roc(frame: pd.DataFrame) -> pd.DataFrame:
-    """The ROC curve of low trust as a sign of harm: threshold, false_positive_rate, true_positive_rate, ascending.
-
-    Raises:
-        DataError: all batches are of one class.
-    """
+    """The ROC curve of low trust as a sign of harm: threshold, false_positive_rate, true_positive_rate, ascending."""
     from sklearn.metrics import roc_curve
 
     false, true, scores = roc_curve(*_labelled(frame), drop_intermediate=False)
@@ -47,11 +43,7 @@ def roc(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def precision_recall(frame: pd.DataFrame) -> pd.DataFrame:
-    """threshold, recall and precision of rolling back at and below each score.
-
-    Raises:
-        DataError: all batches are of one class.
-    """
+    """threshold, recall and precision of rolling back at and below each score."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, scores = precision_recall_curve(*_labelled(frame), drop_intermediate=False)
@@ -104,13 +96,20 @@ def on_grid(frame: pd.DataFrame, curve: Curve) -> Array:
     return curve(frame, np.ones((1, len(frame))))[0]
 
 
+def _drawn(rng: np.random.Generator, labels: NDArray[np.bool_]) -> Array:
+    """How often each case is drawn, among those with the label and among those without: neither class is lost."""
+    classes = [np.flatnonzero(labels), np.flatnonzero(~labels)]
+    draws = [np.concatenate([rng.choice(rows, size=len(rows)) for rows in classes]) for _ in range(RESAMPLES)]
+    return np.stack([np.bincount(drawn, minlength=len(labels)) for drawn in draws]).astype(float)
+
+
 def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
     """The 95 % band of a curve on the grid.
 
     The bootstrap over batches alone would call a perfect curve of three harmful batches certain; so the band is at least
     as wide as Wilson's interval of the share itself: of the harmful batches for ROC, of those rolled back for precision.
     """
-    low, high = percentiles(curve(frame, drawn_within(generator("trust curve"), frame["harmful"], RESAMPLES)))
+    low, high = percentiles(curve(frame, _drawn(generator("trust curve"), frame["harmful"].to_numpy(dtype=bool))))
     values, harmful = on_grid(frame, curve), float(frame["harmful"].sum())
     caught = np.maximum(1.0, GRID * harmful)
     basis = np.full_like(GRID, harmful) if curve is roc_on_grid else caught / np.maximum(values, 1e-9)

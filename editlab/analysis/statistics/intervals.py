@@ -79,13 +79,36 @@ def grouped(
     sort: bool = False,
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
-    """One row a group: the columns ``by``, then what ``tell`` makes of its rows.
-
-    Args:
-        columns: of the result, where it must have them without any row too.
-    """
+    """One row a group: the columns ``by``, then what ``tell`` makes of its rows. ``columns``: of the result, where it must
+    have them without any row too."""
     groups = table.groupby(list(by), sort=sort)
     return pd.DataFrame([{**dict(zip(by, key, strict=True)), **tell(part)} for key, part in groups], columns=columns)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """All rows as dictionaries, where a sentence or a mark needs one at a time."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def largest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The row with the largest known value of a column; of several alike the first."""
+    return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=-np.inf).argmax())]])[0]
+
+
+def smallest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The row with the smallest known value of a column; of several alike the first."""
+    return records(frame.iloc[[int(frame[column].to_numpy(dtype=float, na_value=np.inf).argmin())]])[0]
+
+
+def ends(frame: pd.DataFrame, order: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first and the last row in the order of a column."""
+    rows = records(frame.sort_values(order))
+    return rows[0], rows[-1]
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One under the other, those without rows left out; where none has any, the columns alone."""
+    return pd.concat([part for part in parts if len(part)] or [parts[0].iloc[:0]], ignore_index=True)
 
 
 def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

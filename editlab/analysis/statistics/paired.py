@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editlab.analysis.statistics.resampling import RESAMPLES, drawn_counts, generator
-from editlab.analysis.statistics.streams import over_streams
+from editlab.analysis.statistics.streams import RESAMPLES, generator, over_streams
 
 Array = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """One metric of method A minus method B: mean over seeds, 95 % interval, p-value, pairs of cases.
-
-    ``general`` says whether the interval is about streams in general, or about these alone.
-    """
-
-    metric: str
-    value: float
-    ci_low: float
-    ci_high: float
-    p_value: float
-    n: int
-    general: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +65,20 @@ def resampled(
     return [Resampled(point, draw, n) for point, draw, n in found]
 
 
-def differences(a: Resampled, b: Resampled, metrics: Sequence[str]) -> list[Difference]:
-    """A minus B, metric by metric, of two methods drawn together."""
-    found = []
-    for i, name in enumerate(metrics):
-        e = over_streams(a.points[:, i] - b.points[:, i], a.draws[:, i] - b.draws[:, i])
-        found.append(Difference(name, e.value, e.low, e.high, e.p_value, a.n, e.general))
-    return found
+def difference(a: Resampled, b: Resampled, column: int) -> dict[str, Any]:
+    """A minus B of two methods drawn together, in one metric: mean over seeds, 95 % interval, p-value, pairs of cases.
+
+    ``general`` says whether the interval is about streams in general, or about these alone.
+    """
+    found = over_streams((a.points - b.points)[:, column], (a.draws - b.draws)[:, column])
+    ends = {"ci_low": found.low, "ci_high": found.high}
+    return {"value": found.value, **ends, "p_value": found.p_value, "n": a.n, "general": found.general}
+
+
+def drawn_counts(rng: np.random.Generator, resamples: int, cases: int) -> Array:
+    """How often each case is drawn, ``(resamples, cases)``."""
+    drawn = rng.integers(cases, size=(resamples, cases)) + np.arange(resamples)[:, None] * cases
+    return np.bincount(drawn.ravel(), minlength=resamples * cases).reshape(resamples, cases).astype(float)
 
 
 def _means(weights: Array, values: Array) -> Array:

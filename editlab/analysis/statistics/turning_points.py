@@ -72,9 +72,8 @@ def turning_point(edits: ArrayLike, values: ArrayLike, *, resamples: int = RESAM
         return TurningPoint(1000 * knot, before, after, p, "none")
     spread = (((y - broken) ** 2).sum() / max(len(x) - 4, 1)) ** 0.5  # a level, two slopes and the knot
     low, high = np.quantile(1000 * x[1:-1][search(broken + spread * noise)[1]], [0.025, 0.975])
-    return TurningPoint(
-        1000 * knot, before, after, p, "collapse" if after < before else "levels_off", float(low), float(high)
-    )
+    kind = "collapse" if after < before else "levels_off"
+    return TurningPoint(1000 * knot, before, after, p, kind, float(low), float(high))
 
 
 class _Search:
@@ -111,13 +110,6 @@ def _broken(x: Array, y: Array, knot: float) -> tuple[Array, float, float]:
 
 
 def stream_turning_point(curves: pd.DataFrame, value: str) -> TurningPoint:
-    """The turning point of the mean curve of several streams.
-
-    Args:
-        curves: rows with ``seed``, ``edits_seen`` and the column ``value``.
-
-    Raises:
-        DataError: as :func:`turning_point`.
-    """
+    """:func:`turning_point` of the mean curve of several streams: rows with ``seed``, ``edits_seen`` and ``value``."""
     wide = curves.pivot_table(index="edits_seen", columns="seed", values=value)
     return turning_point(wide.index.to_numpy(dtype=float), np.nanmean(wide.to_numpy(dtype=float), axis=1))

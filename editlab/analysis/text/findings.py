@@ -45,13 +45,10 @@ class Finding:
 
     def as_json(self, study: str) -> dict[str, Any]:
         """The fields in order as JSON values (an unknown number is None), with study, topic and the table's file."""
-        numbers = {name: _json(getattr(self, name)) for name in ("value", "low", "high")}
+        named = {"value": self.value, "low": self.low, "high": self.high}
+        numbers = {name: None if math.isnan(x) else float(f"{x:.6g}") for name, x in named.items()}
         place = {"key": self.key, "study": study, "topic": self.topic, "sentence": self.sentence}
         return {**place, **numbers, "n": self.n, "supported": bool(self.supported), "source": f"{self.source}.csv"}
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.6g}")
 
 
 def cited(findings: Sequence[Finding], patterns: Sequence[str], most: int = 4) -> list[Finding]:

@@ -11,27 +11,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 NAMES = {
-    "rome": "ROME",
-    "r": "R",
-    "memit": "MEMIT",
-    "emmet": "EMMET",
-    "alphaedit": "AlphaEdit",
-    "evoedit": "EvoEdit",
-    "rect": "RECT",
-    "prune": "PRUNE",
-    "nse": "NSE",
-    "encore": "ENCORE",
-    "ft": "FT-L",
-    "none": "unedited",
-    "lora": "LoRA",
-}
+    "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA", "r": "R",
+    "locft": "LocFT-BF", "crispedit": "CrispEdit",
+    **{name.lower(): name for name in ("ROME", "MEMIT", "EMMET", "RECT", "PRUNE", "NSE", "ENCORE")},
+}  # fmt: skip
 SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
 MINUS = "−"
 
 
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
-    return " ".join(NAMES.get(part, part) for part in name.split("_")).replace("R ROME", "R-ROME")
+    words = " ".join(NAMES.get(part, part) for part in name.split("_"))
+    return words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs")
 
 
 def level(value: float, digits: int = 2) -> str:
@@ -92,11 +83,6 @@ def few(names: Sequence[str], most: int = 4) -> list[str]:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """``1 seed``, ``1,200 cases``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def stands_on(n: int, seeds: int) -> str:
-    """``n = 192 cases, 2 seeds``."""
-    return f"n = {counted(n, 'case')}, {counted(seeds, 'seed')}"
 
 
 def rst(text: str) -> str:

@@ -66,10 +66,10 @@ def rtt_epochs(rows: pd.DataFrame) -> Drawing:
     """A panel a method, the controls in each."""
     attacked = rows[rows["group"] != ""]
     names = list(dict.fromkeys(attacked["series"]))
-    lines = -(-len(names) // COLUMNS)
-    drawing, axes = panels(lines, COLUMNS, 0.5 + 0.85 * lines, sharex=True, sharey=True)
+    height = 0.5 + 0.85 * -(-len(names) // COLUMNS)
+    drawing, axes = panels(height, len(names), COLUMNS, sharex=True, sharey=True)
     controls = [part for name, part in rows.groupby("series", sort=False) if name in CONTROLS.values()]
-    for axis, name in zip(axes, names, strict=False):
+    for axis, name in zip(axes, names, strict=True):
         part = attacked[attacked["series"] == name]
         for control in controls:
             band(axis, control, "epoch", CONTROL, alpha=0.2)
@@ -80,9 +80,7 @@ def rtt_epochs(rows: pd.DataFrame) -> Drawing:
         axis.set_title("\n".join(textwrap.wrap(name, 22)), fontsize="small")
         axis.set_xticks(sorted(set(rows["epoch"])))
         share_axis(axis)
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
-    for axis in axes[max(0, len(names) - COLUMNS) : len(names)]:
+    for axis in axes[-COLUMNS:]:
         axis.tick_params(labelbottom=True)
     drawing.supxlabel("epoch of retraining", fontsize="medium")
     drawing.supylabel("held-out accuracy", fontsize="medium")
@@ -99,9 +97,7 @@ def categories_sheet(tables: Tables) -> Printed:
     text = (
         "Accuracy on each held-out split after unlearning (A) and after retraining on the others (B), means over seeds."
     )
-    return Printed(frame, columns, text, "rtt")
+    return Printed(frame, columns, text)
 
 
-TOPIC = Topic(
-    name="epochs", title="Along the attack", figures=(rtt_epochs,), sheets=(categories_sheet,), reads=("rtt",)
-)
+TOPIC = Topic("Along the attack", reads=("rtt",))

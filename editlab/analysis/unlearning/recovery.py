@@ -12,9 +12,8 @@ from editlab.analysis.draw.style import DARK, marks
 from editlab.analysis.paper.tabular import Column, Printed, columns_of
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, mean_interval, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level, level_with, listed, signed_with
 from editlab.analysis.unlearning.numbers import (
     INTERVALS,
@@ -77,7 +76,7 @@ def _ranks(summary: pd.DataFrame) -> pd.DataFrame:
 )
 def recovery_vs_rank(rows: pd.DataFrame) -> Drawing:
     """Recovery over the rank, full fine-tuning as a line."""
-    drawing, (axis,) = panels(1, 1, 2.2)
+    drawing, (axis,) = panels(2.2)
     looks = marks(rows["method"])
     for method, part in rows.groupby("method", sort=False):
         mark, ranked = looks[str(method)], part[part["rank"] > 0].sort_values("rank")
@@ -111,7 +110,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 def _printed(rows: pd.DataFrame, columns: Sequence[Column], about: str, by: Sequence[str] = BY) -> Printed:
     frame = _named(over_seeds(rows, by)) if len(rows) else pd.DataFrame(columns=[c.name for c in columns])
     said = f" ({INTERVALS}; {basis(frame)})" if len(frame) else ""
-    return Printed(frame, columns, f"{about}{said}. {LEFT_OUT}.", "summary")
+    return Printed(frame, columns, f"{about}{said}. {LEFT_OUT}.")
 
 
 @sheet("unlearning", "What comes back after unlearning", "summary", level=1)
@@ -273,16 +272,12 @@ def _nothing_chosen(summary: pd.DataFrame) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="recovery",
-    title="Recovery",
+    "Recovery",
     about="what comes back after unlearning",
     tables=(
         Collected("unlearn", collect_unlearn, inputs=("runs",), settings=SETTINGS),
         Collected("rtt", collect_rtt, inputs=("attacks",), settings=SETTINGS),
         Collected("summary", collect_summary, inputs=("attacks", "chosen", "kept"), settings=SETTINGS),
     ),
-    figures=(recovery_vs_rank,),
-    sheets=(unlearning_sheet, budget_sheet, matched_sheet, attacks_sheet),
     reads=("summary",),
-    findings=findings,
 )

@@ -9,9 +9,8 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, panels
 from editlab.analysis.draw.style import COLORS, DARK, GREY
 from editlab.analysis.report.topic import Tables, Topic, figure
-from editlab.analysis.statistics.intervals import NAN, mean_interval
+from editlab.analysis.statistics.intervals import NAN, mean_interval, records
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, listed, signed_with
 from editlab.analysis.unlearning.numbers import INTERVALS, basis, chosen, over_seeds, shown
 
@@ -38,7 +37,7 @@ def _points(summary: pd.DataFrame) -> pd.DataFrame:
 )
 def forget_retain(rows: pd.DataFrame) -> Drawing:
     """A line a method: what is left of the facts, the arrow of the attack, and what was retained."""
-    drawing, (axis, beside) = panels(1, 2, 0.7 + 0.19 * len(rows), sharey=True, width_ratios=[3.4, 1])
+    drawing, (axis, beside) = panels(0.7 + 0.19 * len(rows), 2, 2, sharey=True, width_ratios=[3.4, 1])
     axis.axvspan(rows["N_two_fold_low"].min(), rows["N_two_fold_high"].max(), color=GREY, alpha=0.25, linewidth=0)
     axis.axvline(CHANCE, color=DARK, linewidth=0.6, linestyle=":")
     names = []
@@ -94,10 +93,7 @@ def _listed(rows: pd.DataFrame) -> str:
 
 
 TOPIC = Topic(
-    name="tradeoff",
-    title="Forgetting against retaining",
+    "Forgetting against retaining",
     about="what unlearning costs",
-    figures=(forget_retain,),
     reads=("summary",),
-    findings=findings,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from editlab.analysis.text.rows import records
+from editlab.analysis.statistics.intervals import records
 from editlab.vision.discovery import discovery_columns
 
 KINDS = {"retrain": "baseline_retrain", "finetune_errors": "baseline_finetune"}

@@ -94,7 +94,7 @@ def _thumbnail(image: Any) -> Any:
 def vision_confusion_matrices(rows: pd.DataFrame) -> Drawing:
     """The errors of the test set, before and after, one row a data set."""
     names = list(dict.fromkeys(rows["dataset"]))
-    drawing, axes = panels(len(names), 2, 1.75 * len(names))
+    drawing, axes = panels(1.75 * len(names), 2 * len(names), 2)
     image: Any = None
     for k, name in enumerate(names):
         part = rows[rows["dataset"] == name]
@@ -173,8 +173,7 @@ def _tested(tables: Tables, dataset: str) -> str:
 
 
 TOPIC = Topic(
-    name="errors",
-    title="Errors",
+    "Errors",
     tables=(
         Collected("data_split_info", split_table, inputs=("splits",)),
         Collected("vision_errors", error_table, inputs=("errors",), settings=("ambiguous_gap",)),
@@ -190,7 +189,5 @@ TOPIC = Topic(
             settings=("methods",),
         ),
     ),
-    figures=(vision_confusion_matrices, vision_edited_images),
     reads=("vision_errors", "vision_comparison"),
-    findings=findings,
 )

@@ -50,7 +50,7 @@ def location_table(run: Run) -> pd.DataFrame:
 )
 def vision_layer_importance(rows: pd.DataFrame) -> Drawing:
     """Both rankings over the layers."""
-    drawing, axes = panels(1, 2, 1.9)
+    drawing, axes = panels(1.9, 2, 2)
     titles = {"trace": "recovery", "trial": "net gain on discovery"}
     for axis, (ranking, title) in zip(axes, titles.items(), strict=True):
         part = rows[rows["ranking"] == ranking]
@@ -84,7 +84,7 @@ def vision_layer_importance(rows: pd.DataFrame) -> Drawing:
 def vision_head_importance(rows: pd.DataFrame) -> Drawing:
     """A map of blocks and heads, one a data set."""
     names = list(dict.fromkeys(rows["dataset"]))
-    drawing, axes = panels(len(names), 1, 1.7 * len(names))
+    drawing, axes = panels(1.7 * len(names), len(names))
     image: Any = None
     for axis, name in zip(axes, names, strict=True):
         wide = rows[rows["dataset"] == name].groupby(["layer", "head"])["value"].mean().unstack()
@@ -126,14 +126,11 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="location",
-    title="Location",
+    "Location",
     about="where errors arise",
     tables=(
         Collected("vision_layers", layer_table, inputs=("statistics",)),
         Collected("vision_location", location_table, inputs=("locations",)),
     ),
-    figures=(vision_layer_importance, vision_head_importance),
     reads=("vision_location",),
-    findings=findings,
 )

@@ -10,10 +10,9 @@ from editlab.analysis.draw.plots import Drawing, legend, panels, sides
 from editlab.analysis.draw.style import COLORS, DARK, GREY, MARKERS
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, records
 from editlab.analysis.statistics.streams import holm
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.rows import records
 from editlab.analysis.text.wording import counted, level_with, listed, signed_with
 from editlab.analysis.vision.cells import by_dataset, opening, shown
 from editlab.analysis.vision.comparison import COMPARED, comparison, differences
@@ -44,7 +43,7 @@ def _legend(table: pd.DataFrame) -> str:
 def vision_fix_regression(table: pd.DataFrame) -> Drawing:
     """Fix rate of the edited errors against the change of test accuracy, one panel a data set."""
     names = list(dict.fromkeys(table["dataset"]))
-    drawing, axes = panels(len(names), 1, 1.5 + 1.9 * len(names))
+    drawing, axes = panels(1.5 + 1.9 * len(names), len(names), xlabel="share of the edited errors fixed")
     looks = _looks(table)
     for axis, name in zip(axes, names, strict=True):
         part = table[table["dataset"] == name]
@@ -62,7 +61,6 @@ def vision_fix_regression(table: pd.DataFrame) -> Drawing:
             )
         axis.axhline(0, color=DARK, linewidth=0.7)
         axis.set(ylabel="change of test accuracy", title=name, xlim=(-0.05, 1.05))
-    axes[-1].set_xlabel("share of the edited errors fixed")
     legend(drawing, axes[0], columns=2)
     return drawing
 
@@ -113,7 +111,7 @@ def vision_methods(tables: Tables) -> Printed:
         "cells test became better or worse (McNemar, Holm over all "
         "cells)."
     )
-    return Printed(pd.DataFrame(rows), columns, text, "vision_comparison")
+    return Printed(pd.DataFrame(rows), columns, text)
 
 
 # ---- findings ------------------------------------------------------------------------------------------------------
@@ -232,8 +230,7 @@ def _fixes(part: pd.DataFrame, on: str, tail: str) -> list[Finding]:
 
 
 TOPIC = Topic(
-    name="methods",
-    title="Methods",
+    "Methods",
     about="mending errors",
     tables=(
         Collected(
@@ -247,9 +244,6 @@ TOPIC = Topic(
             settings=("methods",),
         ),
     ),
-    figures=(vision_fix_regression,),
-    sheets=(vision_methods,),
     reads=("vision_comparison", "vision_differences"),
-    findings=findings,
     sentences=5,
 )

@@ -68,7 +68,7 @@ def spread(table: pd.DataFrame) -> pd.Series:
 def vision_search_map(rows: pd.DataFrame) -> Drawing:
     """A heat map of the discovery score."""
     names = list(dict.fromkeys(rows["dataset"]))
-    drawing, panes = panels(len(names), 1, 1.9 * len(names))
+    drawing, panes = panels(1.9 * len(names), len(names))
     image: Any = None
     for axis, name in zip(panes, names, strict=True):
         own = _distinct(rows[rows["dataset"] == name])
@@ -182,10 +182,7 @@ def _text(value: Any) -> str:
 
 
 TOPIC = Topic(
-    name="search",
-    title="Search",
+    "Search",
     tables=(Collected("vision_search", search_table, inputs=("searches",)),),
-    figures=(vision_search_map,),
     reads=("vision_search",),
-    findings=findings,
 )

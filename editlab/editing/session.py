@@ -68,8 +68,7 @@ class EditSession:
         rank: of the adapters of a LoRA recipe.
         seed: of replay draws and of the random control.
         anchor_texts: held-out sentences for backend posthoc, and for the gate of backend memory.
-        tuning: reserved facts, for the gates of backend memory and of rivals that read, and for ``anchor_pilots``; neither edited nor
-            scored.
+        tuning: reserved facts, for gates (backend memory, rivals that read) and for ``anchor_pilots``; neither edited nor scored.
         observer: called with (facts asked for, facts edited before) before a batch is solved and again while its whole candidate
             is on the model; what it returns goes into the event, to label decisions.
         norms: by batch and layer, the norms that the random control replays.

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from editlab.analysis.edit import REPORT
+from editlab.analysis.paper.tabular import tabular
 from editlab.analysis.report.making import all_findings, caption_of, read_tables
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("guarded")]
@@ -105,7 +106,8 @@ def test_figures_and_printed_tables_know_the_columns(tables):
         assert figure.drawn(tables[figure.table]).axes
         assert caption_of(topic, figure, tables).endswith(".")
     for sheet in sheets:
-        assert sheet.make(tables).latex()
+        printed = sheet.make(tables)
+        assert "toprule" in tabular(printed.frame, printed.columns, f"{sheet.name}.csv")
 
 
 def test_sentences_know_the_columns(tables):

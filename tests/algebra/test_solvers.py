@@ -25,7 +25,7 @@ from editlab.errors import ConfigError, NumericalError
 
 F64 = torch.float64
 D_OUT, D_IN, N = 9, 16, 5
-SOLVERS = {name: solver for name, solver in REGISTERED.items() if not solver.gradient}
+SOLVERS = {name: solver for name, solver in REGISTERED.items() if not (solver.gradient or solver.reads)}
 SMALL = {"second_moment_weight": 1.0, "null_space_share": 0.6, "l2": 1.0, "update_norm_weight": 0.0}  # for small maps
 
 SMALL_MOMENT = {"second_moment_weight": 1.0}

@@ -307,7 +307,7 @@ RUNS = ["full", "gpt2_xl", "gptj_6b", "llama2_7b", "llama3_8b", "counterfact", "
 
 def put_data(root: Path) -> None:
     """Files that the runs name, with as many records as they draw; planning does not read what is in them."""
-    (root / "records.json").write_text(json.dumps([{"requested_rewrite": {}}] * 2500))
+    (root / "records.json").write_text(json.dumps([{"requested_rewrite": {}}] * 3500))
     (root / "data" / "liver").mkdir(parents=True)
     for name in ("imgs", "labs"):
         (root / "data" / "liver" / f"{name}.npy").touch()

@@ -13,10 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from editlab.analysis.statistics.intervals import Interval, area_interval, wilson
-from editlab.analysis.statistics.streams import generator, percentiles
+from editlab.analysis.statistics.resampling import OF_CURVES, drawn_within, generator, percentiles
 from editlab.errors import DataError
 
-RESAMPLES = 500
 GRID = np.linspace(0, 1, 101)
 Array = NDArray[np.float64]
 Curve = Callable[[pd.DataFrame, Array], Array]
@@ -96,20 +95,14 @@ def on_grid(frame: pd.DataFrame, curve: Curve) -> Array:
     return curve(frame, np.ones((1, len(frame))))[0]
 
 
-def _drawn(rng: np.random.Generator, labels: NDArray[np.bool_]) -> Array:
-    """How often each case is drawn, among those with the label and among those without: neither class is lost."""
-    classes = [np.flatnonzero(labels), np.flatnonzero(~labels)]
-    draws = [np.concatenate([rng.choice(rows, size=len(rows)) for rows in classes]) for _ in range(RESAMPLES)]
-    return np.stack([np.bincount(drawn, minlength=len(labels)) for drawn in draws]).astype(float)
-
-
 def band(frame: pd.DataFrame, curve: Curve) -> tuple[Array, Array]:
     """The 95 % band of a curve on the grid.
 
     The bootstrap over batches alone would call a perfect curve of three harmful batches certain; so the band is at least
     as wide as Wilson's interval of the share itself: of the harmful batches for ROC, of those rolled back for precision.
     """
-    low, high = percentiles(curve(frame, _drawn(generator("trust curve"), frame["harmful"].to_numpy(dtype=bool))))
+    weights = drawn_within(generator("trust curve"), frame["harmful"], OF_CURVES)
+    low, high = percentiles(curve(frame, weights))
     values, harmful = on_grid(frame, curve), float(frame["harmful"].sum())
     caught = np.maximum(1.0, GRID * harmful)
     basis = np.full_like(GRID, harmful) if curve is roc_on_grid else caught / np.maximum(values, 1e-9)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from editlab.analysis.statistics.streams import RESAMPLES, generator, over_streams
+from editlab.analysis.statistics.resampling import RESAMPLES, drawn_counts, generator
+from editlab.analysis.statistics.streams import over_streams
 
 Array = NDArray[np.float64]
 
@@ -73,12 +74,6 @@ def difference(a: Resampled, b: Resampled, column: int) -> dict[str, Any]:
     found = over_streams((a.points - b.points)[:, column], (a.draws - b.draws)[:, column])
     ends = {"ci_low": found.low, "ci_high": found.high}
     return {"value": found.value, **ends, "p_value": found.p_value, "n": a.n, "general": found.general}
-
-
-def drawn_counts(rng: np.random.Generator, resamples: int, cases: int) -> Array:
-    """How often each case is drawn, ``(resamples, cases)``."""
-    drawn = rng.integers(cases, size=(resamples, cases)) + np.arange(resamples)[:, None] * cases
-    return np.bincount(drawn.ravel(), minlength=resamples * cases).reshape(resamples, cases).astype(float)
 
 
 def _means(weights: Array, values: Array) -> Array:

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from editlab.randomness import derive_seed
+from editlab.analysis.statistics.resampling import percentiles
 
 ENOUGH = 3
-RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
@@ -63,17 +62,6 @@ def over_streams(values: ArrayLike, draws: ArrayLike = ()) -> Estimate:
     low, high = percentiles(found)
     p = min(1.0, 2 * min(float((found <= 0).mean()), float((found >= 0).mean())))
     return Estimate(mean, float(low), float(high), p, False)
-
-
-def generator(purpose: str, seed: int = 0) -> np.random.Generator:
-    """The draws of one purpose of the bootstrap, the same in every run."""
-    return np.random.default_rng(derive_seed(purpose, seed))
-
-
-def percentiles(draws: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the 95 % percentile interval over the first axis; NaN in draws is left out."""
-    low, high = np.nanquantile(np.asarray(draws, dtype=float), [0.025, 0.975], axis=0)
-    return low, high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from editlab.analysis.statistics.resampling import RESAMPLES, generator
 from editlab.errors import DataError
-from editlab.randomness import derive_seed
 
 MINIMUM = 5  # snapshots
 LEVEL = 0.025  # half of the usual 5 %: snapshots of one stream share facts, so their errors are not quite independent
-RESAMPLES = 2000
 Array = NDArray[np.float64]
 
 
@@ -63,7 +62,7 @@ def turning_point(edits: ArrayLike, values: ArrayLike, *, resamples: int = RESAM
     order = np.argsort(x)
     x, y = x[order], y[order]
     search = _Search(x)
-    noise = np.random.default_rng(derive_seed("turning point", seed)).standard_normal((resamples, len(x)))
+    noise = generator("turning point", seed).standard_normal((resamples, len(x)))
     gain, place = (found[0] for found in search(y[None]))
     p = float((1 + (search(noise)[0] >= gain - 1e-12).sum()) / (1 + resamples))
     knot = float(x[1:-1][place])

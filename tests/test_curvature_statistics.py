@@ -35,8 +35,8 @@ def by_hand(model, layer: int, row: list[int], labels: torch.Tensor) -> tuple[to
         return outputs[0]
 
     with capture(inputs={0: module}) as keys, replace_outputs({module: leaf}):
-        logits = model(input_ids=torch.tensor([row])).logits[0]
-    loss = -logits.log_softmax(-1)[torch.arange(len(row)), labels].sum()
+        logits = model(input_ids=torch.tensor([row], device=architecture.device)).logits[0]
+    loss = -logits.log_softmax(-1).cpu()[torch.arange(len(row)), labels].sum()
     (g,) = torch.autograd.grad(loss, outputs[0])
     x = keys[0][0].detach().double()
     return x.T @ x, g[0].double().T @ g[0].double()
@@ -47,7 +47,9 @@ def test_the_sums_are_those_of_the_rows_one_by_one(family, monkeypatch):
     model = tiny_model(family).double()
     rows = [model.tokenizer(text).input_ids for text in corpus(5)]
     label = 17
-    monkeypatch.setattr(statistics, "sampled", lambda logits, _: torch.full((len(logits),), label))
+    monkeypatch.setattr(
+        statistics, "sampled", lambda logits, _: torch.full((len(logits),), label, device=logits.device)
+    )
     found = curvature_sums(Architecture(model), [0, 2], rows, torch_rng("x"))
     for layer in (0, 2):
         parts = [by_hand(model, layer, row, torch.full((len(row),), label)) for row in rows]

@@ -62,7 +62,7 @@ def kept_part(step: torch.Tensor, curvature: Curvature, energy: float) -> torch.
     products = high[:, None] * low[None, :]
     ranked = products.flatten().sort(descending=True)
     before = ranked.values.cumsum(0) - ranked.values
-    mask = torch.ones(products.numel(), dtype=torch.float64)
+    mask = torch.ones_like(products.flatten())
     mask[ranked.indices[before < energy * products.sum()]] = 0.0
     return basis_b @ ((basis_b.T @ step @ basis_a) * mask.reshape(products.shape)) @ basis_a.T
 
@@ -71,7 +71,7 @@ def by_hand(model: Any, facts: Any, options: FineTuningInEpochs, curvature: Any,
     """The change of every map by Adam as its paper writes it, projected before and after; the model is given back."""
     architecture = Architecture(model)
     originals = {k: architecture.weight(k).clone() for k in LAYERS}
-    state = {k: [torch.zeros(32, 64).double(), torch.zeros(32, 64).double()] for k in LAYERS}
+    state = {k: [torch.zeros_like(w), torch.zeros_like(w)] for k, w in originals.items()}
     time, mean = 0, math.inf
     for epoch in range(options.epochs):
         order = list(range(len(facts)))
@@ -108,9 +108,10 @@ def by_hand(model: Any, facts: Any, options: FineTuningInEpochs, curvature: Any,
 )
 def test_it_is_its_formulas(family, energy):
     model, options = tiny_model(family).double(), recipe(energy=energy)
-    steep = {k: c.steep(energy) for k, c in CURVATURE.items()} if energy else None
+    curvature = {k: c.to(Architecture(model).device) for k, c in CURVATURE.items()} if energy else {}
+    steep = {k: c.steep(energy) for k, c in curvature.items()}
     found = finetune_in_epochs(model, FACTS[:7], LAYERS, options, None, steep, seed=5)
-    expected = by_hand(model, FACTS[:7], options, CURVATURE if energy else None, 5)
+    expected = by_hand(model, FACTS[:7], options, curvature, 5)
     assert found.epochs == 3
     for layer, delta in found.deltas.items():
         assert float(delta.norm()) > 0.01

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from editlab.editing.proposal import Columns, Proposal
 from editlab.editing.proposer import Proposer
 from editlab.editing.replay import ReplayItem
 from editlab.networks.architectures import Architecture
-from editlab.networks.hooks import capture, frozen, replace_outputs
+from editlab.networks.hooks import capture, frozen, output_gains
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, PairTokens, check_lengths, pad
 
@@ -112,18 +112,8 @@ def _backward(
     entries = [(i, len(p.prompt) - 1 + j, t, weights[i]) for i, p in enumerate(pairs) for j, t in enumerate(p.target)]
     row, place, token = (torch.tensor([e[k] for e in entries], device=ids.device) for k in range(3))
     projections = {layer: architecture.projection(layer) for layer in layers}
-    gains: dict[int, Tensor] = {}
-
-    def watched(layer: int) -> Callable[[Tensor], Tensor]:
-        def add(output: Tensor) -> Tensor:
-            gains[layer] = torch.zeros_like(output).requires_grad_(True)
-            return output + gains[layer]
-
-        return add
-
     base: Any = model.base_model
-    watch = {module: watched(layer) for layer, module in projections.items()}
-    with frozen(model), torch.enable_grad(), capture(inputs=projections) as keys, replace_outputs(watch):
+    with frozen(model), torch.enable_grad(), capture(inputs=projections) as keys, output_gains(projections) as gains:
         hidden = base(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         logits = architecture.head(hidden[row.to(hidden.device), place.to(hidden.device)])
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))

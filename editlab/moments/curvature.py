@@ -8,7 +8,7 @@ that of the summed loss of its row, over all positions that see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from editlab.errors import NumericalError
 from editlab.moments.collection import zero_sum
 from editlab.moments.passes import Pass, Row
 from editlab.networks.architectures import Architecture
-from editlab.networks.hooks import capture, frozen, replace_outputs
+from editlab.networks.hooks import capture, frozen, output_gains
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import pad
 from editlab.randomness import torch_rng
@@ -82,17 +82,7 @@ def curvature_sums(
     model: Any = architecture.model
     ids, mask = pad(rows, int(tokenizer_of(model).pad_token_id or 0), architecture.device)
     projections = {layer: architecture.projection(layer) for layer in layers}
-    gains: dict[int, Tensor] = {}
-
-    def watched(layer: int) -> Callable[[Tensor], Tensor]:
-        def add(output: Tensor) -> Tensor:
-            gains[layer] = torch.zeros_like(output).requires_grad_(True)
-            return output + gains[layer]
-
-        return add
-
-    watch = {module: watched(layer) for layer, module in projections.items()}
-    with frozen(model), torch.enable_grad(), capture(inputs=projections) as keys, replace_outputs(watch):
+    with frozen(model), torch.enable_grad(), capture(inputs=projections) as keys, output_gains(projections) as gains:
         hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         logits = architecture.head(hidden[mask.to(hidden.device).bool()]).float()
         loss = F.cross_entropy(logits, sampled(logits.detach(), draws), reduction="sum")

@@ -77,6 +77,22 @@ def replace_outputs(edits: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> It
             handle.remove()
 
 
+@contextlib.contextmanager
+def output_gains(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
+    """Zeros that are added to the outputs of modules, under the names given: leaves, whose gradients are those at the outputs."""
+    gains: dict[Any, Tensor] = {}
+
+    def watched(name: Any) -> Callable[[Tensor], Tensor]:
+        def add(output: Tensor) -> Tensor:
+            gains[name] = torch.zeros_like(output).requires_grad_(True)
+            return output + gains[name]
+
+        return add
+
+    with replace_outputs({module: watched(name) for name, module in modules.items()}):
+        yield gains
+
+
 def run(model: nn.Module, **inputs: Any) -> Any:
     """Call the model; None when a hook stopped it early."""
     with contextlib.suppress(StopForward):

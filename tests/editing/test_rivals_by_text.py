@@ -67,7 +67,7 @@ def test_a_fact_that_is_looked_up_answers_and_others_are_left_to_the_model():
         assert continue_prompts(model, [requests[0].rewrite_prompt], 4) == [f" {requests[0].target_new}"]
         left = score_targets(model, others)
         assert np.array_equal(left.log_prob, plain.log_prob)
-        s.step([dataclasses.replace(requests[0], target_new=requests[1].target_new)])
+        s.step([dataclasses.replace(requests[0], case_id="later", target_new=requests[1].target_new)])
         later = score_targets(model, [(requests[0].rewrite_prompt, requests[1].target_new)])
         assert later.correct.all()  # of one subject and relation the later fact holds
 

@@ -25,8 +25,9 @@ def test_warnings_go_to_both_and_progress_to_the_log():
     assert said[2] == "error: not allowed"
 
 
-def test_afterwards_everything_is_as_it_was():
+def test_afterwards_everything_is_as_it_was(monkeypatch):
     stderr, library = sys.stderr, logging.getLogger("editlab")
+    monkeypatch.setattr(library, "level", logging.ERROR)
     before = (library.level, list(library.handlers))
     log = io.StringIO()
     with messages(io.StringIO(), log):

@@ -267,13 +267,14 @@ def _turn(row: dict[str, Any]) -> Finding:
 
 
 FILES = ("curve.csv",)
+LARGE_SCALE = ("large_scale", "large_scale_replay")
 TOPIC = Topic(
     "Forgetting",
     about="forgetting along a stream",
     tables=(
         Collected("curves", of_cells(curves_table), ("edit",), FILES),
-        Collected("large_scale_forgetting", of_cells(curves_table), ("large_scale",), FILES),
-        Collected("turning_points", of_cells(lambda c: turning_points(curves_table(c))), ("large_scale",), FILES),
+        Collected("large_scale_forgetting", of_cells(curves_table), LARGE_SCALE, FILES),
+        Collected("turning_points", of_cells(lambda c: turning_points(curves_table(c))), LARGE_SCALE, FILES),
     ),
     reads=READ,
 )

@@ -184,6 +184,7 @@ def _curve(rng: np.random.Generator, skill: Sequence[float], edits: int, every: 
     for seen in range(every, edits + 1, every):
         left = skill[0] * (1 - 0.4 * seen / (edits + 400)) + 0.01 * rng.random()
         shares = {"retention_success": left, "retention_accuracy": 0.95 * left, "neighborhood_success": skill[2] * left}
+        shares |= {"composite_success": 0.9 * left, "neighborhood_accuracy": 0.7 * skill[2] * left}
         shares |= {f"retention_success_age{a}": left - 0.02 * a for a in range(1, 5)}
         rows += [(seen, name, float(np.clip(value, 0, 1)), min(seen, 200)) for name, value in shares.items()]
         rows += [(seen, "perplexity", 5 + seen / 500, 200), (seen, "delta_norm_layer0", seen / 50 * (skill[0] > 0), 1)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import save_file
 
 from editlab.analysis.edit import REPORT
 from editlab.analysis.edit.comparisons import adjusted
@@ -72,10 +73,12 @@ def write_cell(directory: Path, cell: Mapping[str, str], cases: int) -> None:
     write_csv(directory / "cases.csv", table)
     write_csv(directory / "curve.csv", curve(table, cases, 0.0 if cell["method"] == "none" else 4.0 + rng.random()))
     write_jsonl(directory / "events.jsonl", [])
+    kept = {"0.left": np.zeros((16, 2), np.float32), "0.right": np.zeros((2, 32), np.float32)}
+    save_file(kept if SKILL[cell["method"]][0] else {}, str(directory / "edit.safetensors"))
     stages = {"load": 1.0, "targets": 5 + rng.random(), "solve": 0.5, "evaluate": 4.0}
     seconds = {k: {"cpu": v, "wall": 1.1 * v} for k, v in stages.items()}
     facts = {"edits": cases, "seconds": seconds, "peak_memory_mb": 500.0, "plan": {"recipe": {"solver": "memit"}}}
-    write_provenance(directory, facts, ["metrics.csv", "cases.csv", "curve.csv", "events.jsonl"])
+    write_provenance(directory, facts, ["metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"])
 
 
 def curve(table: pd.DataFrame, cases: int, norm: float) -> pd.DataFrame:
@@ -85,6 +88,7 @@ def curve(table: pd.DataFrame, cases: int, norm: float) -> pd.DataFrame:
     for seen in (cases // 3, 2 * cases // 3, cases):
         rows += [(seen, "retention_success", rewrite[:seen].mean(), seen), (seen, "delta_norm_layer0", norm, 1)]
         rows += [(seen, "neighborhood_success", near[:seen].mean(), seen)]
+        rows += [(seen, f"composite_{p}", 0.9 * rewrite[:seen].mean(), seen) for p in ("success", "accuracy")]
         rows += [
             (seen, f"{name}_accuracy", 0.8 * near[:seen].mean(), seen) for name in ("neighborhood", "same_subject")
         ]

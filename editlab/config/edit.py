@@ -98,9 +98,10 @@ class Sweep(Section):
 
     axes: dict[Name, dict[str, list[Any]]] = Field(default_factory=dict, description="by method: field -> values")
     layers: list[Annotated[int, Field(ge=0)]] = Field([0, 1], description="layers whose statistics the grid needs")
-    facts: Count = Field(32, description="facts of the batch that is edited")
+    facts: Count = Field(32, description="facts that are edited")
+    batch: Count | None = Field(None, description="facts a batch, one after the other; null: all at once")
     known_only: bool = Field(True, description="draw only facts that the model knows")
-    seeds: list[int] = Field([101, 102, 103], description="batches")
+    seeds: list[int] = Field([101, 102, 103], description="draws of the facts")
 
 
 class EditStudy(Study):

@@ -25,6 +25,7 @@ from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, StreamResult, run_stream
 from editlab.editing.tuning import with_guard
 from editlab.errors import DataError
+from editlab.evaluation.inference import scoring_seconds
 from editlab.evaluation.scoring import check_prompts
 from editlab.files.artifacts import write_csv, write_jsonl, write_provenance
 from editlab.files.provenance import commit_of, origins
@@ -115,7 +116,9 @@ def run_cell(
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=cell.recipe.solver, disable=None) as bar:
+        before = _inference(cell, network, chosen)
         result = run_stream(session, chosen, cell, texts, facts=others, progress=bar, checkpoint=checkpoint)
+        after = _inference(cell, network, chosen)
     with watch.stage("write"):
         _write(result, outputs)
     facts = {
@@ -126,6 +129,7 @@ def run_cell(
         "seconds": watch.seconds(),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "edits": len(chosen),
+        "inference": {"unedited": before, "edited": after},
     }
     write_provenance(folder, facts, [outputs[name] for name in RESULTS])
     for old in folder.glob(".checkpoint-*.safetensors"):
@@ -186,6 +190,12 @@ def _relations(cell: CellPlan, records: Sequence[EditRequest]) -> SubjectPrompts
         return None
     table = recipe.subject_relations
     return SubjectPrompts.of_table(read_json(table), table) if table else SubjectPrompts.of_records(records)
+
+
+def _inference(cell: CellPlan, network: Any, requests: Sequence[EditRequest]) -> float | None:
+    """CPU seconds of scoring some of the prompts with the model as it is now, where that is asked for."""
+    asked = requests[: cell.evaluation.inference_prompts]
+    return round(scoring_seconds(network, [(r.rewrite_prompt, r.target_true) for r in asked]), 4) if asked else None
 
 
 def _checkpoint(cell: CellPlan, inputs: Mapping[str, Any], folder: Path) -> Path | None:

@@ -38,7 +38,7 @@ from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.prompts import Surroundings
-from editlab.evaluation.retention import by_return, by_subject, left_out, neighbors, retention
+from editlab.evaluation.retention import by_return, by_subject, composite, left_out, neighbors, retention
 from editlab.evaluation.scoring import score_requests
 from editlab.evaluation.summary import case_means, summarize
 from editlab.randomness import python_rng
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-CURVE_PROBES = ("rewrite", "neighborhood")
 
 
 class StreamPlan(Section):
@@ -240,14 +238,14 @@ class _Run:
         )
 
     def _snapshot(self, seen: Sequence[EditRequest], edits_seen: int) -> list[dict[str, Any]]:
-        """Retention and neighbours over a sample of all earlier edits, perplexity, and the norms of the weights."""
+        """Scores over a sample of all earlier edits, perplexity, and the norms of the weights."""
         most, chosen = self.plan.evaluation.retention_cases, list(range(len(seen)))
         if len(chosen) > most:
             chosen = sorted(python_rng("snapshot", self.plan.seed, len(seen)).sample(chosen, most))
-        frame = score_requests(self.session.model, [seen[i] for i in chosen], CURVE_PROBES, around=self.around)
+        frame = score_requests(self.session.model, [seen[i] for i in chosen], around=self.around)
         rows = retention(frame, {seen[i].case_id: (len(seen) - 1 - i) * 4 // len(seen) for i in chosen})
         again = self._again(edits_seen)
-        rows += by_return(frame[frame["probe"] == "rewrite"], again) + neighbors(frame)
+        rows += by_return(frame[frame["probe"] == "rewrite"], again) + composite(frame) + neighbors(frame)
         if self.texts:
             rows.append(("perplexity", perplexity(self.session.model, self.texts), len(self.texts)))
         for layer, weight in self.session.weights.items():

@@ -1,7 +1,9 @@
 """A grid over hyper-parameters on facts that no experiment edits: how a study's recipes are chosen.
 
-Every point edits one batch and is scored by S, the harmonic mean of ES, PS and NS. The data set itself keeps the facts for
-it (``reserved_for: sweep``), so that no experiment of any run draws a fact that some recipe was chosen on.
+Every point edits its facts, in one batch or as a stream of smaller ones, and is scored at the end by S, the harmonic mean
+of ES, PS and NS. The data set itself keeps the facts for it (``reserved_for: sweep``), so that no experiment of any run
+draws a fact that some recipe was chosen on. For long streams choose on a stream: a recipe that does best on one batch may
+break the model after a thousand edits.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import torch
 
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
-from editlab.data import batches as chunks
+from editlab.data import batches
 from editlab.data.corpus import held_out_sentences, sample_known
+from editlab.data.edited import EditedFacts
 from editlab.data.requests import SWEEP, EditRequest
 from editlab.editing.keys import Contexts
 from editlab.editing.session import EditSession
+from editlab.evaluation.prompts import Surroundings
 from editlab.evaluation.scoring import score_requests
 from editlab.evaluation.summary import summarize
 
@@ -31,10 +35,10 @@ def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def held_out_batches(
+def held_out_facts(
     requests: Sequence[EditRequest], known: set[str] | None, facts: int, seeds: Sequence[int]
 ) -> dict[int, list[EditRequest]]:
-    """A batch of known facts by seed, of those that the data set keeps for the choice of recipes.
+    """Known facts by seed, of those that the data set keeps for the choice of recipes.
 
     Raises:
         DataError: it keeps too few.
@@ -44,7 +48,7 @@ def held_out_batches(
 
 def run_sweep(
     model: torch.nn.Module,
-    batches: Mapping[int, Sequence[EditRequest]],
+    drawn: Mapping[int, Sequence[EditRequest]],
     recipes: Mapping[str, Mapping[str, Any]],
     axes: Mapping[str, Mapping[str, Sequence[Any]]],
     *,
@@ -52,14 +56,17 @@ def run_sweep(
     contexts: Contexts,
     curvature: Sequence[str] = (),
     tuning: Sequence[EditRequest] = (),
+    batch: int | None = None,
 ) -> pd.DataFrame:
-    """Edit every batch with every point of each method's grid; one by one where the solver takes no more.
+    """Edit all draws with every point of each method's grid; one by one where the solver takes no more.
 
     Args:
+        drawn: facts by seed.
         recipes: by method, the fields that stay fixed.
         axes: by method, the fields that vary.
         statistics, curvature: files of the layers that the grid edits.
         tuning: all facts that the data set keeps for this: the gates of memories are calibrated on them.
+        batch: facts a batch, one after the other; None: all facts of a draw at once.
 
     Returns:
         one row a (method, point, seed): the varied fields, ES, PS, NS, S (success) and the norm of the update.
@@ -69,7 +76,7 @@ def run_sweep(
 
     grid = [(m, point) for m in axes for point in grid_points(axes[m])]
     tried = [(m, point, validated(Recipe, {**recipes[m], **point}, f"sweep.{m}")) for m, point in grid]
-    plan = [(*known, seed) for known in tried for seed in batches]
+    plan = [(*known, seed) for known in tried for seed in drawn]
     rows = []
     for method, point, recipe, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
         session = EditSession(
@@ -82,9 +89,10 @@ def run_sweep(
             tuning=tuning,
         )
         with session:
-            for chunk in chunks(batches[seed], recipe.max_batch or len(batches[seed])):
+            most = batch or len(drawn[seed])
+            for chunk in batches(drawn[seed], min(most, recipe.max_batch or most)):
                 session.step(chunk)
-            frame = score_requests(model, batches[seed])
+            frame = score_requests(model, drawn[seed], around=Surroundings(EditedFacts(drawn[seed])))
         table = summarize(frame, resamples=0)
         success = table[table["protocol"] == "success"].set_index("metric")["value"]
         rows.append(

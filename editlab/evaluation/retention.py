@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from editlab.evaluation.summary import summarize
+
+COMPOSITE = {"PS": "paraphrase", "S": "composite"}
 Rows = list[tuple[str, float, int]]
 """(metric, value, n) of points of a curve."""
 
@@ -52,6 +55,13 @@ def by_return(rewrite: pd.DataFrame, again: Mapping[str, bool]) -> Rows:
         for p in ("success", "accuracy")
         if len(group)
     ]
+
+
+def composite(frame: pd.DataFrame) -> Rows:
+    """PS (other wordings of the edits) and S, as a table of scores has them: means over cases."""
+    table = summarize(frame, resamples=0)
+    scored = table[(table["n"] > 0) & table["metric"].isin(COMPOSITE) & table["protocol"].isin(("success", "accuracy"))]
+    return [(f"{COMPOSITE[row.metric]}_{row.protocol}", row.value, row.n) for row in scored.itertuples()]
 
 
 def neighbors(frame: pd.DataFrame) -> Rows:

@@ -34,6 +34,7 @@ rule sweep_recipes:
         },
         axes=STUDY.sweep.axes,
         facts=STUDY.sweep.facts,
+        batch=STUDY.sweep.batch,
         known_only=STUDY.sweep.known_only,
         seeds=STUDY.sweep.seeds,
         loading=lambda w: loading(w.model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from report_tables import write_cells
 from tiny import tiny_model, tiny_requests
 
 from editlab.analysis.edit import REPORT
 from editlab.analysis.edit import cells as cells_module
 from editlab.analysis.edit import decisions as decisions_module
-from editlab.analysis.edit.cells import curves_table, final_scores, read_events, stored
+from editlab.analysis.edit.cells import cell_costs, curves_table, final_scores, read_events, stored
 from editlab.analysis.edit.comparisons import NAMES, compare, paired_differences
 from editlab.analysis.edit.decisions import trust_curves, trust_decisions, trust_table
 from editlab.analysis.edit.forgetting import turning_points
@@ -26,7 +28,7 @@ from editlab.analysis.report.topic import Tables
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
 from editlab.errors import ArtifactError, DataError
-from editlab.files.artifacts import write_csv
+from editlab.files.artifacts import read_provenance, write_csv, write_provenance
 from editlab.moments.stored import save_statistics
 
 COMMON = {"layers": [0], "clamp": 2.0, "steps": 4, "second_moment_weight": 1.0}
@@ -295,3 +297,14 @@ def test_the_cases_of_a_row_are_not_its_probes(tmp_path, monkeypatch):
     monkeypatch.setattr(cells_module, "read_verified", lambda path: path)
     (row,) = cells_module.cell_rows(tmp_path)
     assert (row["when"], row["n"], row["ES"]) == ("final", 8, 0.5)
+
+
+def test_what_a_cell_keeps_and_what_reading_it_costs(tmp_path):
+    cells = write_cells(tmp_path, ("memit", "none"), seeds=(1,))
+    costs = {cell["method"]: directory for directory, cell in cells}
+    assert stored(costs["memit"]) == {"parameters": 2 * (16 + 32), "bytes": 8 * (16 + 32)}
+    assert stored(costs["none"]) == {"parameters": 0, "bytes": 0}
+    assert math.isnan(cell_costs(costs["memit"])["inference"])
+    facts = {**read_provenance(costs["memit"]), "inference": {"unedited": 0.2, "edited": 0.25}}
+    write_provenance(Path(costs["memit"]), facts, ["metrics.csv", "curve.csv", "edit.safetensors"])
+    assert cell_costs(costs["memit"])["inference"] == pytest.approx(1.25)

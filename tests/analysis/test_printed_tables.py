@@ -12,7 +12,8 @@ import pytest
 from docutils.core import publish_parts
 from report_tables import SKILL, collected_tables, made_up_tables, write_cells
 
-from editlab.analysis.edit import REPORT, readme
+from editlab.analysis.edit import REPORT, readme, streams
+from editlab.analysis.edit.cells import EDITING
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.decisions import worth
 from editlab.analysis.edit.scores import headline_settings, pooled_scores
@@ -33,9 +34,9 @@ def cells(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(cells):
-    found = made_up_tables() | collected_tables(cells, ("ablation_matrix", "comparisons", "costs"))
+    found = made_up_tables() | collected_tables(cells, ("ablation_matrix", "comparisons", "costs", "curves"))
     axes = {"batch": int, "replay": float, "rank": int, "seed": int}
-    found |= {name: found[name].astype(axes) for name in ("ablation_matrix", "costs")}
+    found |= {name: found[name].astype(axes) for name in ("ablation_matrix", "costs", "curves")}
     return found | dict.fromkeys(("combined", "quick_validation"), found["ablation_matrix"])
 
 
@@ -247,3 +248,24 @@ def test_readme_block(tables, tmp_path):
     assert [line.split(" | ")[0][2:] for line in rows if "**" in line] == list(found.frame.loc[best, "method"])
     assert best.any()
     assert (tmp_path / readme.COPY).read_bytes() == b"picture"
+
+
+def test_the_stream_table_joins_what_belongs_together(tables):
+    found = REPORT.sheets["streams"][1].make(tables)
+    matrix, frame = tables["ablation_matrix"], found.frame.set_index("method")
+    assert list(frame.index[-2:]) == ["random", "none"]  # controls last
+    curves = tables["curves"]
+    for method, batch in (("memit", 32), ("rome", 1)):
+        own = curves[(curves["method"] == method) & (curves["batch"] == batch) & (curves["replay"] == 0)]
+        for seen in streams.lengths(own["edits_seen"].tolist()):
+            part = own[(own["edits_seen"] == seen) & (own["metric"] == "composite_success")]
+            assert frame.loc[method, f"S_{seen}"] == pytest.approx(part["value"].mean())
+    cells = matrix[(matrix["method"] == "memit") & (matrix["batch"] == 32) & (matrix["replay"] == 0)]
+    assert frame.loc["memit", "parameters"] == cells["parameters"].iloc[0] > 0 == frame.loc["none", "parameters"]
+    costs = tables["costs"]
+    own = costs[(costs["method"] == "memit") & (costs["batch"] == 32) & (costs["replay"] == 0)]
+    spent = own[[f"cpu_{stage}" for stage in EDITING]].sum(axis=1).mean()
+    assert frame.loc["memit", "cpu_ms"] == pytest.approx(1000 * spent / cells["edits"].iloc[0])
+    asked = tables["portability"]
+    hops = asked[(asked["method"] == "memit") & (asked["metric"] == "multi_hop") & (asked["protocol"] == "exact")]
+    assert frame.loc["memit", "multi_hop"] == pytest.approx(hops["value"].mean())

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from report_tables import write_cells
 
-from editlab.analysis.edit import REPORT, replay
+from editlab.analysis.edit import REPORT, replay, streams
 from editlab.analysis.edit.comparisons import adjusted, comparisons
 from editlab.analysis.edit.replay import replay_gain_table
 from editlab.analysis.edit.scores import pooled_cells
@@ -182,3 +182,17 @@ def test_scores_that_are_all_alike_are_not_certain():
     [row] = pooled_cells(pd.DataFrame([cell | {"seed": seed} for seed in (1, 2, 3)])).to_dict("records")
     assert (row["ES"], row["ES_high"]) == (1.0, 1.0)
     assert row["ES_low"] == pytest.approx(0.9615, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "shown"),
+    [
+        (range(1000, 5001, 1000), [1000, 2000, 5000]),
+        ((32, 64, 96), [32, 96]),
+        (range(96, 961, 96), [192, 480, 960]),
+        ((200,), [200]),
+        ((), []),
+    ],
+)
+def test_a_stream_is_told_at_its_end_and_at_most_twice_before(seen, shown):
+    assert streams.lengths(list(seen)) == shown

@@ -8,7 +8,7 @@ with job(snakemake):
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
     from editlab.data.requests import SWEEP
-    from editlab.editing.sweep import best_points, held_out_batches, run_sweep
+    from editlab.editing.sweep import best_points, held_out_facts, run_sweep
     from editlab.files.artifacts import write_csv
     from editlab.networks.loading import load_model
     from editlab.randomness import set_threads
@@ -17,16 +17,16 @@ with job(snakemake):
     p, inputs = snakemake.params, snakemake.input
     known = read_known(inputs.known) if p.known_only else None
     requests = load_requests(inputs.requests)
-    batches = held_out_batches(requests, known, p.facts, p.seeds)
     table = run_sweep(
         load_model(inputs.model, **p.loading),
-        batches,
+        held_out_facts(requests, known, p.facts, p.seeds),
         p.recipes,
         p.axes,
         statistics=list(inputs.statistics),
         curvature=list(inputs.curvature),
         contexts=json.load(open(inputs.contexts, encoding="utf-8")),
         tuning=[r for r in requests if r.reserved_for == SWEEP],
+        batch=p.batch,
     )
     write_csv(snakemake.output.points, table)
     write_csv(snakemake.output.best, best_points(table))

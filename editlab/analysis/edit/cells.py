@@ -17,10 +17,10 @@ from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
-CELL_FILES = ("metrics.csv", "curve.csv", "record")  # what a table of cells reads of every cell
+CELL_FILES = ("metrics.csv", "curve.csv", "edit.safetensors", "record")  # what a table of cells reads of every cell
 METRICS = ("ES", "PS", "NS", "S")
 BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
-EXACT = ("NS", "SS")  # exact answers of what should stay, beside success
+EXACT = ("ES", "NS", "SS")  # exact answers beside success
 MEMORY = ("memory_gate", "memory_collisions", "memory_firing_neutral")  # of a memory, where there is one
 EDITING = ("targets", "keys", "solve", "commit", "trust")  # what a method costs beside its evaluation
 
@@ -43,7 +43,8 @@ def cells_table(run: Run, with_costs: bool = False) -> pd.DataFrame:
         fixed = {"study": run.name, "model": facts.parent.name, "dataset": facts.name}
         costs = cell_costs(directory) if with_costs else {}
         edits = cell_facts(directory)["edits"]
-        rows += [{**fixed, **cell, "edits": edits, **row, **costs} for row in cell_rows(directory)]
+        kept = {"parameters": stored(directory)["parameters"]}
+        rows += [{**fixed, **cell, "edits": edits, **row, **kept, **costs} for row in cell_rows(directory)]
     return pd.DataFrame(rows)
 
 
@@ -116,7 +117,15 @@ def cell_costs(directory: str | Path) -> dict[str, float]:
         "edit_seconds": editing,
         "seconds_per_edit": editing / max(1, provenance["edits"]),
         "peak_memory_mb": provenance["peak_memory_mb"],
+        "inference": _inference(provenance),
     }
+
+
+def _inference(provenance: Mapping[str, Any]) -> float:
+    """Time to read the edited model over that of the unedited one; NaN where it was not measured."""
+    measured = provenance.get("inference") or {}
+    before, after = (measured.get(name) for name in ("unedited", "edited"))
+    return after / before if before and after else math.nan
 
 
 def read_cases(directory: str | Path) -> pd.DataFrame:

@@ -1,0 +1,133 @@
+"""The methods along their streams: what is left of them after 1,000, 2,000, 5,000 edits, and what each costs.
+
+One stream is looked at several times: after its first thousand edits it is what a stream of one thousand would have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from editlab.analysis.draw.plots import Drawing, curves_over_edits
+from editlab.analysis.edit.cells import EDITING
+from editlab.analysis.edit.methods import by_score
+from editlab.analysis.edit.portability import WRITTEN, by_probe
+from editlab.analysis.edit.printing import METHOD
+from editlab.analysis.edit.scores import SETTING, at, controls, headline_settings, named, over, pooled_curves
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.topic import Tables, Topic, figure, sheet
+from editlab.analysis.statistics.intervals import mean_table
+from editlab.analysis.text.findings import Finding, leader_finding
+from editlab.analysis.text.wording import counted
+
+READ = ("ablation_matrix", "curves", "portability", "costs")
+COMPOSITE, NEIGHBORS = "composite_success", "neighborhood_accuracy"
+DRAWN = {COMPOSITE: "S of earlier edits", NEIGHBORS: "neighbours, exact answers"}
+LOOKS_BACK = 3
+PROBES = {"multi_hop": "two hops", WRITTEN: "written"}
+
+
+def lengths(edits: Sequence[int]) -> list[int]:
+    """Of the numbers of edits after which a stream was looked at, the last and up to two earlier ones, each at most half of
+    the next."""
+    found: list[int] = []
+    for seen in sorted(set(edits), reverse=True):
+        if not found or 2 * seen <= found[-1]:
+            found.append(seen)
+    return sorted(found[:LOOKS_BACK])
+
+
+def _along(curves: pd.DataFrame) -> pd.DataFrame:
+    """Scores along the streams at the headline settings, seeds together, one row a (setting, edits_seen, metric)."""
+    return pooled_curves(at(curves[curves["metric"].isin(DRAWN)], headline_settings(curves)))
+
+
+@figure(
+    "The methods along their streams",
+    "curves",
+    lambda rows: (
+        "S of a sample of the earlier edits and, below, exact answers of neighbours whose own fact is unedited, with "
+        f"{over(rows, 'bands')} at a snapshot."
+    ),
+    rows=_along,
+    empty="No stream was looked at on its way.",
+    cites=("streams.S_*",),
+    level=6,
+)
+def streams(rows: pd.DataFrame) -> Drawing:
+    """S over the edits seen, and exact answers of neighbours: one line a method."""
+    return curves_over_edits([(rows[rows["metric"] == m], {"ylabel": name}) for m, name in DRAWN.items()], 4.6)
+
+
+def _at_lengths(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
+    """S after each of :func:`lengths`, one row a setting, and the columns."""
+    rows = _along(curves)
+    rows = rows[rows["metric"] == COMPOSITE]
+    frame, columns = rows[list(SETTING)].drop_duplicates(), []
+    for seen in lengths(rows["edits_seen"].tolist()):
+        name = f"S_{seen}"
+        part = rows[rows["edits_seen"] == seen]
+        renamed = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+        frame = frame.merge(part[[*SETTING, *renamed]].rename(columns=renamed), on=list(SETTING), how="left")
+        columns.append(Column(name, f"S, {seen:,}"))
+    return frame, columns
+
+
+def _probed(table: pd.DataFrame) -> pd.DataFrame:
+    """What follows from the edits and what is written of them, one row a setting: a column a kind of probe."""
+    rows = by_probe(table)
+    frame = rows[list(SETTING)].drop_duplicates()
+    for kind in PROBES:
+        renamed = {"value": kind, "low": f"{kind}_low", "high": f"{kind}_high"}
+        part = rows.loc[rows["metric"] == kind, [*SETTING, *renamed]].rename(columns=renamed)
+        frame = frame.merge(part, on=list(SETTING), how="left")
+    return frame
+
+
+def _spent(costs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
+    """CPU milliseconds an edit and the time to read the edited model over that of the unedited one, one row a setting."""
+    edits = matrix.drop_duplicates([*SETTING, "seed"]).set_index([*SETTING, "seed"])["edits"]
+    each = costs.set_index([*SETTING, "seed"])
+    each = each.assign(cpu_ms=1000 * each[[f"cpu_{s}" for s in EDITING]].sum(axis=1) / edits)
+    return mean_table(each.reset_index(), SETTING, ["cpu_ms", "inference"]).drop(columns="seeds")
+
+
+@sheet("streams", "The methods along their streams", *READ, level=6)
+def streams_sheet(tables: Tables) -> Printed:
+    """S on the way, every score at the end, what follows, and what it costs; one row a method, the controls last."""
+    matrix, curves, portability, costs = (tables[name] for name in READ)
+    frame = by_score(matrix)
+    frame = frame.assign(control=frame["method"].isin(controls(matrix))).sort_values("control", kind="stable")
+    on_the_way, columns = _at_lengths(curves)
+    numbers = ("perplexity", "parameters")
+    cells = matrix.drop_duplicates([*SETTING, "seed"]).groupby(list(SETTING), sort=False)
+    means = cells[[name for name in numbers if name in matrix]].mean().reset_index()
+    for part in (on_the_way, _probed(portability), means, _spent(costs, matrix)):
+        frame = frame.merge(part, on=list(SETTING), how="left")
+    edits = counted(int(matrix["edits"].max()), "edit")
+    legend = (
+        f"S after so many edits of one stream (of a sample of them), then scores after {edits}, with {over(frame)}; exact: the "
+        "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; written: the "
+        "answer that the model writes when it is asked for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; "
+        "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over that of "
+        "the unedited model. Times differ from run to run."
+    )
+    exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]
+    shown = [METHOD, *columns, exact[0], Column("PS", "PS"), *exact[1:], *(Column(*item) for item in PROBES.items())]
+    spent = [Column("perplexity", "PPL", "level", 1), Column("cpu_ms", "ms", "level", 0)]
+    return Printed(frame, [*shown, *spent, Column("parameters", "stored", "count"), Column("inference", "reading")], legend)
+
+
+def findings(tables: Tables) -> Iterator[Finding]:
+    """Who is ahead after each of the lengths, controls apart."""
+    curves, matrix = tables["curves"], tables["ablation_matrix"]
+    rows = _along(curves)
+    rows = rows[(rows["metric"] == COMPOSITE) & ~rows["method"].isin(controls(matrix))]
+    for seen in lengths(rows["edits_seen"].tolist()):
+        ordered = rows[rows["edits_seen"] == seen].sort_values("value", ascending=False, kind="stable")
+        what = f"S after {counted(seen, 'edit')}"
+        yield leader_finding(f"streams.S_{seen}", named(ordered), what, int(ordered["n"].max()), "curves")
+
+
+TOPIC = Topic("Along the stream", about="the methods along their streams", reads=READ, sentences=2)

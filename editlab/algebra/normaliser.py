@@ -11,6 +11,7 @@ whitens the gradients whole, once there are more rows than features: Sigma = S_f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,11 +47,25 @@ class Moments:
             squares = self.squares + apart.square().sum(0) + gap.square() * (self.count * b / n)
         return Moments(n, self.mean + gap * (b / n), squares)
 
+    @property
+    def clamped(self) -> float | None:
+        """Share of the eigenvalues of whitening below the least that is divided by; None: it does not whiten (yet)."""
+        return float((self._spectrum[0] < LEAST_EIGENVALUE).double().mean()) if self._whitens else None
+
+    @property
+    def _whitens(self) -> bool:
+        return self.squares.ndim == 2 and self.count > len(self.mean) + 1
+
+    @functools.cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.squares / (self.count - len(self.mean) - 1))
+        return values, vectors
+
     def normalised(self, rows: Tensor) -> Tensor:
         """``(rows - mu) / sigma``; whitened where there are rows enough, there are at least two."""
-        centred, size = rows - self.mean, len(self.mean)
-        if self.squares.ndim == 2 and self.count > size + 1:
-            values, vectors = torch.linalg.eigh(self.squares / (self.count - size - 1))
+        centred = rows - self.mean
+        if self._whitens:
+            values, vectors = self._spectrum
             return ((centred @ vectors) / values.clamp(min=LEAST_EIGENVALUE).sqrt()) @ vectors.T
         squares = self.squares.diagonal() if self.squares.ndim == 2 else self.squares
         return centred / ((squares / (self.count - 1 + EPSILON)).sqrt() + EPSILON)

@@ -196,7 +196,7 @@ class EditStudy(Study):
             if not streamed and any(recipe.reads_curvature for recipe in self._used()):
                 raise ConfigError(
                     f"config: {where}.statistics.text: required for a hub model; name a text file (or statistics.hub) "
-                    "to stream the curvature of ft_epochs over (or its energy 0)"
+                    "over which the curvature for ft_epochs is collected, or set its energy to 0"
                 )
 
     def _check_relations(self, where: str) -> None:

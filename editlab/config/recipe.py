@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, create_model,
 
 from editlab.config.base import Count, NonNegative, Positive, PositiveShare, Section, Share, short
 from editlab.config.solver import Solver
-from editlab.config.solvers import SOLVERS, Passes, RandomUpdate
+from editlab.config.solvers import SOLVERS, EvoEdit, Passes, RandomUpdate
 from editlab.config.targets import TargetOptions
 
 
@@ -244,6 +244,12 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
         if self.backend == "memory":
             self._check_memory()
+        if self.backend == "lora" and isinstance(self, EvoEdit):
+            raise ValueError("backend: 'lora' is not allowed with evoedit; a cut of its update would move earlier edits")
+        if self.targets is None:
+            for name, value in (("replay_targets", "recomputed"), ("replay_strategy", "target_loss")):
+                if getattr(self, name) == value:
+                    raise ValueError(f"{name}: {value!r} is not allowed with {self.solver}, which has no targets")
         if self.greedy is not None and self.backend != "lora":
             raise ValueError(f"greedy: not allowed with backend {self.backend}; it divides low-rank steps: use lora")
         if self.greedy is not None and isinstance(self, Passes):

@@ -151,7 +151,13 @@ class AlphaEdit(NullSpace):
 class EvoEdit(NullSpace):
     """EvoEdit (arXiv 2510.13851): a null space that loses the keys of every batch, so that no later edit touches them."""
 
-    name = "evoedit"
+    name, replay = "evoedit", False  # what is replayed was edited before, and is left as it is
+
+    @model_validator(mode="after")
+    def _nothing_spills(self) -> Self:
+        if self.sphere:
+            raise ValueError(f"sphere: {self.sphere} is not allowed with evoedit; it would move earlier edits")
+        return self
 
 
 class Rect(Memit):
@@ -194,6 +200,12 @@ class Nse(Passes, Moment):
 
     name, history, targets = "nse", True, NseTargets
     neuron_share: PositiveShare = Field(0.8, description="share of the summed |key| covered by the edited neurons")
+
+    @model_validator(mode="after")
+    def _nothing_spills(self) -> Self:
+        if self.sphere:
+            raise ValueError(f"sphere: {self.sphere} is not allowed with nse; it would move neurons that are not edited")
+        return self
 
     def shown(self) -> dict[str, float | str]:
         return {**super().shown(), "neuron share": self.neuron_share}
@@ -258,10 +270,11 @@ class NoUpdate(Solver):
 
 
 class InContext(Solver):
-    """Rival: no weight changes; the edited fact that a prompt is most like is put in front of it (as IKE, arXiv 2305.12740,
+    """Rival: no weight changes; the edited facts that a prompt is most like are put in front of it (as IKE, arXiv 2305.12740,
     without its demonstrations)."""
 
     name, replay, moment, edits, control, targets, reads = "in_context", False, False, False, True, None, True
+    shown_facts: Count = Field(1, description="facts that are put in front of a prompt, at most; the most alike comes last")
 
 
 class TextLookup(Solver):

@@ -34,7 +34,8 @@ class TargetOptions(Section):
     subject_relations: str | None = Field(
         None,
         description="JSON file {relation: {type, templates}}, or {relation: [templates]}, of what can be asked; null: relations "
-        "that the data set has of the same subjects, in wordings that are not scored",
+        "that the data set has of the same subjects, in the wordings of paraphrases that recur; where none does, in those of its "
+        "rewrite prompts, on which SS is scored",
     )
     norm_anchor: bool = Field(False, description="rescale targets to the unedited norm (arXiv 2602.02543)")
     anchor_pilots: Annotated[int, Field(ge=0)] = Field(

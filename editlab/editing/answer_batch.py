@@ -117,7 +117,7 @@ class AnswerBatch:
 def _stop(tokenizer: object) -> int:
     found = getattr(tokenizer, "eos_token_id", None)
     if not isinstance(found, int):
-        raise ConfigError("stop_token: true is not allowed; the tokenizer has no end of text (false)")
+        raise ConfigError("stop_token: true is not allowed; the tokenizer has no end-of-text token; use false")
     return found
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from editlab.config.recipe import Recipe
 from editlab.config.targets import TargetOptions
-from editlab.data.requests import EditRequest
-from editlab.data.subject_prompts import ESSENCE
+from editlab.data.requests import EditRequest, read_json
+from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
 from editlab.editing.anchor import anchor_length, anchored
 from editlab.editing.events import TargetsEvent
 from editlab.editing.keys import compute_values
@@ -27,15 +28,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def optimized(proposer: Proposer, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
+def optimized(
+    proposer: Proposer,
+    requests: Sequence[EditRequest],
+    stress: Stress | None = None,
+    beside: Sequence[EditRequest] = (),
+) -> Targets:
     """Targets at the last edited layer, on the weights that the recipe asks for and at the length that it gives them.
 
     Args:
         requests: as the recipe looks them up.
+        beside: further facts of the solve.
     """
     recipe, layer, site = proposer.recipe, proposer.layers[-1], proposer.recipe.site
     assert isinstance(recipe, TargetOptions)
-    find = functools.partial(_found, proposer, requests, stress.options(recipe) if stress else recipe)
+    find = functools.partial(_found, proposer, requests, stress.options(recipe) if stress else recipe, beside)
     if recipe.rewind or recipe.norm_anchor:
         with restored(proposer.weights):
             put_back(proposer.weights, proposer.originals)
@@ -50,11 +57,11 @@ def optimized(proposer: Proposer, requests: Sequence[EditRequest], stress: Stres
 
 
 def _found(
-    proposer: Proposer, requests: Sequence[EditRequest], options: TargetOptions
+    proposer: Proposer, requests: Sequence[EditRequest], options: TargetOptions, beside: Sequence[EditRequest] = ()
 ) -> tuple[Targets, Tensor | None]:
     """Targets on the weights as they are, and what the MLP gives there where lengths are anchored to pilot edits."""
     model, layer = proposer.model, proposer.layers[-1]
-    others = [prompts or list(ESSENCE) for prompts in proposer.other_relations(requests)]
+    others = [prompts or list(ESSENCE) for prompts in proposer.other_relations(requests, beside)]
     site = proposer.recipe.site
     targets = optimize_targets(model, requests, layer, proposer.contexts, options, site=site, others=others)
     return targets, compute_values(model, requests, layer, "mlp") if proposer.pilots else None
@@ -71,6 +78,14 @@ def _anchor_length(proposer: Proposer) -> float:
         assert outputs is not None
         proposer.anchor_length = anchor_length(outputs, targets)
     return proposer.anchor_length
+
+
+def held_relations(recipe: Recipe, records: Sequence[EditRequest]) -> SubjectPrompts | None:
+    """What else may be asked of subjects, where the recipe holds it: from its table, else from the records of the data set."""
+    if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
+        return None
+    table = recipe.subject_relations
+    return SubjectPrompts.of_table(read_json(table), table) if table else SubjectPrompts.of_records(records)
 
 
 def described(proposer: Proposer, requests: Sequence[EditRequest], targets: Targets, *, warn: bool) -> TargetsEvent:

@@ -13,12 +13,11 @@ from pydantic import Field
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
 from editlab.config.solvers import RandomUpdate
-from editlab.config.targets import TargetOptions
 from editlab.data import load_requests, read_text
 from editlab.data.corpus import held_out_sentences, read_known, sample_known
 from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8
-from editlab.data.subject_prompts import SubjectPrompts
 from editlab.data.world_probes import with_world_probes
+from editlab.editing.batch_targets import held_relations
 from editlab.editing.events import read_events
 from editlab.editing.probes import choose_probes
 from editlab.editing.session import EditSession
@@ -111,7 +110,7 @@ def run_cell(
         anchor_texts=anchors,
         tuning=tuning,
         norms=norms,
-        relations=_relations(cell, records),
+        relations=held_relations(cell.recipe, records),
         stopwatch=watch,
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
@@ -181,15 +180,6 @@ def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:
     path = cell.evaluation.perplexity_text
     texts = read_text(path) if path else held_out_sentences(count + anchors)
     return texts[:count], texts[count : count + anchors]
-
-
-def _relations(cell: CellPlan, records: Sequence[EditRequest]) -> SubjectPrompts | None:
-    """What else may be asked of subjects, where the recipe holds it: from its table, else from the data set."""
-    recipe = cell.recipe
-    if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
-        return None
-    table = recipe.subject_relations
-    return SubjectPrompts.of_table(read_json(table), table) if table else SubjectPrompts.of_records(records)
 
 
 def _inference(cell: CellPlan, network: Any, requests: Sequence[EditRequest]) -> float | None:

@@ -95,7 +95,8 @@ def required_curvature(
         return {}
     if statistics is None:
         raise ConfigError(
-            f"statistics: {recipe.solver} needs the curvature of layers {list(layers)} (editlab.collect_curvature); or energy 0"
+            f"statistics: {recipe.solver} needs the curvature of layers {list(layers)}: collect it with "
+            "editlab.collect_curvature, or set energy: 0"
         )
     found = resolve_curvature(statistics, layers, {layer: architecture.weight_shape(layer) for layer in layers})
     return {k: curvature.to(architecture.weight(k).device) for k, curvature in found.items()}

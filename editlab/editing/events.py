@@ -103,7 +103,8 @@ class Event(_Entry):
         replay_dropped: why they were left out.
         targets, layers: how it was solved, by layer.
         passes: over the batch, for solvers that make several.
-        loss: the last one, of fine-tuning.
+        loss: the last one, of fine-tuning and of gradients.
+        known: share of the facts that the model answered before the batch, where each is given a step all the same.
         scale, rollback, trust, threshold, terms: what trust judged, and what it decided.
         trust_error: what went wrong in trust; the batch stayed.
         left_out: facts that were taken out of it for their low trust.
@@ -124,6 +125,7 @@ class Event(_Entry):
     layers: dict[str, LayerEvent] | None = None
     passes: int | None = None
     loss: float | None = None
+    known: float | None = None
     scale: float | None = None
     rollback: bool | None = None
     trust: float | None = None

@@ -1,7 +1,8 @@
 """How the gate of a memory is chosen, on facts and text that nothing is scored on.
 
 It is the larger of two cosines. One is the quantile of neutral text: but for a share of its tokens (``gate_rate``) every
-token's largest cosine is below. The other parts best, by balanced accuracy, what should fire from what should not, with all
+token's largest cosine is below. The other parts best, by the harmonic mean of the two shares (as S weighs paraphrases and
+neighbours: a gate that nothing passes is worth nothing), what should fire from what should not, with all
 reserved facts stored: paraphrases, whose own fact must be the nearest, and all their prompts against the others' entries (the
 own one left out: other relations of the subject, the same relation of other subjects). Keys at the subject's end do not know
 the relation: there a subject's entries count as its own.
@@ -138,12 +139,13 @@ def _prompt_cosines(
 
 
 def _best_cut(right: Tensor, asked: int, others: Tensor) -> float:
-    """The cut of highest balanced accuracy: ``right`` of ``asked`` prompts should lie above it, ``others`` below; of equal ones
-    the middle one."""
+    """The cut of the highest harmonic mean of two shares: ``right`` of ``asked`` prompts should lie above it, ``others`` below;
+    of equal ones the middle one."""
     levels = torch.cat([right, others]).unique()
     cuts = torch.cat([levels[:1] - 1e-3, (levels[1:] + levels[:-1]) / 2, levels[-1:]])
     above = len(right) - torch.searchsorted(right.sort().values, cuts, right=True)
     below = torch.searchsorted(others.sort().values, cuts, right=True)
-    accuracy = above.double() / max(1, asked) + below.double() / len(others)
-    best = (accuracy >= accuracy.max() - 1e-12).nonzero()[:, 0]
+    let, kept = above.double() / max(1, asked), below.double() / len(others)
+    worth = 2 * let * kept / (let + kept).clamp(min=1e-12)
+    best = (worth >= worth.max() - 1e-12).nonzero()[:, 0]
     return float(cuts[best[len(best) // 2]])

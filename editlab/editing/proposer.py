@@ -60,6 +60,13 @@ def install_at_once(proposer: Proposer, proposal: Proposal, layer: int, solve: S
         return proposer.put(proposal, layer, update, problem)
 
 
+def whole_norms(proposal: Proposal, event: Event) -> None:
+    """Where a map's update was put on in several parts, its event tells the norm of all of them together."""
+    for layer, change in proposal.change.items():
+        assert event.layers is not None
+        event.layers[str(layer)].update_norm = change.norm()
+
+
 @dataclasses.dataclass
 class Proposer:
     """Makes the update of a batch on the maps of one model.
@@ -126,22 +133,30 @@ class Proposer:
         """The contexts that keys are averaged over."""
         return flat(self.contexts) if self.recipe.site == "mlp" else self.contexts
 
-    def targets(self, requests: Sequence[EditRequest], stress: Stress | None = None) -> Targets:
-        """Target vectors at the last edited layer, on the weights that the recipe asks for."""
+    def targets(
+        self, requests: Sequence[EditRequest], stress: Stress | None = None, beside: Sequence[EditRequest] = ()
+    ) -> Targets:
+        """Target vectors at the last edited layer, on the weights that the recipe asks for.
+
+        Args:
+            beside: further facts that are edited with them: what is said of these is not held.
+        """
         with self.unremembered():
-            targets = optimized(self, self.asked(requests), stress)
+            targets = optimized(self, self.asked(requests), stress, beside)
         if isinstance(self.recipe, ShuffledTargets):
             targets = shuffled(targets, requests, self.seed)
         return stress.targets(targets, requests) if stress else targets
 
-    def other_relations(self, requests: Sequence[EditRequest]) -> list[list[str]]:
-        """By request, templates of the relations of its subject that are held: without those that the batch edits. Empty where
-        the recipe holds nothing."""
+    def other_relations(
+        self, requests: Sequence[EditRequest], beside: Sequence[EditRequest] = ()
+    ) -> list[list[str]]:
+        """By request, templates of the relations of its subject that are held: without those that the batch edits, its other
+        facts ``beside`` included. Empty where the recipe holds nothing."""
         recipe = self.recipe
         if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
             return []
         edited: dict[str, set[str]] = collections.defaultdict(set)
-        for subject, relation in (r.key for r in requests):
+        for subject, relation in (r.key for r in (*requests, *beside)):
             edited[subject].add(relation)
         asked_of, apart, most = self.relations.asked_of, self.relations_apart, recipe.subject_prompts
         return [asked_of(r, most, self.seed, apart | edited[r.subject]) for r in requests]
@@ -158,7 +173,8 @@ class Proposer:
         if not replayed:
             return Columns(requests, targets.z, None, new, losses)
         old = [item.request for item in replayed]
-        z_old = self.targets(old).z if self.recipe.replay_targets == "recomputed" else stack_targets(replayed)
+        recomputed = self.recipe.replay_targets == "recomputed"
+        z_old = self.targets(old, beside=requests).z if recomputed else stack_targets(replayed)
         z = torch.cat([targets.z, z_old.to(targets.z)], 1)
         return Columns(requests + old, z, self.column_weights(new, len(old)), new, losses)
 
@@ -186,6 +202,8 @@ class Proposer:
                 event.layers[str(layer)] = self._layer(proposal, asked, layer, left, event.batch, install)
             if passes:
                 event.passes = number + 1
+        if passes or self.recipe.greedy is not None:
+            whole_norms(proposal, event)
         return proposal
 
     def put(
@@ -206,7 +224,7 @@ class Proposer:
 
         def solved() -> tuple[Change, Problem]:
             with self.stopwatch.stage("keys"), self.unremembered():
-                problem = self.problem(columns, layer, left, index)
+                problem = self.problem(columns, layer, left, index, self.before(proposal, layer))
             if self.memory:
                 proposal.problems.setdefault(layer, problem)
                 return self.memory.entries(problem, columns.requests), problem
@@ -230,8 +248,16 @@ class Proposer:
         far = self.recipe.upper_bound
         return ((gap > self.recipe.alpha) & (gap < (math.inf if far is None else far))).nonzero()[:, 0].tolist()
 
-    def problem(self, columns: Columns, layer: int, layers_left: int, index: int) -> Problem:
-        """What is asked of one map now: keys and residuals on the model as it is."""
+    def before(self, proposal: Proposal, layer: int) -> Tensor | None:
+        """The map before the batch, where the recipe reads it: earlier passes of the batch are taken off again."""
+        if not self.recipe.reads_weight:
+            return None
+        change = proposal.change.get(layer)
+        weight = self.weights[layer]
+        return weight if not isinstance(change, Factors) else weight.double() - change.to(device=weight.device).dense()
+
+    def problem(self, columns: Columns, layer: int, layers_left: int, index: int, weight: Tensor | None) -> Problem:
+        """What is asked of one map now: keys and residuals on the model as it is, and its ``weight`` before the batch."""
         assert columns.z is not None
         recipe, requests, contexts = self.recipe, self.asked(columns.requests), self.key_contexts
         if recipe.mean_value:  # one key everywhere: the current value is that of the averaged key
@@ -242,7 +268,7 @@ class Proposer:
             keys=compute_keys(self.model, requests, layer, contexts),
             residual=(columns.z.to(values) - values) / layers_left,
             moment=self.moments.get(layer),
-            weight=self.weights[layer] if recipe.reads_weight else None,
+            weight=weight,
             original=self.originals[layer] if recipe.original else None,
             column_weights=columns.weights,
             history=self.history.get(layer),

@@ -7,6 +7,7 @@ should pass with their own fact, prompts of other facts should not.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from editlab.config.recipe import Recipe
-from editlab.config.solvers import TextLookup
+from editlab.config.solvers import InContext, TextLookup
 from editlab.data.requests import EditRequest
 from editlab.editing.gate import Gate, separating_gate
 from editlab.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 PROMPTS_A_PASS = 4096
 """Prompts that are compared with all facts at once."""
@@ -31,38 +34,38 @@ class FactReader:
         facts: the session's own list, which grows; of two with one subject and relation the later one holds.
         gate: the cosine above which a fact is asked for.
         answers: the facts answer in the model's place; else they are shown to it.
+        shown_facts: of these a prompt, at most.
     """
 
-    def __init__(self, facts: list[EditRequest], gate: Gate, *, answers: bool) -> None:
-        self.facts, self.gate, self.in_place = facts, gate, answers
+    def __init__(self, facts: list[EditRequest], gate: Gate, *, answers: bool, shown_facts: int = 1) -> None:
+        self.facts, self.gate, self.in_place, self.shown_facts = facts, gate, answers, shown_facts
         self._held: list[EditRequest] = []
         self._index: Any = None
         self._known = 0
 
     def shown(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts, each behind the statement of the fact that it is most like, where that passes the gate."""
+        """The prompts, each behind the statements of the facts that it is most like and that pass the gate, the nearest last."""
         if self.in_place:
             return list(prompts)
-        found = self.nearest(prompts)
-        return [p if f is None else f"{statement(f)} {p}" for p, f in zip(prompts, found, strict=True)]
+        found = self.nearest(prompts, self.shown_facts)
+        return [" ".join([*map(statement, reversed(facts)), p]) for p, facts in zip(prompts, found, strict=True)]
 
     def answers(self, prompts: Sequence[str]) -> list[str | None]:
         """The new object of the fact that a prompt is most like, where that passes the gate."""
         if not self.in_place:
             return [None] * len(prompts)
-        return [None if fact is None else fact.target_new for fact in self.nearest(prompts)]
+        return [facts[0].target_new if facts else None for facts in self.nearest(prompts)]
 
-    def nearest(self, prompts: Sequence[str]) -> list[EditRequest | None]:
-        """By prompt, the fact that it is most like; None: none passes the gate."""
+    def nearest(self, prompts: Sequence[str], count: int = 1) -> list[list[EditRequest]]:
+        """By prompt, the facts that pass the gate, the most alike first: ``count`` of them at most."""
         self._learn()
         if not self._held:
-            return [None] * len(prompts)
-        found: list[EditRequest | None] = []
+            return [[] for _ in prompts]
+        found: list[list[EditRequest]] = []
         for start in range(0, len(prompts), PROMPTS_A_PASS):
             cosines = likeness(prompts[start : start + PROMPTS_A_PASS], self._index)
-            best = cosines.argmax(1)
-            passes = cosines[np.arange(len(best)), best] > self.gate.value
-            found += [self._held[i] if ok else None for i, ok in zip(best, passes, strict=True)]
+            best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+            found += [[self._held[i] for i in row if own[i] > self.gate.value] for row, own in zip(best, cosines, strict=True)]
         return found
 
     def _learn(self) -> None:
@@ -98,7 +101,10 @@ def fact_reader(recipe: Recipe, facts: list[EditRequest], tuning: Sequence[EditR
         ConfigError: no gate is given, and fewer than two reserved facts are.
     """
     gate = Gate(recipe.gate) if recipe.gate is not None else calibrated_likeness(tuning)
-    return FactReader(facts, gate, answers=isinstance(recipe, TextLookup))
+    if gate.account and not gate.account["paraphrases"]:
+        logger.warning("%s: no paraphrase of the reserved facts passes the calibrated gate, %.3f", recipe.solver, gate.value)
+    shown = recipe.shown_facts if isinstance(recipe, InContext) else 1
+    return FactReader(facts, gate, answers=isinstance(recipe, TextLookup), shown_facts=shown)
 
 
 def calibrated_likeness(facts: Sequence[EditRequest]) -> Gate:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -128,6 +129,7 @@ class EditSession:
         self.observer, self.anchor_texts, self.norms = observer, list(anchor_texts), norms
         self.edited: list[EditRequest] = []
         self.reader = fact_reader(recipe, self.edited, tuning) if recipe.reads else None
+        self.reserved = {request.key for request in tuning} if recipe.reads_reserved else set()
         self.events: list[Event] = []
         self.half: dict[int, torch.dtype] = {}
         self._entered = contextlib.ExitStack()
@@ -192,7 +194,8 @@ class EditSession:
             stress: makes the batch harmful, to try trust.
 
         Raises:
-            ConfigError: more facts than the solver takes, or a trust probe is one of the facts' evaluation prompts.
+            ConfigError: more facts than the solver takes, a trust probe is one of the facts' evaluation prompts, or a fact is
+                one of ``tuning``.
         """
         largest = self.recipe.max_batch
         if largest is not None and len(requests) > largest:
@@ -200,6 +203,9 @@ class EditSession:
         if not self.originals:
             raise RuntimeError("the session is not entered: edit inside its with block, which restores the model")
         self.guard.check(requests)
+        for request in requests:
+            if request.key in self.reserved:
+                raise ConfigError(f"tuning: {request.case_id} is edited; what gates and lengths are chosen on is not to be")
         batch = stress.requests(requests) if stress else list(requests)
         event = Event(batch=len(self.events), cases=[r.case_id for r in batch], stress=stress.kind if stress else None)
         if self.recipe.reads:
@@ -241,12 +247,16 @@ class EditSession:
         event.replayed = len(replayed)
         if self.norms is not None or self.recipe.targets is None:
             norms = self.norms[event.batch] if self.norms is not None else None
-            self._keep(propose_without_targets(self.proposer, requests, replayed, norms, event), event.batch)
+            solve = functools.partial(propose_without_targets, self.proposer, requests, norms=norms, event=event)
+            self._keep(self._propose(solve, replayed, before, event), event.batch)
             return
         targets = self._targets(requests, event, stress)
         event.without = self._observed(wanted)
         self.guard.before(requests, event)
-        proposal = self._propose(requests, targets, replayed, before, event)
+        columns = functools.partial(self.proposer.columns, requests, targets)
+        proposal = self._propose(
+            lambda old: self.proposer.propose(columns(old), event, self.guard.install), replayed, before, event
+        )
         event.applied = self._observed(wanted)
         proposal = self.guard.decide(proposal, before, event)
         if event.kept:
@@ -263,22 +273,20 @@ class EditSession:
 
     def _propose(
         self,
-        requests: list[EditRequest],
-        targets: Targets,
+        solve: Callable[[list[ReplayItem]], Proposal],
         replayed: list[ReplayItem],
         before: Snapshot,
         event: Event,
     ) -> Proposal:
         """The batch's update on the model; without the replayed facts where it cannot be solved with them."""
-        propose, columns = self.proposer.propose, self.proposer.columns
         try:
-            return propose(columns(requests, targets, replayed), event, self.guard.install)
+            return solve(replayed)
         except NumericalError as error:
             if not replayed:
                 raise
             self.proposer.take_back(before)
             event.replayed, event.replay_dropped = 0, str(error)
-            return propose(columns(requests, targets, []), event, self.guard.install)
+            return solve([])
 
     def _keep(self, proposal: Proposal, index: int) -> None:
         """Commit: later batches know the keys and may replay the facts."""

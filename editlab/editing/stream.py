@@ -281,6 +281,8 @@ class _Run:
             rows.append({"metric": "perplexity", "value": perplexity(model, self.texts), "n": len(self.texts)})
         if memory := self.session.proposer.memory:
             rows += memory_report(memory, model, self.texts)
+        if reader := self.session.reader:
+            rows.append({"metric": "memory_gate", "value": reader.gate.value, "n": 1})
         if self.session.half:
             lost = self.session.energy_lost
             rows.append({"metric": "energy_lost", "value": max(lost.values()), "n": len(lost)})

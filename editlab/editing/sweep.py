@@ -20,6 +20,7 @@ from editlab.data import batches
 from editlab.data.corpus import held_out_sentences, sample_known
 from editlab.data.edited import EditedFacts
 from editlab.data.requests import SWEEP, EditRequest
+from editlab.editing.batch_targets import held_relations
 from editlab.editing.keys import Contexts
 from editlab.editing.session import EditSession
 from editlab.evaluation.prompts import Surroundings
@@ -55,7 +56,7 @@ def run_sweep(
     statistics: Sequence[str],
     contexts: Contexts,
     curvature: Sequence[str] = (),
-    tuning: Sequence[EditRequest] = (),
+    records: Sequence[EditRequest] = (),
     batch: int | None = None,
 ) -> pd.DataFrame:
     """Edit all draws with every point of each method's grid; one by one where the solver takes no more.
@@ -65,7 +66,7 @@ def run_sweep(
         recipes: by method, the fields that stay fixed.
         axes: by method, the fields that vary.
         statistics, curvature: files of the layers that the grid edits.
-        tuning: all facts that the data set keeps for this: the gates of memories are calibrated on them.
+        records: the data set: what it keeps for this and is not drawn, gates and lengths are calibrated on.
         batch: facts a batch, one after the other; None: all facts of a draw at once.
 
     Returns:
@@ -77,6 +78,7 @@ def run_sweep(
     grid = [(m, point) for m in axes for point in grid_points(axes[m])]
     tried = [(m, point, validated(Recipe, {**recipes[m], **point}, f"sweep.{m}")) for m, point in grid]
     plan = [(*known, seed) for known in tried for seed in drawn]
+    tuning = {seed: _not_among(records, facts) for seed, facts in drawn.items()}
     rows = []
     for method, point, recipe, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
         session = EditSession(
@@ -86,7 +88,8 @@ def run_sweep(
             contexts=contexts,
             seed=seed,
             anchor_texts=held_out_sentences(recipe.neutral_texts),
-            tuning=tuning,
+            tuning=tuning[seed],
+            relations=held_relations(recipe, records),
         )
         with session:
             most = batch or len(drawn[seed])
@@ -106,6 +109,12 @@ def run_sweep(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _not_among(records: Sequence[EditRequest], drawn: Sequence[EditRequest]) -> list[EditRequest]:
+    """The facts kept for the choice of recipes, without those that are edited and scored."""
+    scored = {request.key for request in drawn}
+    return [r for r in records if r.reserved_for == SWEEP and r.key not in scored]
 
 
 def best_points(table: pd.DataFrame) -> pd.DataFrame:

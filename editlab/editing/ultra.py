@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editlab.algebra.normaliser import Normaliser
+from editlab.algebra.normaliser import LEAST_EIGENVALUE, Normaliser
 from editlab.algebra.problem import Problem
 from editlab.algebra.solvers import solve
 from editlab.config.solvers import Ultra
@@ -26,7 +26,7 @@ from editlab.data.requests import EditRequest
 from editlab.editing.events import Event, LayerEvent
 from editlab.editing.keys import TOKENS_PER_PASS
 from editlab.editing.proposal import Columns, Proposal
-from editlab.editing.proposer import Proposer
+from editlab.editing.proposer import Proposer, whole_norms
 from editlab.editing.replay import ReplayItem
 from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import capture, frozen, output_gains
@@ -34,6 +34,9 @@ from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import Encoder, PairTokens, check_lengths, pad
 
 logger = logging.getLogger(__name__)
+
+KNOWN = 0.01
+"""Nats below which a fact counts as answered already: its gradient is all but zero, and normalised like any other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +47,14 @@ class AnswerRows:
         keys, gradients: by layer, ``(N, d_in)`` and ``(N, d_out)`` float64.
         fact: ``(N,)`` whose row it is.
         loss: mean over facts of the mean cross-entropy of their tokens.
+        known: share of the new facts whose own is below :data:`KNOWN`.
     """
 
     keys: dict[int, Tensor]
     gradients: dict[int, Tensor]
     fact: Tensor
     loss: float
+    known: float
 
 
 def answer_rows(
@@ -88,6 +93,7 @@ def answer_rows(
         gradients={k: torch.cat([gradients[k] for _, gradients, _ in whole]) for k in layers},
         fact=torch.tensor([i for i, pair in enumerate(pairs) for _ in pair.target]),
         loss=float(losses.mean()),
+        known=float((losses[:count] < KNOWN).double().mean()),
     )
 
 
@@ -143,6 +149,9 @@ def propose_by_gradients(
         last = number + 1 == recipe.passes
         event.layers = {str(k): _update(proposer, proposal, rows, k, remember=last) for k in proposer.layers}
         event.loss, event.passes = rows.loss, number + 1
+        if number == 0:
+            event.known = rows.known
+    whole_norms(proposal, event)
     return proposal
 
 
@@ -160,7 +169,7 @@ def _update(proposer: Proposer, proposal: Proposal, rows: AnswerRows, layer: int
         keys=keys.T,
         residual=residual,
         moment=proposer.moments.get(layer),
-        weight=proposer.weights[layer] if recipe.reads_weight else None,
+        weight=proposer.before(proposal, layer),
         column_weights=weights,
         history=proposer.history.get(layer),
     )
@@ -170,13 +179,23 @@ def _update(proposer: Proposer, proposal: Proposal, rows: AnswerRows, layer: int
     if remember:
         count = int(new.sum())
         proposal.problems[layer] = Problem(keys.T[:, :count], residual[:, :count])
-    return LayerEvent(**{**solution.diagnostics, **found})
+    clamped = normaliser.gradients.clamped
+    if clamped is not None and clamped > 0.5:
+        logger.warning(
+            "ultra: %.0f %% of the eigenvalues of the whitening of layer %d are below %g, by which it divides in their place: "
+            "gradients as small as these are scaled, not whitened",
+            100 * clamped,
+            layer,
+            LEAST_EIGENVALUE,
+        )
+    whitening = {} if clamped is None else {"clamped": clamped}
+    return LayerEvent(**{**solution.diagnostics, **found, **whitening})
 
 
 def _residual(normaliser: Normaliser, keys: Tensor, gradients: Tensor, lr: float) -> Tensor:
     """``-lr |h^|^2 v^`` as columns ``(d_out, N)``; zero while there is one row, whose deviation is not known."""
     if normaliser.count < 2:
-        logger.warning("ultra: one token is all that was seen, and has no deviation; this batch moves nothing")
+        logger.warning("ultra: only one token has been seen, which gives no deviation; this batch changes nothing")
         return torch.zeros_like(gradients).T
     unit, steps = normaliser.normalised(keys, gradients)
     return (-lr * unit.square().sum(1, keepdim=True) * steps).T.contiguous()

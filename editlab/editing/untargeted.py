@@ -21,6 +21,7 @@ def propose_without_targets(
     proposer: Proposer,
     requests: list[EditRequest],
     replayed: list[ReplayItem],
+    *,
     norms: Mapping[int, float] | None,
     event: Event,
 ) -> Proposal:

@@ -507,3 +507,19 @@ def test_every_key_is_documented_with_its_meaning():
 
 def _subclasses(base: type) -> list[type]:
     return [c for one in base.__subclasses__() for c in (one, *_subclasses(one))]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"solver": "evoedit", "sphere": 0.5}, "sphere: 0.5 is not allowed with evoedit"),
+        ({"solver": "nse", "sphere": 0.5}, "sphere: 0.5 is not allowed with nse"),
+        ({"solver": "evoedit", "backend": "lora"}, "backend: 'lora' is not allowed with evoedit"),
+        ({"solver": "ultra", "replay_targets": "recomputed"}, "replay_targets: 'recomputed' is not allowed with ultra"),
+        ({"solver": "ft_epochs", "replay_strategy": "target_loss"}, "replay_strategy: 'target_loss' is not allowed"),
+    ],
+)
+def test_an_option_that_would_break_a_promise_or_do_nothing_is_refused(values, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        validated(Recipe, {"layers": [0], **values}, "recipe")
+    assert not SOLVERS["evoedit"].replay

@@ -103,7 +103,8 @@ def test_the_gate_parts_paraphrases_from_other_facts():
     assert 0 < gate.value < 1
     assert gate.account["paraphrases"] == 1
     reader = FactReader(list(facts), gate, answers=True)
-    assert [f.case_id for f in reader.nearest([r.paraphrase_prompts[0] for r in facts])] == [r.case_id for r in facts]
+    nearest = reader.nearest([r.paraphrase_prompts[0] for r in facts])
+    assert [[f.case_id for f in found] for found in nearest] == [[r.case_id] for r in facts]
     with pytest.raises(ConfigError, match="at least two"):
         calibrated_likeness(facts[:1])
 
@@ -148,3 +149,35 @@ def test_what_a_rival_cannot_do_is_refused_in_one_line(solver):
             session(model, solver, **values)
     with pytest.raises(ConfigError, match="gate: needs reserved facts"):
         session(model, solver, gate=None)
+
+
+def test_several_facts_are_shown_the_nearest_last():
+    model, requests = tiny_model(), tiny_requests(6)
+    first = requests[0]
+    index = features([r.rewrite_prompt for r in requests])
+    order = np.argsort(-likeness([first.rewrite_prompt], index)[0], kind="stable")[:3]
+    with session(model, "in_context", gate=1e-6, shown_facts=3) as s:
+        s.step(requests)
+        assert s.reader is not None
+        shown = s.reader.shown([first.rewrite_prompt])
+    assert shown == [" ".join([*(statement(requests[i]) for i in reversed(order)), first.rewrite_prompt])]
+    assert order[0] == 0
+
+
+def test_a_gate_that_nothing_passes_is_told(caplog):
+    apart = [dataclasses.replace(r, paraphrase_prompts=["xyz 123"]) for r in tiny_requests(4)]
+    recipe = validated(Recipe, {"solver": "text_lookup", "layers": [0]}, "recipe")
+    EditSession(tiny_model(), recipe, tuning=apart)
+    assert "no paraphrase of the reserved facts passes the calibrated gate" in caplog.text
+
+
+def test_what_a_gate_is_chosen_on_is_not_edited():
+    facts = tiny_requests(8)
+    recipe = validated(Recipe, {"solver": "text_lookup", "layers": [0]}, "recipe")
+    with EditSession(tiny_model(), recipe, tuning=facts[:4]) as s:
+        s.step(facts[4:])
+        with pytest.raises(ConfigError, match=f"tuning: {facts[1].case_id} is edited"):
+            s.step(facts[1:2])
+    solved = validated(Recipe, {"solver": "ultra", "layers": [0], "second_moment_weight": 0}, "recipe")
+    with EditSession(tiny_model(), solved, tuning=facts[:4]) as s:
+        assert s.step(facts[:2]).kept  # nothing was chosen on them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -18,10 +19,12 @@ from editlab.config.recipe import Recipe
 from editlab.data.edited import SubjectFacts
 from editlab.data.requests import EditRequest
 from editlab.data.subject_prompts import ESSENCE, SubjectPrompts
+from editlab.editing import batch_targets
 from editlab.editing.checkpoint import identity
+from editlab.editing.replay import ReplayItem
 from editlab.editing.session import EditSession
 from editlab.editing.stream import StreamPlan, run_stream
-from editlab.editing.targets import optimize_targets
+from editlab.editing.targets import Targets, optimize_targets
 from editlab.errors import ConfigError
 from editlab.evaluation.prompts import Surroundings, prompt_rows
 
@@ -178,3 +181,23 @@ def test_a_memory_with_keys_of_prompts_has_no_use_for_it():
     assert recipe(**given, lookup="subject").holds_subject
     with pytest.raises(ConfigError, match="subject_weight: unknown key for ft"):
         validated(Recipe, {"solver": "ft", "layers": [1], "subject_weight": 1.0}, "recipe")
+
+
+def test_what_is_said_of_a_fact_that_is_edited_beside_is_not_held():
+    def of_one_subject(case: str, prompt: str, relation: str) -> EditRequest:
+        return dataclasses.replace(FACTS[0], case_id=case, prompt=prompt, subject="Anna Abel", relation_id=relation)
+
+    old, new = of_one_subject("old", "{} speaks", "P1"), of_one_subject("new", "The job of {} is that of a", "P2")
+    relations = SubjectPrompts({"P1": (old.prompt,), "P2": (new.prompt,), "P3": ("{} lives in",)}, {"P1": ("P2", "P3")})
+    recipe = validated(Recipe, {"solver": "memit", "layers": [1], "subject_weight": 1.0}, "recipe")
+    run = EditSession(tiny_model(), recipe, statistics={1: reference.moment(64)}, relations=relations)
+    assert run.proposer.other_relations([old]) == [[new.prompt, "{} lives in"]]
+    assert run.proposer.other_relations([old], [new]) == [["{} lives in"]]
+    held = []
+    with pytest.MonkeyPatch.context() as patch, run:
+        patch.setattr(batch_targets, "optimize_targets", lambda *_, others, **__: held.append(others) or targets)
+        item = ReplayItem(old, torch.zeros(64), 0.0, 0, 0)
+        targets = Targets(torch.zeros(64, 1), torch.zeros(64, 1), torch.ones(1), torch.zeros(1))
+        run.proposer.recipe = recipe.model_copy(update={"replay_targets": "recomputed"})
+        run.proposer.columns([new], targets, [item])
+    assert held == [[["{} lives in"]]]

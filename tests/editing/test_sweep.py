@@ -9,6 +9,7 @@ from editlab.data import make_facts
 from editlab.data.corpus import sample_known
 from editlab.data.edited import EditedFacts
 from editlab.data.requests import SWEEP
+from editlab.data.subject_prompts import SubjectPrompts
 from editlab.editing import sweep
 from editlab.editing.session import EditSession
 from editlab.editing.sweep import best_points, held_out_facts, run_sweep
@@ -83,3 +84,22 @@ def test_a_sweep_edits_its_facts_as_a_stream_and_leaves_edited_neighbours_out():
     asked_all = summarize(score_requests(model, facts[7]), resamples=0)
     ns = [t.loc[(t["metric"] == "NS") & (t["protocol"] == "success"), "value"].item() for t in (clean, asked_all)]
     assert found.loc[found["method"] == "none", "NS"].item() == ns[0] != ns[1]
+
+
+def test_gates_are_chosen_on_what_a_sweep_does_not_score_and_relations_are_held_as_in_a_cell(monkeypatch):
+    kept = [r for r in FACTS if r.reserved_for == SWEEP]
+    given = []
+
+    class Told(EditSession):
+        def __init__(self, model, recipe, **arguments):
+            given.append(arguments)
+            raise ConfigError("enough")
+
+    monkeypatch.setattr(sweep, "EditSession", Told)
+    drawn = held_out_facts(FACTS, None, 40, [7])
+    recipes = {"memit": {"solver": "memit", "layers": [0]}}
+    with pytest.raises(ConfigError, match="enough"):
+        run_sweep(None, drawn, recipes, {"memit": {"subject_weight": [1.0]}}, statistics=[], contexts=[["{}"]], records=FACTS)
+    tuning = {r.key for r in given[0]["tuning"]}
+    assert tuning == {r.key for r in kept} - {r.key for r in drawn[7]}
+    assert given[0]["relations"].templates == SubjectPrompts.of_records(FACTS).templates

@@ -178,7 +178,7 @@ def test_one_row_moves_nothing_and_poisons_nothing(caplog):
     with session(model, passes=1) as run:
         run.step([short])
         assert run.edit().norm() == 0.0
-        assert "this batch moves nothing" in caplog.text
+        assert "this batch changes nothing" in caplog.text
         run.step(FACTS[3:6])
         assert 0 < run.edit().norm() < float("inf")
 
@@ -203,13 +203,55 @@ def test_what_it_has_no_use_for_is_refused():
             recipe(**values)
 
 
-def test_sphere_restrains_it_too():
+@pytest.mark.parametrize("passes", [1, 3])
+def test_sphere_restrains_it_too(passes):
     found = {}
     for sphere in (0.0, 1.0):
-        with session(tiny_model().double(), passes=1, sphere=sphere) as run:
+        with session(tiny_model().double(), passes=passes, sphere=sphere) as run:
             assert run.step(FACTS[:4]).kept
             found[sphere] = run.edit().delta(1), run.originals[1]
     (whole, weight), (restrained, _) = found[0.0], found[1.0]
     rows = torch.nn.functional.normalize(weight.double(), dim=1)
     first = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -1]
     assert float((restrained @ first).norm()) < 1e-6 * float((whole @ first).norm())
+
+
+def test_the_event_of_several_passes_tells_of_all_of_them():
+    with session(tiny_model().double(), passes=3) as run:
+        event = run.step(FACTS[:4])
+        for layer in LAYERS:
+            assert event.layers[str(layer)].update_norm == pytest.approx(float(run.edit().delta(layer).norm()), rel=1e-9)
+        again = run.step(FACTS[4:8])
+        assert event.known == again.known == 0.0
+
+
+def test_facts_that_are_answered_already_are_counted(monkeypatch):
+    monkeypatch.setattr(ultra, "KNOWN", 1e9)
+    with session(tiny_model()) as run:
+        assert run.step(FACTS[:4]).known == 1.0
+
+
+def test_a_batch_that_fails_with_replayed_facts_is_tried_without(monkeypatch):
+    asked = []
+
+    def failing(model, requests, layers, mini_batch, new=None):
+        asked.append(len(requests))
+        if len(requests) > new:
+            raise NumericalError("NaN")
+        return answer_rows(model, requests, layers, mini_batch, new)
+
+    monkeypatch.setattr(ultra, "answer_rows", failing)
+    with EditSession(tiny_model(), recipe(passes=1), statistics=MOMENTS, replay=1.0) as run:
+        run.step(FACTS[:4])
+        event = run.step(FACTS[4:8])
+    assert asked == [4, 8, 4]
+    assert (event.decision, event.replayed, event.replay_dropped) == ("accepted", 0, "NaN")
+
+
+def test_whitening_of_gradients_too_small_for_it_is_told(caplog):
+    facts = tiny_requests(60)
+    with session(tiny_model(), passes=1, whiten=True) as run:
+        event = run.step(facts)
+    shares = [event.layers[str(k)].clamped for k in LAYERS]
+    assert all(0 <= share <= 1 for share in shares)
+    assert ("scaled, not whitened" in caplog.text) == (max(shares) > 0.5)

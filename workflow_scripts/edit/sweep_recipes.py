@@ -7,7 +7,6 @@ with job(snakemake):
 
     from editlab.data import load_requests
     from editlab.data.corpus import read_known
-    from editlab.data.requests import SWEEP
     from editlab.editing.sweep import best_points, held_out_facts, run_sweep
     from editlab.files.artifacts import write_csv
     from editlab.networks.loading import load_model
@@ -25,7 +24,7 @@ with job(snakemake):
         statistics=list(inputs.statistics),
         curvature=list(inputs.curvature),
         contexts=json.load(open(inputs.contexts, encoding="utf-8")),
-        tuning=[r for r in requests if r.reserved_for == SWEEP],
+        records=requests,
         batch=p.batch,
     )
     write_csv(snakemake.output.points, table)

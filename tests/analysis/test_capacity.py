@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from report_tables import capacity_tables
 
-from editlab.analysis.edit import capacity
+from editlab.analysis.edit import REPORT, capacity
 from editlab.analysis.report.run import Run
 from editlab.files.artifacts import write_csv, write_provenance
 
@@ -50,3 +50,12 @@ def test_the_table_knows_the_width_and_the_world_of_each_experiment(tmp_path):
     table = capacity.capacity_table(Run("capacity", settings, cells))
     assert table[["inner", "facts_a_subject"]].to_numpy().tolist() == [[256, 1], [512, 1]]
     assert set(table["metric"]) == {"retention_accuracy"}
+
+
+def test_the_ticks_of_the_figure_are_plain_numbers():
+    table = capacity_tables(np.random.default_rng(0))["capacity"]
+    drawn = REPORT.figures["capacity_curves"][1].drawn(table)
+    drawn.canvas.draw()
+    shown = {tick.get_text() for axis in drawn.axes for tick in axis.get_xticklabels()}
+    assert shown
+    assert all(text == "" or float(text) > 0 for text in shown)

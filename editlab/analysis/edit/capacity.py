@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.draw.plots import Drawing, band, legend, panels
+from editlab.analysis.draw.plots import Drawing, band, doublings, legend, panels
 from editlab.analysis.draw.style import mark_of
 from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.scores import over, pooled_curves
@@ -71,10 +71,11 @@ def capacity_curves(rows: pd.DataFrame) -> Drawing:
     labels = {"xlabel": "edits / dimension", "ylabel": "edits that hold, exactly"}
     height = 0.6 + 1.5 * -(-len(places) // columns)
     drawn, axes = panels(height, len(places), columns, **labels, sharex=True, sharey=True)
+    ends = np.ceil(np.log([rows["load"].min(), rows["load"].max()]) / np.log(4))
     for axis, (place, part) in zip(axes, places, strict=True):
         for width, line in part.groupby("inner"):
             band(axis, line, "load", looks[width], f"{width:,} dimensions", 0.12, linestyle="-", markersize=2.4)
-        axis.set_xscale("log", base=2)
+        doublings(axis, 4.0 ** np.arange(ends[0], ends[1] + 1))
         axis.set(title=_title(*place), ylim=(-0.02, 1.03))
     legend(drawn, axes[0], columns=len(looks))
     return drawn

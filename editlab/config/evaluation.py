@@ -31,7 +31,8 @@ class Evaluation(Section):
         "{}", description='put around the question of a probe, e.g. "Q: {}\\nA:"'
     )
     inference_prompts: Annotated[int, Field(ge=0)] = Field(
-        0, description="prompts on which the time to read the edited model is compared with the unedited one's; 0: not measured"
+        0,
+        description="prompts on which the time to read the edited model is compared with the unedited one's; 0: not measured",
     )
     resamples: Count = Field(1000, description="bootstrap resamples of an interval")
     checkpoint_every: Count = Field(480, description="edits after which a long stream saves itself, to be resumed")

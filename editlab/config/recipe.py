@@ -245,7 +245,9 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         if self.backend == "memory":
             self._check_memory()
         if self.backend == "lora" and isinstance(self, EvoEdit):
-            raise ValueError("backend: 'lora' is not allowed with evoedit; a cut of its update would move earlier edits")
+            raise ValueError(
+                "backend: 'lora' is not allowed with evoedit; a cut of its update would move earlier edits"
+            )
         if self.targets is None:
             for name, value in (("replay_targets", "recomputed"), ("replay_strategy", "target_loss")):
                 if getattr(self, name) == value:

@@ -204,7 +204,9 @@ class Nse(Passes, Moment):
     @model_validator(mode="after")
     def _nothing_spills(self) -> Self:
         if self.sphere:
-            raise ValueError(f"sphere: {self.sphere} is not allowed with nse; it would move neurons that are not edited")
+            raise ValueError(
+                f"sphere: {self.sphere} is not allowed with nse; it would move neurons that are not edited"
+            )
         return self
 
     def shown(self) -> dict[str, float | str]:
@@ -274,7 +276,9 @@ class InContext(Solver):
     without its demonstrations)."""
 
     name, replay, moment, edits, control, targets, reads = "in_context", False, False, False, True, None, True
-    shown_facts: Count = Field(1, description="facts that are put in front of a prompt, at most; the most alike comes last")
+    shown_facts: Count = Field(
+        1, description="facts that are put in front of a prompt, at most; the most alike comes last"
+    )
 
 
 class TextLookup(Solver):

@@ -147,9 +147,7 @@ class Proposer:
             targets = shuffled(targets, requests, self.seed)
         return stress.targets(targets, requests) if stress else targets
 
-    def other_relations(
-        self, requests: Sequence[EditRequest], beside: Sequence[EditRequest] = ()
-    ) -> list[list[str]]:
+    def other_relations(self, requests: Sequence[EditRequest], beside: Sequence[EditRequest] = ()) -> list[list[str]]:
         """By request, templates of the relations of its subject that are held: without those that the batch edits, its other
         facts ``beside`` included. Empty where the recipe holds nothing."""
         recipe = self.recipe

@@ -65,7 +65,9 @@ class FactReader:
         for start in range(0, len(prompts), PROMPTS_A_PASS):
             cosines = likeness(prompts[start : start + PROMPTS_A_PASS], self._index)
             best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-            found += [[self._held[i] for i in row if own[i] > self.gate.value] for row, own in zip(best, cosines, strict=True)]
+            found += [
+                [self._held[i] for i in row if own[i] > self.gate.value] for row, own in zip(best, cosines, strict=True)
+            ]
         return found
 
     def _learn(self) -> None:
@@ -102,7 +104,9 @@ def fact_reader(recipe: Recipe, facts: list[EditRequest], tuning: Sequence[EditR
     """
     gate = Gate(recipe.gate) if recipe.gate is not None else calibrated_likeness(tuning)
     if gate.account and not gate.account["paraphrases"]:
-        logger.warning("%s: no paraphrase of the reserved facts passes the calibrated gate, %.3f", recipe.solver, gate.value)
+        logger.warning(
+            "%s: no paraphrase of the reserved facts passes the calibrated gate, %.3f", recipe.solver, gate.value
+        )
     shown = recipe.shown_facts if isinstance(recipe, InContext) else 1
     return FactReader(facts, gate, answers=isinstance(recipe, TextLookup), shown_facts=shown)
 

@@ -205,7 +205,9 @@ class EditSession:
         self.guard.check(requests)
         for request in requests:
             if request.key in self.reserved:
-                raise ConfigError(f"tuning: {request.case_id} is edited; what gates and lengths are chosen on is not to be")
+                raise ConfigError(
+                    f"tuning: {request.case_id} is edited; what gates and lengths are chosen on is not to be"
+                )
         batch = stress.requests(requests) if stress else list(requests)
         event = Event(batch=len(self.events), cases=[r.case_id for r in batch], stress=stress.kind if stress else None)
         if self.recipe.reads:

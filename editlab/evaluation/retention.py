@@ -60,8 +60,12 @@ def by_return(rewrite: pd.DataFrame, again: Mapping[str, bool]) -> Rows:
 def composite(frame: pd.DataFrame) -> Rows:
     """PS (other wordings of the edits) and S, as a table of scores has them: means over cases."""
     table = summarize(frame, resamples=0)
-    scored = table[(table["n"] > 0) & table["metric"].isin(COMPOSITE) & table["protocol"].isin(("success", "accuracy"))]
-    return [(f"{COMPOSITE[row.metric]}_{row.protocol}", row.value, row.n) for row in scored.itertuples()]
+    scored = table[(table["n"] > 0) & table["protocol"].isin(("success", "accuracy"))]
+    return [
+        (f"{name}_{row['protocol']}", row["value"], row["n"])
+        for metric, name in COMPOSITE.items()
+        for row in scored[scored["metric"] == metric].to_dict("records")
+    ]
 
 
 def neighbors(frame: pd.DataFrame) -> Rows:

@@ -215,7 +215,9 @@ def sphere_basis(weight: torch.Tensor, energy: float) -> torch.Tensor:
     return vectors[:, : int((values.cumsum(0) < energy).sum()) + 1]
 
 
-@pytest.mark.parametrize("name", sorted(n for n, s in SOLVERS.items() if "sphere" in s.model_fields and n not in ("evoedit", "nse")))
+@pytest.mark.parametrize(
+    "name", sorted(n for n, s in SOLVERS.items() if "sphere" in s.model_fields and n not in ("evoedit", "nse"))
+)
 @pytest.mark.parametrize("shape", [(D_OUT, D_IN), (24, 10)])
 def test_sphere_takes_a_share_off_the_principal_directions_of_the_weight(name, shape):
     given = problem(1 if SOLVERS[name].max_batch else 4, shape[1], shape[0])

@@ -65,7 +65,10 @@ def test_a_point_that_is_not_allowed_is_refused_before_the_first_is_tried():
 
 def test_a_sweep_edits_its_facts_as_a_stream_and_leaves_edited_neighbours_out():
     facts = held_out_facts(FACTS, None, 60, [7])
-    recipes = {"none": {"solver": "none", "layers": [0]}, "ultra": {"solver": "ultra", "layers": [0], "second_moment_weight": 0}}
+    recipes = {
+        "none": {"solver": "none", "layers": [0]},
+        "ultra": {"solver": "ultra", "layers": [0], "second_moment_weight": 0},
+    }
     axes = {"none": {"layers": [[0]]}, "ultra": {"lr": [1e-4]}}
     asked = []
 
@@ -99,7 +102,9 @@ def test_gates_are_chosen_on_what_a_sweep_does_not_score_and_relations_are_held_
     drawn = held_out_facts(FACTS, None, 40, [7])
     recipes = {"memit": {"solver": "memit", "layers": [0]}}
     with pytest.raises(ConfigError, match="enough"):
-        run_sweep(None, drawn, recipes, {"memit": {"subject_weight": [1.0]}}, statistics=[], contexts=[["{}"]], records=FACTS)
+        run_sweep(
+            None, drawn, recipes, {"memit": {"subject_weight": [1.0]}}, statistics=[], contexts=[["{}"]], records=FACTS
+        )
     tuning = {r.key for r in given[0]["tuning"]}
     assert tuning == {r.key for r in kept} - {r.key for r in drawn[7]}
     assert given[0]["relations"].templates == SubjectPrompts.of_records(FACTS).templates

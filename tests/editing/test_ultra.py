@@ -220,7 +220,9 @@ def test_the_event_of_several_passes_tells_of_all_of_them():
     with session(tiny_model().double(), passes=3) as run:
         event = run.step(FACTS[:4])
         for layer in LAYERS:
-            assert event.layers[str(layer)].update_norm == pytest.approx(float(run.edit().delta(layer).norm()), rel=1e-9)
+            assert event.layers[str(layer)].update_norm == pytest.approx(
+                float(run.edit().delta(layer).norm()), rel=1e-9
+            )
         again = run.step(FACTS[4:8])
         assert event.known == again.known == 0.0
 

@@ -19,9 +19,9 @@ from editlab.analysis.edit.cells import curves_table
 from editlab.analysis.edit.scores import over, pooled_curves
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure
-from editlab.analysis.statistics.intervals import Interval
+from editlab.analysis.statistics.intervals import Interval, mean_interval
 from editlab.analysis.text.findings import Finding
-from editlab.analysis.text.wording import counted, label, level_with, listed
+from editlab.analysis.text.wording import counted, label, level_with, listed, signed_with
 
 WIDTHS, WORLDS = (256, 512, 1024, 2048), (1, 5)
 EXPERIMENTS = tuple(f"capacity_{width}_{facts}" for width in WIDTHS for facts in WORLDS)
@@ -75,7 +75,7 @@ def capacity_curves(rows: pd.DataFrame) -> Drawing:
     for axis, (place, part) in zip(axes, places, strict=True):
         for width, line in part.groupby("inner"):
             band(axis, line, "load", looks[width], f"{width:,} dimensions", 0.12, linestyle="-", markersize=2.4)
-        doublings(axis, 4.0 ** np.arange(ends[0], ends[1] + 1))
+        doublings(axis, [4.0**k for k in range(int(ends[0]), int(ends[1]) + 1)])
         axis.set(title=_title(*place), ylim=(-0.02, 1.03))
     legend(drawn, axes[0], columns=len(looks))
     return drawn
@@ -91,8 +91,33 @@ def _at_equal(part: pd.DataFrame, column: str) -> tuple[float, dict[int, Interva
     return at, held
 
 
+def _between(table: pd.DataFrame) -> Iterator[Finding]:
+    """Which of two methods holds more after the last edit, on the same streams: of all edits, and of those to whose subject the
+    stream has not come back."""
+    last = table[table["edits_seen"] == table["edits_seen"].max()]
+    asked = {RETENTION: "edits", SINGLE: "edits whose subject was edited once"}
+    for (facts, metric), part in last.groupby(["facts_a_subject", "metric"]):
+        methods = list(dict.fromkeys(part["method"]))
+        if len(methods) != 2 or (facts == 1 and metric == SINGLE):  # there it is every edit
+            continue
+        told, gaps = [], []
+        for width, rows in part.groupby("inner"):
+            by_seed = rows.pivot(index="seed", columns="method", values="value")
+            gaps.append(mean_interval(by_seed[methods[1]] - by_seed[methods[0]]))
+            told.append(f"{signed_with(*gaps[-1], 2)} at {width:,} dimensions")
+        world = f"In a world of {counted(int(str(facts)), 'fact')} a subject"
+        shares = f"the share of {asked[metric]} that {label(methods[1])} still answers exactly differs from {label(methods[0])}'s"
+        sentence = (
+            f"{world}, after {int(last['edits_seen'].max()):,} edits, {shares} on the same streams by {listed(told)}."
+        )
+        same = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
+        spread = Interval(float(np.mean([gap.value for gap in gaps])))
+        yield Finding(f"capacity.between_{facts}_{metric}", sentence, *spread, by_seed.size, same, "capacity")
+
+
 def findings(tables: Tables) -> Iterator[Finding]:
-    """Whether equal loads hold equally much, and whether equal edits do."""
+    """Whether equal loads hold equally much, whether equal edits do, and which method holds more."""
+    yield from _between(tables["capacity"])
     rows = _pooled(tables["capacity"])
     for column, unit, digits in (("load", "edits a dimension", 2), ("edits_seen", "edits", 0)):
         for (facts, method), part in rows.groupby(PANEL):
@@ -101,8 +126,10 @@ def findings(tables: Tables) -> Iterator[Finding]:
                 continue
             least, *_, most = sorted(held.values(), key=lambda number: number.value)
             verdict = "the widths differ" if least.apart(most) else "the intervals of all widths overlap"
-            told = [f"{level_with(*number)} of {width:,} dimensions" for width, number in held.items()]
-            sentence = f"After {at:,.{digits}f} {unit}, {_title(facts, method)} still answers {listed(told)} exactly: {verdict}."
+            told = [f"{level_with(*number)} at {width:,} dimensions" for width, number in held.items()]
+            world = f"{label(str(method))} in a world of {counted(int(str(facts)), 'fact')} a subject"
+            share = f"the share that {world} still answers exactly is {listed(told)}"
+            sentence = f"After {at:,.{digits}f} {unit}, {share}: {verdict}."
             key, spread = f"capacity.{column}_{method}_{facts}", Interval(most.value - least.value)
             yield Finding(key, sentence, *spread, int(rows["n"].max()), least.apart(most), "capacity")
 

@@ -110,13 +110,15 @@ def streams_sheet(tables: Tables) -> Printed:
         f"S after so many edits of one stream (of a sample of them), then scores after {edits}, with {over(frame)}; exact: the "
         "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; written: the "
         "answer that the model writes when it is asked for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; "
-        "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over that of "
-        "the unedited model. Times differ from run to run."
+        "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over "
+        "that of the unedited model. Times differ from run to run."
     )
     exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]
     shown = [METHOD, *columns, exact[0], Column("PS", "PS"), *exact[1:], *(Column(*item) for item in PROBES.items())]
     spent = [Column("perplexity", "PPL", "level", 1), Column("cpu_ms", "ms", "level", 0)]
-    return Printed(frame, [*shown, *spent, Column("parameters", "stored", "count"), Column("inference", "reading")], legend)
+    return Printed(
+        frame, [*shown, *spent, Column("parameters", "stored", "count"), Column("inference", "reading")], legend
+    )
 
 
 def findings(tables: Tables) -> Iterator[Finding]:

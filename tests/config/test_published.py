@@ -113,7 +113,9 @@ def test_every_value_is_that_of_its_source(name, method):
 
 def cell(value: Any) -> str:
     if isinstance(value, list):
-        return f"{value[0]}-{value[-1]}" if len(value) > 1 else str(value[0])
+        starts = [v for v in value if v - 1 not in value]
+        ends = [v for v in value if v + 1 not in value]
+        return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
     if value is None:
         return "-"
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
@@ -180,4 +182,33 @@ def test_fine_tuning_in_epochs_is_as_published_in_the_run_and_in_the_docs(name, 
     plan = study.experiments["edit"]
     assert (plan.batch, plan.num_edits, plan.known_only) == ([3000], 3000, False)
     assert study.curvature_layers() == (IN_EPOCHS[name, "crispedit"][0] if (name, "crispedit") in IN_EPOCHS else [])
+    assert study.moment_layers() == []
+
+
+BY_GRADIENTS = {  # arXiv 2505.14679 and 2605.11836: layers, lr, ridge, whitened
+    ("ultra_gptj_6b", "ultra"): ([*range(18, 27)], 1e-6, 1, False),
+    ("ultra_gptj_6b", "stableedit"): ([*range(7, 16), *range(18, 26)], 2e-6, 10, True),
+    ("ultra_mistral_7b", "ultra"): ([29, 30], 1e-6, 1, False),
+    ("ultra_mistral_7b", "stableedit"): ([28, 29, 30, 31], 1e-6, 10, True),
+    ("ultra_llama3_8b", "stableedit"): ([11, 12, 22, 23, 28, 29, 30], 1e-6, 10, True),
+    ("ultra_qwen2_5_7b", "stableedit"): ([*range(8, 15), *range(18, 26)], 2e-6, 10, True),
+}
+
+
+def test_every_run_by_gradients_is_here():
+    files = {path.stem for path in (ROOT / "runs").glob("ultra_*.yaml")}
+    assert files == {name for name, _ in BY_GRADIENTS}
+
+
+@pytest.mark.parametrize(("name", "method"), BY_GRADIENTS)
+def test_edits_by_gradients_are_as_published_in_the_run_and_in_the_docs(name, method):
+    study = load_run(read_layers([ROOT / "config.yaml", ROOT / "runs" / f"{name}.yaml"])).edit
+    recipe, wanted = study.methods[method], BY_GRADIENTS[name, method]
+    assert recipe.solver == "ultra"
+    assert (recipe.layers, recipe.lr, recipe.ridge, recipe.whiten) == wanted
+    assert (recipe.passes, recipe.second_moment_weight, recipe.remember_keys, recipe.mini_batch) == (1, 0, False, 10)
+    rows = (ROOT / "docs" / "published.md").read_text().splitlines()
+    (row,) = [line for line in rows if line.startswith(f"| {name} | {method} |")]
+    assert [part.strip() for part in row.strip("|").split("|")][2:6] == [cell(value) for value in wanted]
+    assert study.experiments["edit"].batch == [100]
     assert study.moment_layers() == []

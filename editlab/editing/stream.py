@@ -142,6 +142,7 @@ class _Run:
         streamed = {r.key for r in requests}
         others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
+        self.sample = self._sample()
         self.edited = EditedFacts()
         apart = session.proposer.relations_apart
         most = plan.evaluation.same_subject_facts
@@ -151,6 +152,13 @@ class _Run:
         self.followed: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
 
+    def _sample(self) -> set[str] | None:
+        """The cases that are scored right after their batch and at the end; None: all."""
+        cases, most = [r.case_id for r in self.harmless()], self.plan.evaluation.scored_cases
+        if most is None or len(cases) <= most:
+            return None
+        return set(python_rng("scored cases", self.plan.seed, len(cases)).sample(cases, most))
+
     @property
     def done(self) -> int:
         """Batches edited."""
@@ -159,6 +167,10 @@ class _Run:
     def harmless(self, stop: int | None = None) -> list[EditRequest]:
         """The facts of the harmless batches up to ``stop``."""
         return [r for i, b in enumerate(self.batches[:stop]) if i not in self.stress for r in b]
+
+    def scored(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those of the sample that is scored."""
+        return [r for r in requests if self.sample is None or r.case_id in self.sample]
 
     def left(self) -> list[list[EditRequest]]:
         """The batches still to edit."""
@@ -172,8 +184,9 @@ class _Run:
         before = number * plan.batch
         now = before + len(batch)
         if number not in self.stress:
-            with watch.stage("evaluate"):
-                self.immediate.append(case_means(score_requests(self.session.model, batch, around=self.around)))
+            if scored := self.scored(batch):
+                with watch.stage("evaluate"):
+                    self.immediate.append(case_means(score_requests(self.session.model, scored, around=self.around)))
             follows = self.follow_up.immediate(batch) if self.follow_up is not None else None
             self.followed += [] if follows is None else [follows]
         if now // plan.edits_a_snapshot > before // plan.edits_a_snapshot or now == len(self.requests):
@@ -215,7 +228,7 @@ class _Run:
 
         session, plan, kept = self.session, self.plan, self.harmless()
         with session.stopwatch.stage("evaluate"):
-            scored = score_requests(session.model, kept, around=self.around)
+            scored = score_requests(session.model, self.scored(kept), around=self.around)
             means, again = case_means(scored), self._again(len(self.requests))
             frames = {"final": means.assign(edited_again=means["case_id"].map(again).astype(int))}
             if self.immediate:

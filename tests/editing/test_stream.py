@@ -171,6 +171,21 @@ def test_a_snapshot_looks_at_no_more_cases_than_asked():
     assert curve[curve["metric"] == "retention_success"]["n"].tolist() == [3, 3]
 
 
+def test_a_sample_of_the_stream_is_scored_as_in_the_whole(result):
+    requests = tiny_requests(8)
+    whole, part = (stream(requests, planned(4, 4, **more)) for more in ({}, {"scored_cases": 3}))
+    chosen = sorted(set(part.cases["case_id"]))
+    assert len(chosen) == 3
+    kept = whole.cases[whole.cases["case_id"].isin(chosen)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.cases.reset_index(drop=True), kept)
+    assert value(part.metrics, when="final", metric="ES", protocol="success") == kept.loc[
+        (kept["probe"] == "rewrite") & (kept["when"] == "final"), "success"
+    ].mean()
+    pd.testing.assert_frame_equal(part.curve, whole.curve)
+    few = stream(requests, planned(4, 4, scored_cases=1))  # one of two batches has nothing to score
+    assert set(few.cases["when"]) == {"final", "immediate"}
+
+
 def test_equal_runs_are_equal_and_the_model_comes_back(result):
     model = tiny_model("gpt2")
     before = {k: v.clone() for k, v in model.state_dict().items()}

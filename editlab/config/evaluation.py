@@ -15,7 +15,7 @@ class Evaluation(Section):
     snapshot_every: Count = Field(32, description="edits between snapshots of the curve")
     scored_cases: Count | None = Field(
         None,
-        description="facts of a stream that are scored right after their batch and at its end: a seeded sample; null: all of them",
+        description="facts of a stream that are scored right after their batch and at its end, a seeded sample; null: all",
     )
     retention_cases: Count = Field(200, description="earlier edits scored at a snapshot, at most")
     same_subject_facts: Annotated[int, Field(ge=0)] = Field(

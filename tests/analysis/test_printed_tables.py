@@ -224,13 +224,16 @@ def test_worth_of_trust_by_hand():
     assert found["overhead"] == pytest.approx((0.1, 0.1, 0.1))
 
 
+START, END = "<!-- matrix:start -->", "<!-- matrix:end -->"
+
+
 def test_readme_block(tables, tmp_path):
     found = sheet("methods", tables)
     (tmp_path / "results/tables").mkdir(parents=True)
     (tmp_path / "results/figures").mkdir()
     write_csv(tmp_path / readme.TABLE, found.frame)
     assert not readme.update(tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{readme.START}\nformer text\n{readme.END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{START}\nformer text\n{END}\nafter\n")
     with pytest.raises(ArtifactError, match=r"method_comparison\.png: no such file"):
         readme.update(tmp_path)
     (tmp_path / readme.FIGURE).write_bytes(b"picture")
@@ -269,3 +272,24 @@ def test_the_stream_table_joins_what_belongs_together(tables):
     asked = tables["portability"]
     hops = asked[(asked["method"] == "memit") & (asked["metric"] == "multi_hop") & (asked["protocol"] == "exact")]
     assert frame.loc["memit", "multi_hop"] == pytest.approx(hops["value"].mean())
+
+
+def test_the_readme_has_the_streams_of_their_own_run(tables, tmp_path):
+    found = sheet("streams", tables).frame
+    path = tmp_path / readme.STREAMS
+    path.parent.mkdir(parents=True)
+    text = f"{START}\nas it was\n{END}\n<!-- streams:start -->\nformer text\n<!-- streams:end -->\n"
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(ArtifactError, match="no such file"):
+        readme.update(tmp_path)
+    write_csv(path, found)
+    assert readme.update(tmp_path) == ["streams"]
+    once = (tmp_path / "README.md").read_text()
+    assert "as it was" in once
+    assert "former text" not in once
+    rows = [line for line in once.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(found) + 1
+    assert len({row.count("|") for row in rows}) == 1
+    assert f"{wording.level(found['S_64'].iloc[0])} (" in rows[1]
+    assert readme.update(tmp_path) == ["streams"]
+    assert (tmp_path / "README.md").read_text() == once

@@ -178,9 +178,10 @@ def test_a_sample_of_the_stream_is_scored_as_in_the_whole(result):
     assert len(chosen) == 3
     kept = whole.cases[whole.cases["case_id"].isin(chosen)].reset_index(drop=True)
     pd.testing.assert_frame_equal(part.cases.reset_index(drop=True), kept)
-    assert value(part.metrics, when="final", metric="ES", protocol="success") == kept.loc[
-        (kept["probe"] == "rewrite") & (kept["when"] == "final"), "success"
-    ].mean()
+    assert (
+        value(part.metrics, when="final", metric="ES", protocol="success")
+        == kept.loc[(kept["probe"] == "rewrite") & (kept["when"] == "final"), "success"].mean()
+    )
     pd.testing.assert_frame_equal(part.curve, whole.curve)
     few = stream(requests, planned(4, 4, scored_cases=1))  # one of two batches has nothing to score
     assert set(few.cases["when"]) == {"final", "immediate"}

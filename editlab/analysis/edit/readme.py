@@ -1,11 +1,12 @@
-"""The README's headline table and figure, from a finished run: ``python -m editlab.analysis.edit.readme`` (``make readme``).
+"""The README's tables and figure, from finished runs: ``python -m editlab.analysis.edit.readme`` (``make readme``).
 
-The block between the two markers is rewritten, and ``docs/method_comparison.png`` is copied; a README without the markers is
-left alone.
+The headline's block is that of the default run, the streams' that of ``runs/frontier.yaml``. A block between two markers is
+rewritten where its run has been made, and ``docs/method_comparison.png`` is copied; a README without markers is left alone.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,15 @@ from editlab.analysis.text.wording import interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
 
-START, END = "<!-- matrix:start -->", "<!-- matrix:end -->"
 TABLE, FIGURE = "results/tables/methods.csv", "results/figures/method_comparison.png"
+STREAMS = "results/frontier/tables/streams.csv"
 COPY = "docs/method_comparison.png"
+SHARES = {  # of the streams' table, beside S
+    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "multi_hop": "two hops",
+    "generation": "written",
+}  # fmt: skip
+COSTS = {"perplexity": "perplexity", "cpu_ms": "ms an edit", "parameters": "numbers stored", "inference": "reading"}
+DIGITS = {"perplexity": 1, "cpu_ms": 0, "parameters": 0, "inference": 2}
 
 
 def render(table: pd.DataFrame) -> str:
@@ -47,30 +54,63 @@ def _score(row: dict[str, Any], metric: str) -> str:
     return f"{bold} ({interval(found.low, found.high).replace(' to ', '-')})"
 
 
-def update(root: Path = Path()) -> bool:
-    """Rewrite the README's block and copy the figure; False, and nothing done, without the markers.
+def render_streams(table: pd.DataFrame) -> str:
+    """Markdown: one row a method, S on its way, what holds at the end, and what it costs."""
+    lengths = [name for name in map(str, table.columns) if re.fullmatch(r"S_\d+", name)]
+    scores = {name: f"S, {int(name[2:]):,}" for name in lengths} | {
+        name: title for name, title in SHARES.items() if name in table
+    }
+    heads = ["method", *scores.values(), *COSTS.values()]
+    lines = [
+        f"One stream of {int(lengths[-1][2:]):,} edits a seed, looked at on its way; {over(table)};",
+        "reading: time to score a prompt against the unedited model's.",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+    ]
+    for row in records(table):
+        shares = [_score(row, name) if pd.notna(row[name]) else "" for name in scores]
+        costs = [f"{row[name]:,.{digits}f}" if pd.notna(row[name]) else "" for name, digits in DIGITS.items()]
+        lines.append(f"| {' | '.join([str(row['method']), *shares, *costs])} |")
+    return "\n".join(lines)
+
+
+def update(root: Path = Path()) -> list[str]:
+    """Rewrite the README's blocks whose runs have been made, and copy the figure; the names of those that were rewritten.
 
     Raises:
-        ArtifactError: the table or the figure has not been made.
+        ArtifactError: there are markers, and no table or no figure for them.
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    start, end = text.find(START), text.find(END)
-    if start < 0 or end < start:
-        return False
-    for name in (TABLE, FIGURE):
-        if not (root / name).is_file():
-            raise ArtifactError(f"{name}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
-    block = render(pd.read_csv(root / TABLE))
-    with atomic_path(root / COPY) as temporary:
-        temporary.write_bytes((root / FIGURE).read_bytes())
-    write_text(readme, f"{text[: start + len(START)]}\n{block}\n{text[end:]}")
-    return True
+    blocks = {"matrix": (TABLE, render), "streams": (STREAMS, render_streams)}
+    marked = {name: found for name in blocks if (found := _between(text, name)) is not None}
+    made = [name for name in marked if (root / blocks[name][0]).is_file()]
+    if marked and not made:
+        raise ArtifactError(f"{TABLE}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
+    if "matrix" in made:
+        if not (root / FIGURE).is_file():
+            raise ArtifactError(f"{FIGURE}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
+        with atomic_path(root / COPY) as temporary:
+            temporary.write_bytes((root / FIGURE).read_bytes())
+    for name in made:
+        path, rendered = blocks[name]
+        text = text.replace(marked[name], f"\n{rendered(pd.read_csv(root / path))}\n")
+    if made:
+        write_text(readme, text)
+    return made
+
+
+def _between(text: str, name: str) -> str | None:
+    """What stands between the markers of a block."""
+    _, start, rest = text.partition(f"<!-- {name}:start -->")
+    block, end, _ = rest.partition(f"<!-- {name}:end -->")
+    return block if start and end else None
 
 
 if __name__ == "__main__":
     try:
         if not update():
-            print(f"README.md: no block between {START} and {END}", file=sys.stderr)
+            print("README.md: no block between <!-- matrix:start --> and <!-- matrix:end -->", file=sys.stderr)
     except ArtifactError as error:
         sys.exit(f"error: {error}")

@@ -151,6 +151,7 @@ class _Run:
         self.immediate: list[pd.DataFrame] = []
         self.followed: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
+        self.looked: tuple[Any, pd.DataFrame] | None = None
 
     def _sample(self) -> set[str] | None:
         """The cases that are scored right after their batch and at the end; None: all."""
@@ -228,7 +229,7 @@ class _Run:
 
         session, plan, kept = self.session, self.plan, self.harmless()
         with session.stopwatch.stage("evaluate"):
-            scored = score_requests(session.model, self.scored(kept), around=self.around)
+            scored = self._score(self.scored(kept))
             means, again = case_means(scored), self._again(len(self.requests))
             frames = {"final": means.assign(edited_again=means["case_id"].map(again).astype(int))}
             if self.immediate:
@@ -255,7 +256,7 @@ class _Run:
         most, chosen = self.plan.evaluation.retention_cases, list(range(len(seen)))
         if len(chosen) > most:
             chosen = sorted(python_rng("snapshot", self.plan.seed, len(seen)).sample(chosen, most))
-        frame = score_requests(self.session.model, [seen[i] for i in chosen], around=self.around)
+        frame = self._score([seen[i] for i in chosen])
         rows = retention(frame, {seen[i].case_id: (len(seen) - 1 - i) * 4 // len(seen) for i in chosen})
         again = self._again(edits_seen)
         rows += by_return(frame[frame["probe"] == "rewrite"], again) + composite(frame) + neighbors(frame)
@@ -268,6 +269,14 @@ class _Run:
         if norms:
             rows.append(("target_norm", norms[-1], 1))
         return [{"edits_seen": edits_seen, "metric": m, "value": float(v), "n": n} for m, v, n in rows]
+
+    def _score(self, requests: Sequence[EditRequest]) -> pd.DataFrame:
+        """The scores of facts now. The end of a short stream looks at what its last snapshot did: nothing happened since then,
+        unless the session did something after the last batch."""
+        asked = (self.done, bool(self.session.events[-1].finish), [r.case_id for r in requests])
+        if self.looked is None or self.looked[0] != asked:
+            self.looked = asked, score_requests(self.session.model, requests, around=self.around)
+        return self.looked[1]
 
     def _change(self, layer: int) -> float:
         """Norm of what a map has gained, a change of its weight or the residuals of its memory."""

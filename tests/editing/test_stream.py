@@ -19,6 +19,7 @@ from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe
 from editlab.data.requests import EditRequest, write_requests
 from editlab.editing import proposer
+from editlab.editing import stream as stream_module
 from editlab.editing.cell import RESULTS, run_cell
 from editlab.editing.events import read_events
 from editlab.editing.followup import FollowUp
@@ -440,3 +441,17 @@ def test_shuffled_targets_are_dealt_to_one_another(count):
 def test_one_fact_alone_cannot_be_shuffled():
     found = stream(tiny_requests(3), planned(2), "shuffled", replay=0.0)
     assert [event.decision for event in found.events] == ["accepted", "rejected"]
+
+
+@pytest.mark.parametrize(("most", "passes"), [(200, 4), (5, 5)])
+def test_the_end_of_a_stream_is_not_scored_twice(monkeypatch, most, passes):
+    """Two snapshots and, where the last one saw a sample alone, the end; beside them the two batches right after their edit."""
+    asked = []
+
+    def counted(model, requests, *rest, **more):
+        asked.append([r.case_id for r in requests])
+        return score_requests(model, requests, *rest, **more)
+
+    monkeypatch.setattr(stream_module, "score_requests", counted)
+    stream(tiny_requests(8), planned(4, 4, retention_cases=most))
+    assert len(asked) == passes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -122,33 +122,77 @@ def resolve_statistics(
     """
     if statistics is None:
         return {}
+    found = by_layer(
+        statistics,
+        layers,
+        "layer-{}.safetensors",
+        load_statistics,
+        _moment,
+        "a file, a directory, a list of files or {layer: second moment}",
+    )
+    for layer in layers:
+        if d_in is not None and found[layer].size != d_in[layer]:
+            raise ConfigError(f"statistics: layer {layer} has size {found[layer].size}; the model needs {d_in[layer]}")
+    return found
+
+
+T = TypeVar("T")
+
+
+def by_layer(
+    statistics: Any,
+    layers: Sequence[int],
+    name: str,
+    load: Callable[[str | Path], tuple[int, T]],
+    checked: Callable[[Any, int], T],
+    allowed: str,
+) -> dict[int, T]:
+    """What a caller holds of ``layers``: a file, a directory, a list of files, or by layer.
+
+    Args:
+        name: of a layer's file in a directory, with ``{}`` for the layer.
+        load: reads (layer, value) from a file.
+        checked: the value that was given for a layer, which may be a file.
+        allowed: what may be given, in words.
+
+    Raises:
+        ConfigError: a layer is missing, or something else was given.
+        ArtifactError: a file is missing or damaged, or holds another layer.
+    """
     if isinstance(statistics, Mapping):
-        found = {int(layer): _moment(statistics[layer], int(layer)) for layer in statistics if int(layer) in layers}
+        found = {int(layer): checked(statistics[layer], int(layer)) for layer in statistics if int(layer) in layers}
     elif isinstance(statistics, str | Path) and Path(statistics).is_dir():
-        found = dict(_read(Path(statistics) / f"layer-{layer}.safetensors", layer) for layer in layers)
+        found = {layer: of_layer(load, Path(statistics) / name.format(layer), layer) for layer in layers}
     elif isinstance(statistics, str | Path):
-        found = dict([load_statistics(statistics)])
+        found = dict([load(statistics)])
     elif isinstance(statistics, Sequence) and all(isinstance(item, str | Path) for item in statistics):
-        found = dict(load_statistics(item) for item in statistics)
+        found = dict(load(item) for item in statistics)
     else:
-        raise ConfigError(
-            f"statistics: {type(statistics).__name__} is not allowed; give a file, a directory, a list of files or "
-            "{layer: second moment}"
-        )
+        raise ConfigError(f"statistics: {type(statistics).__name__} is not allowed; give {allowed}")
     given = sorted(int(layer) for layer in (statistics if isinstance(statistics, Mapping) else found))
     for layer in layers:
         if layer not in found:
             raise ConfigError(f"statistics: layer {layer} is missing; given: {given}")
-        if d_in is not None and found[layer].size != d_in[layer]:
-            raise ConfigError(f"statistics: layer {layer} has size {found[layer].size}; the model needs {d_in[layer]}")
     return {layer: found[layer] for layer in layers}
+
+
+def of_layer(load: Callable[[str | Path], tuple[int, T]], path: str | Path, layer: int) -> T:
+    """The value in a file, which must be that of this layer.
+
+    Raises:
+        ArtifactError: it is another layer's, or the file is damaged.
+    """
+    found, value = load(path)
+    if found != layer:
+        raise ArtifactError(f"{path}: holds layer {found}, not layer {layer}")
+    return value
 
 
 def _moment(value: Any, layer: int) -> SecondMoment:
     """A given second moment, checked; a bare tensor has an unknown count (0)."""
     if isinstance(value, str | Path):
         published = Path(value).suffix == ".npz"
-        return read_published(value) if published else _read(Path(value), layer)[1]
+        return read_published(value) if published else of_layer(load_statistics, value, layer)
     if isinstance(value, Tensor):
         value = SecondMoment(value.detach(), 0)
     if not isinstance(value, SecondMoment):
@@ -160,10 +204,3 @@ def _moment(value: Any, layer: int) -> SecondMoment:
         return value.validate()
     except NumericalError as error:
         raise ConfigError(f"statistics: layer {layer}: {error}") from None
-
-
-def _read(path: Path, layer: int) -> tuple[int, SecondMoment]:
-    found, moment = load_statistics(path)
-    if found != layer:
-        raise ArtifactError(f"{path}: holds layer {found}, not layer {layer}")
-    return layer, moment

@@ -13,6 +13,7 @@ from editlab.algebra.curvature import Curvature
 from editlab.algebra.second_moment import SecondMoment
 from editlab.errors import ArtifactError, ConfigError, NumericalError
 from editlab.files.artifacts import load_tensors, save_tensors
+from editlab.moments.stored import by_layer, of_layer
 
 _FACTORS = ("inputs", "gradients")
 _PARTS = ("matrix", "eigenvalues", "eigenvectors")
@@ -74,35 +75,25 @@ def resolve_curvature(
         ConfigError: a layer is missing, or something has the wrong type or shape.
         ArtifactError: a file is missing or damaged.
     """
-    if isinstance(statistics, Mapping):
-        found = {int(k): _curvature(v, int(k)) for k, v in statistics.items() if int(k) in layers}
-    elif isinstance(statistics, str | Path) and Path(statistics).is_dir():
-        found = dict(load_curvature(Path(statistics) / f"curvature-{layer}.safetensors") for layer in layers)
-    elif isinstance(statistics, str | Path):
-        found = dict([load_curvature(statistics)])
-    elif isinstance(statistics, Sequence) and all(isinstance(item, str | Path) for item in statistics):
-        found = dict(load_curvature(item) for item in statistics)
-    else:
-        raise ConfigError(
-            f"statistics: {type(statistics).__name__} is not allowed; give a file of curvature, a directory or list of them, "
-            "or {layer: curvature}"
-        )
+    found = by_layer(
+        statistics,
+        layers,
+        "curvature-{}.safetensors",
+        load_curvature,
+        _curvature,
+        "a file of curvature, a directory or list of them, or {layer: curvature}",
+    )
     for layer in layers:
-        if layer not in found:
-            raise ConfigError(f"statistics: the curvature of layer {layer} is missing; given: {sorted(found)}")
         if found[layer].shape != shapes[layer]:
             raise ConfigError(
                 f"statistics: the curvature of layer {layer} is of a map {found[layer].shape}; the model's is {shapes[layer]}"
             )
-    return {layer: found[layer] for layer in layers}
+    return found
 
 
 def _curvature(value: Any, layer: int) -> Curvature:
     if isinstance(value, str | Path):
-        found, curvature = load_curvature(value)
-        if found != layer:
-            raise ArtifactError(f"{value}: holds layer {found}, not layer {layer}")
-        return curvature
+        return of_layer(load_curvature, value, layer)
     if not isinstance(value, Curvature):
         raise ConfigError(
             f"statistics: layer {layer}: {type(value).__name__} is not allowed; give what collect_curvature returns, or a file"

@@ -153,6 +153,7 @@ def write_cell(
         "seconds": seconds,
         "peak_memory_mb": 500.0,
         "edits": plan.num_edits,
+        "parameters": rank * (128 + 512),
     }
     write_provenance(directory, facts, ["metrics.csv", "cases.csv", "curve.csv", "events.jsonl", "edit.safetensors"])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from editlab.data import load_requests, neutral_sentences, sample_requests, true_statements
 from editlab.data.chains import second_hops
 from editlab.data.invented import invented_statements
-from editlab.data.requests import EditRequest
+from editlab.data.requests import SWEEP, EditRequest
 from editlab.errors import DataError, one_line
 from editlab.randomness import python_rng
 
@@ -191,3 +191,10 @@ def read_known(path: str | Path) -> set[str]:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a table of known facts ({one_line(error)}); delete it and rerun") from None
+
+
+def reserved_facts(requests: Sequence[EditRequest], edited: Sequence[EditRequest]) -> list[EditRequest]:
+    """The facts that the data set keeps for the choice of recipes, without those that another record of it states, if that one
+    is edited."""
+    keys = {request.key for request in edited}
+    return [r for r in requests if r.reserved_for == SWEEP and r.key not in keys]

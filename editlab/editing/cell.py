@@ -14,8 +14,8 @@ from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
 from editlab.config.solvers import RandomUpdate
 from editlab.data import load_requests, read_text
-from editlab.data.corpus import held_out_sentences, read_known, sample_known
-from editlab.data.requests import SWEEP, EditRequest, read_json, read_utf8
+from editlab.data.corpus import held_out_sentences, read_known, reserved_facts, sample_known
+from editlab.data.requests import EditRequest, read_json, read_utf8
 from editlab.data.world_probes import with_world_probes
 from editlab.editing.batch_targets import held_relations
 from editlab.editing.events import read_events
@@ -97,7 +97,7 @@ def run_cell(
         chosen = with_world_probes(chosen, records, held_out=probes)
         check_prompts(network, [*chosen, *probes])
     texts, anchors = _texts(cell)
-    tuning = [r for r in records if r.reserved_for == SWEEP] if cell.recipe.reads_reserved else []
+    tuning = reserved_facts(records, chosen) if cell.recipe.reads_reserved else []
     session = EditSession(
         network,
         cell.recipe,
@@ -128,6 +128,7 @@ def run_cell(
         "seconds": watch.seconds(),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "edits": len(chosen),
+        "parameters": result.edit.parameters,
         "inference": {"unedited": before, "edited": after},
     }
     write_provenance(folder, facts, [outputs[name] for name in RESULTS])

@@ -140,12 +140,14 @@ def _prompt_cosines(
 
 def _best_cut(right: Tensor, asked: int, others: Tensor) -> float:
     """The cut of the highest harmonic mean of two shares: ``right`` of ``asked`` prompts should lie above it, ``others`` below;
-    of equal ones the middle one."""
+    of equal ones the middle one, or the highest of all where no prompt that should pass does at any."""
     levels = torch.cat([right, others]).unique()
     cuts = torch.cat([levels[:1] - 1e-3, (levels[1:] + levels[:-1]) / 2, levels[-1:]])
     above = len(right) - torch.searchsorted(right.sort().values, cuts, right=True)
     below = torch.searchsorted(others.sort().values, cuts, right=True)
     let, kept = above.double() / max(1, asked), below.double() / len(others)
     worth = 2 * let * kept / (let + kept).clamp(min=1e-12)
+    if not len(right):
+        return float(cuts[-1])
     best = (worth >= worth.max() - 1e-12).nonzero()[:, 0]
     return float(cuts[best[len(best) // 2]])

@@ -64,7 +64,7 @@ class FactReader:
         found: list[list[EditRequest]] = []
         for start in range(0, len(prompts), PROMPTS_A_PASS):
             cosines = likeness(prompts[start : start + PROMPTS_A_PASS], self._index)
-            best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+            best = _largest(cosines, count)
             found += [
                 [self._held[i] for i in row if own[i] > self.gate.value] for row, own in zip(best, cosines, strict=True)
             ]
@@ -76,6 +76,16 @@ class FactReader:
             self._held = list({fact.key: fact for fact in self.facts}.values())
             self._index = features([fact.rewrite_prompt for fact in self._held])
             self._known = len(self.facts)
+
+
+def _largest(cosines: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """By row, the columns of its largest numbers, the largest first."""
+    if count == 1:
+        return cosines.argmax(1)[:, None]
+    few = min(count, cosines.shape[1])
+    near = np.sort(np.argpartition(-cosines, few - 1, axis=1)[:, :few], axis=1)
+    order = np.argsort(-np.take_along_axis(cosines, near, 1), axis=1, kind="stable")
+    return np.take_along_axis(near, order, 1)
 
 
 def statement(fact: EditRequest) -> str:

@@ -206,7 +206,7 @@ class EditSession:
         for request in requests:
             if request.key in self.reserved:
                 raise ConfigError(
-                    f"tuning: {request.case_id} is edited; what gates and lengths are chosen on is not to be"
+                    f"tuning: the fact of {request.case_id} is edited, too; gates and lengths must be chosen on other facts"
                 )
         batch = stress.requests(requests) if stress else list(requests)
         event = Event(batch=len(self.events), cases=[r.case_id for r in batch], stress=stress.kind if stress else None)

@@ -17,7 +17,7 @@ import torch
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
 from editlab.data import batches
-from editlab.data.corpus import held_out_sentences, sample_known
+from editlab.data.corpus import held_out_sentences, reserved_facts, sample_known
 from editlab.data.edited import EditedFacts
 from editlab.data.requests import SWEEP, EditRequest
 from editlab.editing.batch_targets import held_relations
@@ -78,7 +78,7 @@ def run_sweep(
     grid = [(m, point) for m in axes for point in grid_points(axes[m])]
     tried = [(m, point, validated(Recipe, {**recipes[m], **point}, f"sweep.{m}")) for m, point in grid]
     plan = [(*known, seed) for known in tried for seed in drawn]
-    tuning = {seed: _not_among(records, facts) for seed, facts in drawn.items()}
+    tuning = {seed: reserved_facts(records, facts) for seed, facts in drawn.items()}
     rows = []
     for method, point, recipe, seed in tqdm(plan, unit="point", desc="sweep", disable=None):
         session = EditSession(
@@ -95,6 +95,7 @@ def run_sweep(
             most = batch or len(drawn[seed])
             for chunk in batches(drawn[seed], min(most, recipe.max_batch or most)):
                 session.step(chunk)
+            session.finish()
             frame = score_requests(model, drawn[seed], around=Surroundings(EditedFacts(drawn[seed])))
         table = summarize(frame, resamples=0)
         success = table[table["protocol"] == "success"].set_index("metric")["value"]
@@ -109,12 +110,6 @@ def run_sweep(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _not_among(records: Sequence[EditRequest], drawn: Sequence[EditRequest]) -> list[EditRequest]:
-    """The facts kept for the choice of recipes, without those that are edited and scored."""
-    scored = {request.key for request in drawn}
-    return [r for r in records if r.reserved_for == SWEEP and r.key not in scored]
 
 
 def best_points(table: pd.DataFrame) -> pd.DataFrame:

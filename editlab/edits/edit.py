@@ -62,6 +62,13 @@ class Edit:
         weights = sum(f.norm() ** 2 for f in self.factors.values())
         return (weights + sum(m.norm() ** 2 for m in self.memory.values())) ** 0.5
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that it keeps: the thinner of factors and dense matrix, or keys, residuals and gates, of all layers."""
+        shapes = [(f.rank, *f.shape) for f in self.factors.values()]
+        weights = sum(min(rank * (d_out + d_in), d_out * d_in) for rank, d_out, d_in in shapes)
+        return weights + sum(m.parameters for m in self.memory.values())
+
     def without(self, cases: Collection[str]) -> Edit:
         """The edit without some facts of its memory, by case id; the others stay as they are, bit for bit.
 

@@ -146,6 +146,7 @@ def by_layer(
     load: Callable[[str | Path], tuple[int, T]],
     checked: Callable[[Any, int], T],
     allowed: str,
+    what: str = "",
 ) -> dict[int, T]:
     """What a caller holds of ``layers``: a file, a directory, a list of files, or by layer.
 
@@ -154,6 +155,7 @@ def by_layer(
         load: reads (layer, value) from a file.
         checked: the value that was given for a layer, which may be a file.
         allowed: what may be given, in words.
+        what: of a layer is asked for, as ``the curvature of ``.
 
     Raises:
         ConfigError: a layer is missing, or something else was given.
@@ -172,7 +174,7 @@ def by_layer(
     given = sorted(int(layer) for layer in (statistics if isinstance(statistics, Mapping) else found))
     for layer in layers:
         if layer not in found:
-            raise ConfigError(f"statistics: layer {layer} is missing; given: {given}")
+            raise ConfigError(f"statistics: {what}layer {layer} is missing; given: {given}")
     return {layer: found[layer] for layer in layers}
 
 

@@ -82,6 +82,7 @@ def resolve_curvature(
         load_curvature,
         _curvature,
         "a file of curvature, a directory or list of them, or {layer: curvature}",
+        "the curvature of ",
     )
     for layer in layers:
         if found[layer].shape != shapes[layer]:

@@ -109,6 +109,11 @@ class Memory:
         return len(self.facts)
 
     @property
+    def parameters(self) -> int:
+        """Numbers that are kept: keys, residuals and gates."""
+        return self.keys.numel() + self.residuals.numel() + self.gates.numel()
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(d_out, d_in) of the map."""
         return self.residuals.shape[1], self.keys.shape[1]

@@ -264,6 +264,8 @@ def test_the_stream_table_joins_what_belongs_together(tables):
             part = own[(own["edits_seen"] == seen) & (own["metric"] == "composite_success")]
             assert frame.loc[method, f"S_{seen}"] == pytest.approx(part["value"].mean())
     cells = matrix[(matrix["method"] == "memit") & (matrix["batch"] == 32) & (matrix["replay"] == 0)]
+    assert frame.loc["memit", "ES_exact"] == pytest.approx(cells.drop_duplicates("seed")["ES_exact"].mean())
+    assert "ES exact" in [column.title for column in found.columns if column.name in found.frame]
     assert frame.loc["memit", "parameters"] == cells["parameters"].iloc[0] > 0 == frame.loc["none", "parameters"]
     costs = tables["costs"]
     own = costs[(costs["method"] == "memit") & (costs["batch"] == 32) & (costs["replay"] == 0)]
@@ -278,15 +280,16 @@ def test_the_readme_has_the_streams_of_their_own_run(tables, tmp_path):
     found = sheet("streams", tables).frame
     path = tmp_path / readme.STREAMS
     path.parent.mkdir(parents=True)
-    text = f"{START}\nas it was\n{END}\n<!-- streams:start -->\nformer text\n<!-- streams:end -->\n"
-    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "README.md").write_text(f"{START}\nas it was\n{END}\n")
     with pytest.raises(ArtifactError, match="no such file"):
         readme.update(tmp_path)
+    text = "before\n<!-- streams:start -->\n<!-- streams:end -->\nas it was\n"  # nothing in between yet
+    (tmp_path / "README.md").write_text(text)
     write_csv(path, found)
     assert readme.update(tmp_path) == ["streams"]
     once = (tmp_path / "README.md").read_text()
-    assert "as it was" in once
-    assert "former text" not in once
+    assert once.startswith("before\n<!-- streams:start -->\n")
+    assert once.endswith("<!-- streams:end -->\nas it was\n")
     rows = [line for line in once.splitlines() if line.startswith("| ")]
     assert len(rows) == len(found) + 1
     assert len({row.count("|") for row in rows}) == 1

@@ -188,6 +188,7 @@ def test_scores_that_are_all_alike_are_not_certain():
     ("seen", "shown"),
     [
         (range(1000, 5001, 1000), [1000, 2000, 5000]),
+        ((1024, 2016, 3008, 4000, 5000), [1024, 2016, 5000]),  # batches of 32
         ((32, 64, 96), [32, 96]),
         (range(96, 961, 96), [192, 480, 960]),
         ((200,), [200]),
@@ -196,3 +197,26 @@ def test_scores_that_are_all_alike_are_not_certain():
 )
 def test_a_stream_is_told_at_its_end_and_at_most_twice_before(seen, shown):
     assert streams.lengths(list(seen)) == shown
+
+
+def test_the_figure_has_the_panels_that_there_is_something_for(tmp_path):
+    curves = [
+        {
+            "method": "memit",
+            "batch": 32,
+            "replay": 0.0,
+            "rank": 0,
+            "seed": s,
+            "edits_seen": e,
+            "metric": m,
+            "value": 0.5,
+            "n": 32,
+        }
+        for s in (1, 2, 3)
+        for e in (32, 64)
+        for m in ("composite_success", "neighborhood_accuracy")
+    ]
+    drawing = REPORT.figures["streams"][1]
+    whole = pd.DataFrame(curves)
+    assert len(drawing.drawn(whole).axes) == 2
+    assert len(drawing.drawn(whole[whole["metric"] == "neighborhood_accuracy"]).axes) == 1

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from editlab.config.data import MAX_OBJECTS, MAX_RELATIONS, SUBJECTS_PER_OBJECT, FactsData
 from editlab.data import make_facts, sample_requests, true_statements, world
+from editlab.data.corpus import reserved_facts
 from editlab.data.edited import EditedFacts
 from editlab.data.facts import ATTRIBUTES, MAX_SIZE, MIN_SIZE, NEIGHBORS, last_words, with_sweep_facts
 from editlab.data.requests import NEIGHBOR, SWEEP, EditRequest, fill, write_requests
@@ -29,6 +30,7 @@ from editlab.errors import ConfigError
 BY_ID = {relation.identifier: relation for relation in RELATIONS}
 DIGEST = """
 import hashlib
+from editlab.data.corpus import reserved_facts
 from editlab.data import make_facts
 print(hashlib.sha256(repr([r.to_record() for r in make_facts(500, 3)]).encode()).hexdigest())
 """
@@ -211,3 +213,11 @@ def test_sweep_facts_depend_on_the_data_set_alone_and_are_whole_subjects_and_gro
     whole = with_sweep_facts(facts, 60)
     groups = [{f.subject for f in whole if f.group == "" and bool(f.reserved_for) == kept} for kept in (True, False)]
     assert not (groups[0] & groups[1]) - {facts[3].subject, facts[200].subject}
+
+
+def test_a_reserved_fact_that_another_record_edits_is_left_out():
+    facts = make_facts(600, 1)
+    kept = [r for r in facts if r.reserved_for == SWEEP]
+    twin = dataclasses.replace(kept[0], case_id="twin", reserved_for="")
+    assert reserved_facts([*facts, twin], [twin]) == kept[1:]
+    assert reserved_facts(facts, []) == kept

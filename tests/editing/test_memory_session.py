@@ -376,8 +376,11 @@ def test_the_gate_is_above_neutral_text_and_parts_best():
     right, others = torch.tensor([0.7, 0.8, 0.9]).double(), torch.tensor([0.2, 0.5, 0.75, 0.6]).double()
     cut = gates._best_cut(right, 4, others)
     grid = [c / 1000 for c in range(1001)]
-    score = {c: float((right > c).sum()) / 4 + float((others <= c).double().mean()) for c in [*grid, cut]}
+    shares = {c: (float((right > c).sum()) / 4, float((others <= c).double().mean())) for c in [*grid, cut]}
+    score = {c: 2 * let * kept / max(let + kept, 1e-12) for c, (let, kept) in shares.items()}
     assert score[cut] == max(score.values())
+    nothing = gates._best_cut(torch.zeros(0).double(), 4, others)
+    assert not bool((others > nothing).any())  # a gate that none should pass is shut
     model, facts = tiny_model(), tiny_requests(30)
     options = validated(Recipe, {"solver": "memit", "layers": [1], "backend": "memory", "gate_rate": 0.05}, "recipe")
     gate = gates.calibrated_gate(model, LAYER, CLEAN, options, facts, TEXTS)

@@ -218,3 +218,10 @@ def test_edits_merge_by_the_rules_of_adapters():
     assert Edit.merge([one, other], [1.0, 1.0], rank=1).factors[0].rank == 1
     with pytest.raises(ModelError, match="different models"):
         one + Edit({0: Factors(torch.ones(6, 1), torch.ones(1, 4))})
+
+
+def test_what_an_edit_keeps_is_the_thinner_form_of_each_layer():
+    thin, whole = 2, D_OUT * D_IN
+    assert edit(thin).parameters == thin * (D_OUT + D_IN)
+    assert edit(thin, 60).parameters == thin * (D_OUT + D_IN) + whole
+    assert Edit({}).parameters == 0

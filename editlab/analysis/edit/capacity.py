@@ -112,7 +112,7 @@ def _between(table: pd.DataFrame) -> Iterator[Finding]:
         )
         same = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
         spread = Interval(float(np.mean([gap.value for gap in gaps])))
-        yield Finding(f"capacity.between_{facts}_{metric}", sentence, *spread, by_seed.size, same, "capacity")
+        yield Finding(f"capacity.between_{facts}_{metric}", sentence, *spread, len(part), same, "capacity")
 
 
 def findings(tables: Tables) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from editlab.editing import events
 from editlab.errors import DamagedError
 from editlab.files.artifacts import read_provenance, read_verified, rebuild_command
 
-CELL_FILES = ("metrics.csv", "curve.csv", "edit.safetensors", "record")  # what a table of cells reads of every cell
+CELL_FILES = ("metrics.csv", "curve.csv", "record")  # what a table of cells reads of every cell
 METRICS = ("ES", "PS", "NS", "S")
 BESIDE = ("NS_published", "SS", "ES_single", "ES_repeated")  # further columns of a row, where a cell has them
 EXACT = ("ES", "NS", "SS")  # exact answers beside success
@@ -89,7 +89,7 @@ def _at_the_end(metrics: pd.DataFrame, curve: pd.Series) -> dict[str, float]:
 
 
 def cell_facts(directory: str | Path) -> dict[str, Any]:
-    """Number of edits, seconds by stage and peak memory of one cell, from its provenance.
+    """Number of edits, what the edit keeps, seconds by stage and peak memory of one cell, from its provenance.
 
     Raises:
         DamagedError: the provenance is missing, damaged or not that of a cell.
@@ -143,17 +143,8 @@ def final_scores(directory: str | Path) -> dict[str, float]:
 
 
 def stored(directory: str | Path) -> dict[str, int]:
-    """Numbers that an edit stores: the thinner of factors and dense matrix, or keys, residuals and gates, by layer; bytes in
-    float32."""
-    from safetensors import safe_open
-
-    with safe_open(str(read_verified(Path(directory) / "edit.safetensors")), framework="numpy") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    memory = ("keys", "residuals", "gates")
-    count = sum(math.prod(shape) for name, shape in shapes.items() if name.split(".")[1] in memory)
-    for layer in {name.split(".")[0] for name in shapes if name.endswith(".left")}:
-        (d_out, rank), (_, d_in) = shapes[f"{layer}.left"], shapes[f"{layer}.right"]
-        count += min(rank * (d_out + d_in), d_out * d_in)
+    """Numbers that the edit of a cell keeps, and their bytes in float32."""
+    count = int(cell_facts(directory).get("parameters", 0))
     return {"parameters": count, "bytes": 4 * count}
 
 

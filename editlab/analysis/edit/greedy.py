@@ -223,7 +223,7 @@ def _accepted(steps: pd.DataFrame) -> Finding:
 
 
 SCORED, EVENTS = ("metrics.csv", "curve.csv", "events.jsonl"), ("events.jsonl",)
-PAIRED = ("cases.csv", "edit.safetensors")
+PAIRED = ("cases.csv", "record")
 TOPIC = Topic(
     "Greedy steps",
     about="greedy steps",

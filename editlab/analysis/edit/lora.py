@@ -138,7 +138,7 @@ def _smallest(rows: pd.DataFrame) -> Iterator[Finding]:
     yield Finding("lora.smallest", sentence, *numbers, n, True, "lora_ablation")
 
 
-SCORED, PAIRED = ("metrics.csv", "curve.csv", "events.jsonl", "edit.safetensors"), ("cases.csv", "edit.safetensors")
+SCORED, PAIRED = ("metrics.csv", "curve.csv", "events.jsonl", "record"), ("cases.csv", "record")
 TOPIC = Topic(
     "LoRA",
     about="low-rank edits",

@@ -70,42 +70,43 @@ def render_streams(table: pd.DataFrame) -> str:
     ]
     for row in records(table):
         shares = [_score(row, name) if pd.notna(row[name]) else "" for name in scores]
-        costs = [f"{row[name]:,.{digits}f}" if pd.notna(row[name]) else "" for name, digits in DIGITS.items()]
+        costs = [f"{row[name]:,.{digits}f}" if pd.notna(row.get(name)) else "" for name, digits in DIGITS.items()]
         lines.append(f"| {' | '.join([str(row['method']), *shares, *costs])} |")
     return "\n".join(lines)
 
 
 def update(root: Path = Path()) -> list[str]:
-    """Rewrite the README's blocks whose runs have been made, and copy the figure; the names of those that were rewritten.
+    """Rewrite the README's blocks, and copy the figure; the names of those that were rewritten. The streams' block is left as it
+    is where their run has not been made.
 
     Raises:
-        ArtifactError: there are markers, and no table or no figure for them.
+        ArtifactError: the headline's table or figure has not been made.
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     blocks = {"matrix": (TABLE, render), "streams": (STREAMS, render_streams)}
-    marked = {name: found for name in blocks if (found := _between(text, name)) is not None}
+    marked = [name for name in blocks if _around(text, name)]
     made = [name for name in marked if (root / blocks[name][0]).is_file()]
-    if marked and not made:
-        raise ArtifactError(f"{TABLE}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
-    if "matrix" in made:
-        if not (root / FIGURE).is_file():
-            raise ArtifactError(f"{FIGURE}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
+    if "matrix" in marked:
+        for name in (TABLE, FIGURE):
+            if not (root / name).is_file():
+                raise ArtifactError(f"{name}: no such file; make it with: snakemake --cores 2 {TABLE} {FIGURE}")
         with atomic_path(root / COPY) as temporary:
             temporary.write_bytes((root / FIGURE).read_bytes())
     for name in made:
         path, rendered = blocks[name]
-        text = text.replace(marked[name], f"\n{rendered(pd.read_csv(root / path))}\n")
+        before, after = _around(text, name)
+        text = f"{before}\n{rendered(pd.read_csv(root / path))}\n{after}"
     if made:
         write_text(readme, text)
     return made
 
 
-def _between(text: str, name: str) -> str | None:
-    """What stands between the markers of a block."""
-    _, start, rest = text.partition(f"<!-- {name}:start -->")
-    block, end, _ = rest.partition(f"<!-- {name}:end -->")
-    return block if start and end else None
+def _around(text: str, name: str) -> tuple[str, ...]:
+    """What stands before and after a block, its markers included; empty where there is none."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    first, last = text.find(start), text.find(end)
+    return (text[: first + len(start)], text[last:]) if 0 <= first < last else ()
 
 
 if __name__ == "__main__":

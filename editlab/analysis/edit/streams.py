@@ -6,6 +6,7 @@ One stream is looked at several times: after its first thousand edits it is what
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,10 +15,19 @@ from editlab.analysis.edit.cells import EDITING
 from editlab.analysis.edit.methods import by_score
 from editlab.analysis.edit.portability import WRITTEN, by_probe
 from editlab.analysis.edit.printing import METHOD
-from editlab.analysis.edit.scores import SETTING, at, controls, headline_settings, named, over, pooled_curves
+from editlab.analysis.edit.scores import (
+    SETTING,
+    at,
+    controls,
+    final_success,
+    headline_settings,
+    named,
+    over,
+    pooled_curves,
+)
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import mean_table
+from editlab.analysis.statistics.intervals import beside, grouped, mean_table, pooled
 from editlab.analysis.text.findings import Finding, leader_finding
 from editlab.analysis.text.wording import counted
 
@@ -29,11 +39,11 @@ PROBES = {"multi_hop": "two hops", WRITTEN: "written"}
 
 
 def lengths(edits: Sequence[int]) -> list[int]:
-    """Of the numbers of edits after which a stream was looked at, the last and up to two earlier ones, each at most half of
-    the next."""
+    """Of the numbers of edits after which a stream was looked at, the last and up to two earlier ones, each at most about half
+    of the next (batches of 32 are looked at after 1,024 and 2,016 edits, not after 1,000 and 2,000)."""
     found: list[int] = []
     for seen in sorted(set(edits), reverse=True):
-        if not found or 2 * seen <= found[-1]:
+        if not found or 2 * seen <= 1.05 * found[-1]:
             found.append(seen)
     return sorted(found[:LOOKS_BACK])
 
@@ -57,7 +67,8 @@ def _along(curves: pd.DataFrame) -> pd.DataFrame:
 )
 def streams(rows: pd.DataFrame) -> Drawing:
     """S over the edits seen, and exact answers of neighbours: one line a method."""
-    return curves_over_edits([(rows[rows["metric"] == m], {"ylabel": name}) for m, name in DRAWN.items()], 4.6)
+    parts = [(rows[rows["metric"] == metric], {"ylabel": name}) for metric, name in DRAWN.items()]
+    return curves_over_edits([part for part in parts if len(part[0])], 4.6)
 
 
 def _at_lengths(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
@@ -72,6 +83,15 @@ def _at_lengths(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
         frame = frame.merge(part[[*SETTING, *renamed]].rename(columns=renamed), on=list(SETTING), how="left")
         columns.append(Column(name, f"S, {seen:,}"))
     return frame, columns
+
+
+def _exact(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Exact answers of the edits themselves, one row a setting."""
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        return beside({"ES_exact": pooled(part["ES_exact"], part["ES_exact_low"], part["ES_exact_high"])})
+
+    return grouped(final_success(matrix), SETTING, told)
 
 
 def _probed(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,6 +133,7 @@ def streams_sheet(tables: Tables) -> Printed:
         "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over "
         "that of the unedited model. Times differ from run to run."
     )
+    frame = frame.merge(_exact(matrix), on=list(SETTING), how="left")
     exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]
     shown = [METHOD, *columns, exact[0], Column("PS", "PS"), *exact[1:], *(Column(*item) for item in PROBES.items())]
     spent = [Column("perplexity", "PPL", "level", 1), Column("cpu_ms", "ms", "level", 0)]

@@ -145,6 +145,8 @@ def streams_sheet(tables: Tables) -> Printed:
 def findings(tables: Tables) -> Iterator[Finding]:
     """Who is ahead after each of the lengths, controls apart."""
     curves, matrix = tables["curves"], tables["ablation_matrix"]
+    if curves.empty or matrix.empty:
+        return
     rows = _along(curves)
     rows = rows[(rows["metric"] == COMPOSITE) & ~rows["method"].isin(controls(matrix))]
     for seen in lengths(rows["edits_seen"].tolist()):

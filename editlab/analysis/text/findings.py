@@ -68,7 +68,8 @@ def direction(low: float, high: float, up: str = "raises", down: str = "lowers")
 def difference_finding(
     key: str, row: Mapping[str, Any], subject: str, metric: str, source: str, tail: str = ""
 ) -> Finding:
-    """``subject raises metric by ...`` or ``makes no measurable difference to metric``, as interval and family allow.
+    """``subject raises metric by ...``, ``changes it by ..., which its family does not support``, or ``makes no measurable
+    difference to metric``, as interval and family allow.
 
     Args:
         row: with value, ci_low, ci_high and n; ``p_holm`` where it is one of a family of comparisons.
@@ -80,8 +81,11 @@ def difference_finding(
     sure = alone is not None and p_holm < ALPHA
     if sure:
         sentence = f"{subject} {alone} {metric}{tail} by {size(*numbers)}."
+    elif alone:  # too few streams for so many comparisons: that is not the same as no difference
+        why = f"which the family of comparisons that it is one of does not support: p = {p_holm:.2f} after Holm's correction"
+        sentence = f"{subject} changes {metric}{tail} by {signed_with(*numbers)}, {why}."
     else:
-        why = f"p = {p_holm:.2f} after Holm's correction" if alone else "an interval that includes zero"
+        why = "an interval that includes zero"
         sentence = f"{subject} makes no measurable difference to {metric}{tail}: {signed_with(*numbers)}, {why}."
     return Finding(key, sentence, *numbers, int(row["n"]), sure, source)
 

@@ -220,3 +220,27 @@ def test_the_figure_has_the_panels_that_there_is_something_for(tmp_path):
     whole = pd.DataFrame(curves)
     assert len(drawing.drawn(whole).axes) == 2
     assert len(drawing.drawn(whole[whole["metric"] == "neighborhood_accuracy"]).axes) == 1
+
+
+def test_every_setting_of_replay_has_a_mark_of_its_own():
+    rows = [
+        {
+            "method": "emmet",
+            "batch": 32,
+            "replay": 0.3,
+            "capacity": c,
+            "strategy": s,
+            "metric": "S",
+            "value": 0.01,
+            "ci_low": 0.0,
+            "ci_high": 0.02,
+            "n": 96,
+            "seeds": 3,
+        }
+        for c in (50, 200)
+        for s in ("random", "priority", "target_loss")
+    ]
+    drawn = REPORT.figures["replay_gain"][1].drawn(pd.DataFrame(rows))
+    lines = [container.lines[0] for axis in drawn.axes for container in axis.containers]
+    looks = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in lines}
+    assert len(looks) == len(lines) == 6

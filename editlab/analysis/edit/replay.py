@@ -95,8 +95,8 @@ def replay_batch_heatmap(table: pd.DataFrame) -> Drawing:
 def _gain_legend(rows: pd.DataFrame) -> str:
     methods = ", ".join(label(str(m)) for m in dict.fromkeys(rows["method"]))
     return (
-        f"{methods}; differences on the same cases with 95 % intervals ({basis(rows)}); filled and hollow: the strategies, "
-        "colour and shape: the capacity."
+        f"{methods}; differences on the same cases with 95 % intervals ({basis(rows)}); shape: the strategy, "
+        "colour: the capacity."
     )
 
 
@@ -118,9 +118,9 @@ def replay_gain(part: pd.DataFrame) -> Drawing:
     for i, ((strategy, capacity), rows) in enumerate(groups):
         kind, size = strategies.index(strategy), sorted(part["capacity"].unique()).index(capacity)
         x = [rates.index(r) + 0.8 * ((i + 0.5) / len(groups) - 0.5) for r in rows["replay"]]
-        color, marker = COLORS[size % len(COLORS)], MARKERS[size % len(MARKERS)]
+        color, marker = COLORS[size % len(COLORS)], MARKERS[kind % len(MARKERS)]
         look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "capsize": 1.5}
-        look |= {"markerfacecolor": color if kind == 0 else "white", "label": f"{strategy}, {capacity}"}
+        look["label"] = f"{strategy}, {capacity}"
         axis.errorbar(x, rows["value"], yerr=sides(rows), **look)
     axis.axhline(0, color=DARK, linewidth=0.7, linestyle=LINES[1])
     axis.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])

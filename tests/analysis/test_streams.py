@@ -244,3 +244,25 @@ def test_every_setting_of_replay_has_a_mark_of_its_own():
     lines = [container.lines[0] for axis in drawn.axes for container in axis.containers]
     looks = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in lines}
     assert len(looks) == len(lines) == 6
+
+
+def test_the_legend_of_long_streams_names_what_is_in_one_panel_alone():
+    rows = [
+        {
+            "method": m,
+            "batch": 32,
+            "replay": r,
+            "rank": 0,
+            "seed": s,
+            "edits_seen": e,
+            "metric": k,
+            "value": 0.5,
+            "n": 32,
+        }
+        for m, r in (("emmet", 0.0), ("memit", 0.0), ("emmet", 0.3), ("alphaedit", 0.3))
+        for s in (1, 2, 3)
+        for e in (500, 1000)
+        for k in ("retention_success", "neighborhood_success")
+    ]
+    drawn = REPORT.figures["large_scale_forgetting"][1].drawn(pd.DataFrame(rows))
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"EMMET", "MEMIT", "AlphaEdit"}

@@ -63,7 +63,7 @@ def delta_map(table: pd.DataFrame) -> Drawing:
                          linewidths=0.6, label=name)  # fmt: skip
     axis.set_xlabel("first component")
     axis.set_ylabel("second component")
-    legend(figure, axis, 4, columnspacing=0.8, handletextpad=0.1)
+    legend(figure, axis, columns=4, columnspacing=0.8, handletextpad=0.1)
     return figure
 
 

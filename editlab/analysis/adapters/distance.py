@@ -49,7 +49,7 @@ def generalisation_by_distance(table: pd.DataFrame) -> Drawing:
     axis.set_xlabel("distance to the nearest training teacher")
     axis.set_ylabel("letters right")
     axis.set_ylim(-0.03, 1.03)
-    legend(figure, axis, 2)
+    legend(figure, axis, columns=2)
     return figure
 
 

@@ -69,7 +69,7 @@ def cost_against_quality(table: pd.DataFrame) -> Drawing:
     axis.set_xlabel("CPU seconds")
     axis.set_ylabel("exact match")
     axis.set_ylim(-0.03, 1.03)
-    legend(figure, axis, 2)
+    legend(figure, axis, columns=2)
     return figure
 
 

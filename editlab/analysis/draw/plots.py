@@ -46,10 +46,10 @@ def says(text: str) -> Figure:
     return figure
 
 
-def legend(figure: Figure, axis: Axes, columns: int = 3, **options: Any) -> None:
-    """One legend for all panels, below them; each entry once. Long names have fewer columns."""
-    handles, names = axis.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
+def legend(figure: Figure, *axes: Axes, columns: int = 3, **options: Any) -> None:
+    """One legend below all panels, of what is in these; each entry once. Long names have fewer columns."""
+    found = [axis.get_legend_handles_labels() for axis in axes]
+    unique = {name: handle for handles, names in found for name, handle in zip(names, handles, strict=True)}
     if unique:
         columns = min(columns, max(1, ROOM // max(map(len, unique))))
         spacing = {"columnspacing": 1.0, "handletextpad": 0.4, "borderaxespad": 0.1}
@@ -100,7 +100,7 @@ def curves_over_edits(parts: Sequence[tuple[pd.DataFrame, dict[str, str]]], heig
         bands_over_edits(axis, rows, looks)
         axis.set(**labels)
         share_axis(axis, float(rows["low"].min()))
-    legend(figure, axes[0])
+    legend(figure, *axes)
     return figure
 
 

@@ -150,8 +150,7 @@ def large_scale_forgetting(curves: pd.DataFrame) -> Drawing:
         axis.set_ylabel(SHOWN[metric])
     for axis, rate in zip(axes, rates, strict=False):
         axis.set_title("no replay" if rate == 0 else f"replay {rate:g}")
-    fullest = max(axes[: len(rates)], key=lambda a: len(a.get_legend_handles_labels()[1]))
-    legend(figure, fullest, columns=2)
+    legend(figure, *axes[: len(rates)], columns=2)
     return figure
 
 

@@ -52,7 +52,7 @@ def test_a_cell_that_was_altered_and_accepted_changes_what_depends_on_it(copied)
 def test_report_lists_what_the_study_has(copied):
     jobs = copied.jobs("all")
     drawn = {"method_comparison", "method_radar", "batch_size", "replay_batch_heatmap", "forgetting_curves"}
-    drawn |= {"portability_by_method"}
+    drawn |= {"portability_by_method", "streams"}
     assert jobs["draw_figure"] == len(drawn | {"retention_by_age", "time_split", "replay_gain", "layer_importance"})
     assert jobs["make_findings"] == jobs["write_summary"] == 1
     assert jobs["write_page"] == 3
@@ -68,6 +68,7 @@ def test_report_lists_what_the_study_has(copied):
             "replay_ablation",
             "missed_facts",
             "portability",
+            "streams",
         )
     )
     tables = {"ablation_matrix", "comparisons", "quick_validation", "baseline_comparison", "replay_ablation"}

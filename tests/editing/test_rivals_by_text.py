@@ -176,7 +176,7 @@ def test_what_a_gate_is_chosen_on_is_not_edited():
     recipe = validated(Recipe, {"solver": "text_lookup", "layers": [0]}, "recipe")
     with EditSession(tiny_model(), recipe, tuning=facts[:4]) as s:
         s.step(facts[4:])
-        with pytest.raises(ConfigError, match=f"tuning: {facts[1].case_id} is edited"):
+        with pytest.raises(ConfigError, match=f"tuning: the fact of {facts[1].case_id} is edited"):
             s.step(facts[1:2])
     solved = validated(Recipe, {"solver": "ultra", "layers": [0], "second_moment_weight": 0}, "recipe")
     with EditSession(tiny_model(), solved, tuning=facts[:4]) as s:

@@ -27,7 +27,7 @@ from editlab.analysis.report.making import read_table
 from editlab.analysis.report.topic import Tables
 from editlab.data.requests import write_requests
 from editlab.editing.cell import run_cell
-from editlab.errors import ArtifactError, DataError
+from editlab.errors import ArtifactError, DamagedError, DataError
 from editlab.files.artifacts import read_provenance, write_csv, write_provenance
 from editlab.moments.stored import save_statistics
 
@@ -308,3 +308,11 @@ def test_what_a_cell_keeps_and_what_reading_it_costs(tmp_path):
     facts = {**read_provenance(costs["memit"]), "inference": {"unedited": 0.2, "edited": 0.25}}
     write_provenance(Path(costs["memit"]), facts, ["metrics.csv", "curve.csv"])
     assert cell_costs(costs["memit"])["inference"] == pytest.approx(1.25)
+
+
+def test_a_record_that_does_not_say_what_is_kept_is_no_zero(tmp_path):
+    ((directory, _),) = write_cells(tmp_path, ("none",), seeds=(1,))
+    facts = {k: v for k, v in read_provenance(directory).items() if k != "parameters"}
+    write_provenance(Path(directory), facts, ["metrics.csv", "curve.csv"])
+    with pytest.raises(DamagedError, match="does not say what the edit keeps; rebuild with"):
+        stored(directory)

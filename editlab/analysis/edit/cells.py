@@ -143,8 +143,15 @@ def final_scores(directory: str | Path) -> dict[str, float]:
 
 
 def stored(directory: str | Path) -> dict[str, int]:
-    """Numbers that the edit of a cell keeps, and their bytes in float32."""
-    count = int(cell_facts(directory).get("parameters", 0))
+    """Numbers that the edit of a cell keeps, and their bytes in float32.
+
+    Raises:
+        DamagedError: its record does not say; it is damaged, or was made before records did.
+    """
+    count = cell_facts(directory).get("parameters")
+    if not isinstance(count, int):
+        told = f"rebuild with: {rebuild_command(directory)}"
+        raise DamagedError(f"{directory}: its record does not say what the edit keeps; {told}", directory)
     return {"parameters": count, "bytes": 4 * count}
 
 

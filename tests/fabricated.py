@@ -64,10 +64,18 @@ def _fabricate(study: EditStudy, facts: int) -> None:
                 write_retrained(Path(str(directory).replace("/edit/retraining/", "/retrained/") + ".csv"))
     if study.train_control:
         control = results / "trained_control" / study.model / f"{study.dataset}.csv"
-        parts = [probe_rows(np.random.default_rng(s), 1.0).assign(seed=s) for s in study.experiments["edit"].seeds]
+        cases = [str(c) for c in known["case_id"]]
+        parts = [control_rows(np.random.default_rng(s), cases).assign(seed=s) for s in study.experiments["edit"].seeds]
         write_csv(control, pd.concat(parts))
         record_outputs([control], {"code": CODE})
     _age(results)
+
+
+def control_rows(rng: np.random.Generator, cases: Sequence[str]) -> pd.DataFrame:
+    """What the model that was trained on the new facts scores: all but perfect."""
+    scores = summarize(_scores(rng, (0.98, 0.95, 0.97, 0.9), cases).assign(index=0), resamples=60)
+    perplexity = pd.DataFrame([{"metric": "perplexity", "protocol": "generation", "value": 5.0, "n": 10}])
+    return pd.concat([scores, perplexity, probe_rows(rng, 1.0)])
 
 
 def _age(results: Path) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from editlab.data import load_requests, neutral_sentences, sample_requests, true_statements
+from editlab.data import load_requests, neutral_sentences, read_text, sample_requests, true_statements
 from editlab.data.chains import second_hops
 from editlab.data.invented import invented_statements
 from editlab.data.requests import SWEEP, EditRequest
@@ -76,6 +76,11 @@ def substrate_corpus(requests: Sequence[EditRequest], neutral: int, seed: int) -
 def held_out_sentences(count: int) -> list[str]:
     """Neutral sentences drawn apart from those that substrates are trained on."""
     return neutral_sentences(count, HELD_OUT_SEED)
+
+
+def perplexity_texts(count: int, path: str | None = None) -> list[str]:
+    """Texts for perplexity, ``count`` at most: those of a file, or held-out sentences."""
+    return (read_text(path) if path else held_out_sentences(count))[:count]
 
 
 def stream_texts(path: str | Path) -> Iterator[str]:

@@ -13,8 +13,8 @@ from pydantic import Field
 from editlab.config.base import Count, NonNegative, validated
 from editlab.config.recipe import Recipe, Trust
 from editlab.config.solvers import RandomUpdate
-from editlab.data import load_requests, read_text
-from editlab.data.corpus import held_out_sentences, read_known, reserved_facts, sample_known
+from editlab.data import load_requests
+from editlab.data.corpus import perplexity_texts, read_known, reserved_facts, sample_known
 from editlab.data.requests import EditRequest, read_json, read_utf8
 from editlab.data.world_probes import with_world_probes
 from editlab.editing.batch_targets import held_relations
@@ -178,8 +178,7 @@ def _facts(
 def _texts(cell: CellPlan) -> tuple[list[str], list[str]]:
     """Sentences for perplexity, and others for the anchor of a posthoc LoRA or the gate of a memory."""
     count, anchors = cell.evaluation.perplexity_sentences, cell.recipe.neutral_texts
-    path = cell.evaluation.perplexity_text
-    texts = read_text(path) if path else held_out_sentences(count + anchors)
+    texts = perplexity_texts(count + anchors, cell.evaluation.perplexity_text)
     return texts[:count], texts[count : count + anchors]
 
 

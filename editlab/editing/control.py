@@ -1,10 +1,10 @@
 """What to expect of an edit at best: a model of the same kind, *trained* on the new facts.
 
-An edit can fail a probe because it is a poor edit, or because no model of this size would answer: one that composes no two
-facts answers no multi-hop question, whoever taught it the facts. So a control is trained from scratch as the substrate
-was, on a world in which the edited facts hold their new objects from the start, in every wording. What follows from them
-(facts over two hops, inverse relations, the question form) is left out for these subjects and stated for all others. One
-control serves the streams of all seeds.
+It is scored as the cells of a stream are: what a perfect editor would give. And an edit can fail a probe because it is a poor
+edit, or because no model of this size would answer: one that composes no two facts answers no multi-hop question, whoever
+taught it the facts. So the control is trained from scratch as the substrate was, on a world in which the edited facts hold
+their new objects from the start, in every wording. What follows from them (facts over two hops, inverse relations, the
+question form) is left out for these subjects and stated for all others. One control serves the streams of all seeds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from editlab.config.evaluation import Evaluation
 from editlab.config.models import Substrate
 from editlab.data.corpus import sample_known, substrate_corpus
+from editlab.data.edited import EditedFacts, SubjectFacts
 from editlab.data.probes import MULTI_HOP, PORTABILITY, Question
 from editlab.data.requests import EditRequest
 from editlab.data.world_probes import with_world_probes
+from editlab.evaluation.perplexity import perplexity
 from editlab.evaluation.probing import (
     answer_questions,
     conditions_of,
@@ -27,6 +29,9 @@ from editlab.evaluation.probing import (
     score_probes,
     summarize_probes,
 )
+from editlab.evaluation.prompts import Surroundings, scored_sample
+from editlab.evaluation.scoring import score_requests
+from editlab.evaluation.summary import case_means, summarize
 from editlab.randomness import python_rng
 from editlab.training.substrate import train_substrate
 
@@ -46,8 +51,9 @@ def train_control(
     *,
     num_edits: int,
     seeds: Sequence[int],
+    texts: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Train the control and score it on the probes of every stream.
+    """Train the control and score it on the facts and the probes of every stream.
 
     Args:
         model: the substrate, unedited: it answers the conditions of the probes.
@@ -56,9 +62,11 @@ def train_control(
         options: how the substrate was trained; ``recall_gate`` is that of the control too.
         num_edits: facts a stream.
         seeds: of the streams; a stream draws the facts that a cell of this seed draws.
+        texts: held-out sentences for perplexity (none: not measured).
 
     Returns:
-        the columns of :func:`summarize_probes` and ``seed``; ``KIND_guess`` is what guessing gets of a kind.
+        the columns of :func:`summarize_probes` and ``seed``; beside the probes, the metrics of :func:`summarize` and perplexity.
+        ``KIND_guess`` is what guessing gets of a kind. Neighbours, and other facts of a subject, are those that no stream edits.
 
     Raises:
         DataError: too few facts are known.
@@ -74,8 +82,18 @@ def train_control(
     gate = [(prompt, truth[prompt]) for prompt, _ in corpus.rewrites]
     control, _ = train_substrate(statements, corpus.neutral, options, rewrites=gate, subjects=corpus.subjects)
     limits: dict[str, Any] = {"max_new_tokens": evaluation.answer_tokens, "template": evaluation.question_template}
+    pool = [r for r in records if known is None or r.case_id in known]
+    read = [{"metric": "perplexity", "value": perplexity(control, texts), "n": len(texts)}] if texts else []
     tables = []
     for seed, stream in streams.items():
+        around = Surroundings(EditedFacts(edited), SubjectFacts(pool, seed), evaluation.same_subject_facts)
+        scored = case_means(
+            score_requests(control, scored_sample(stream, evaluation.scored_cases, seed), around=around)
+        )
+        tables += [
+            summarize(scored.assign(index=0), resamples=evaluation.resamples, seed=seed).assign(seed=seed),
+            pd.DataFrame(read).assign(protocol="generation", seed=seed),
+        ]
         own = {request.key for request in stream}
         beside = [request for request in edited if request.key not in own]
         asked = sample_probes(with_world_probes(stream, records, edited=beside), evaluation.probe_cases, seed)

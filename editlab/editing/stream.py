@@ -37,7 +37,7 @@ from editlab.edits.edit import Edit
 from editlab.errors import ArtifactError
 from editlab.evaluation.generation import generate, ngram_entropy
 from editlab.evaluation.perplexity import perplexity
-from editlab.evaluation.prompts import Surroundings
+from editlab.evaluation.prompts import Surroundings, scored_sample
 from editlab.evaluation.retention import by_return, by_subject, composite, left_out, neighbors, retention
 from editlab.evaluation.scoring import score_requests
 from editlab.evaluation.summary import case_means, summarize
@@ -142,7 +142,7 @@ class _Run:
         streamed = {r.key for r in requests}
         others = [r for r in facts if r.key not in streamed] if plan.stress_fraction else []
         self.stress = stressed_batches(len(self.batches), plan.stress_fraction, plan.seed, others)
-        self.sample = self._sample()
+        self.sample = {r.case_id for r in scored_sample(self.harmless(), plan.evaluation.scored_cases, plan.seed)}
         self.edited = EditedFacts()
         apart = session.proposer.relations_apart
         most = plan.evaluation.same_subject_facts
@@ -152,13 +152,6 @@ class _Run:
         self.followed: list[pd.DataFrame] = []
         self.curve: list[dict[str, Any]] = []
         self.looked: tuple[Any, pd.DataFrame] | None = None
-
-    def _sample(self) -> set[str] | None:
-        """The cases that are scored right after their batch and at the end; None: all."""
-        cases, most = [r.case_id for r in self.harmless()], self.plan.evaluation.scored_cases
-        if most is None or len(cases) <= most:
-            return None
-        return set(python_rng("scored cases", self.plan.seed, len(cases)).sample(cases, most))
 
     @property
     def done(self) -> int:
@@ -170,8 +163,8 @@ class _Run:
         return [r for i, b in enumerate(self.batches[:stop]) if i not in self.stress for r in b]
 
     def scored(self, requests: Sequence[EditRequest]) -> list[EditRequest]:
-        """Those of the sample that is scored."""
-        return [r for r in requests if self.sample is None or r.case_id in self.sample]
+        """Those of the sample that is scored right after their batch and at the end."""
+        return [r for r in requests if r.case_id in self.sample]
 
     def left(self) -> list[list[EditRequest]]:
         """The batches still to edit."""

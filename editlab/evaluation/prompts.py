@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from editlab.data.edited import EditedFacts, SubjectFacts
 from editlab.data.requests import EditRequest
+from editlab.randomness import python_rng
 
 PROBES = ("rewrite", "paraphrase", "neighborhood")
 KEPT = (
@@ -33,6 +34,14 @@ class Surroundings:
     facts: SubjectFacts = dataclasses.field(default_factory=SubjectFacts)
     most: int = 0
     apart: frozenset[str] = frozenset()
+
+
+def scored_sample(requests: Sequence[EditRequest], most: int | None, seed: int) -> list[EditRequest]:
+    """Those of a stream's facts that are scored, ``most`` of them at most (None: all), drawn by seed, in the stream's order."""
+    if most is None or len(requests) <= most:
+        return list(requests)
+    drawn = python_rng("scored cases", seed, len(requests)).sample(range(len(requests)), most)
+    return [requests[i] for i in sorted(drawn)]
 
 
 Row = tuple[str, str, int, str, str, str]

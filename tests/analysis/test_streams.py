@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import control_rows
 from report_tables import write_cells
 
 from editlab.analysis.edit import REPORT, replay, streams
+from editlab.analysis.edit.cells import cells_table, curves_table
 from editlab.analysis.edit.comparisons import adjusted, comparisons
+from editlab.analysis.edit.costs import costs_table
+from editlab.analysis.edit.portability import portability_table
 from editlab.analysis.edit.replay import replay_gain_table
 from editlab.analysis.edit.scores import pooled_cells
 from editlab.analysis.report.making import findings_of, read_table
@@ -220,6 +226,39 @@ def test_the_figure_has_the_panels_that_there_is_something_for(tmp_path):
     whole = pd.DataFrame(curves)
     assert len(drawing.drawn(whole).axes) == 2
     assert len(drawing.drawn(whole[whole["metric"] == "neighborhood_accuracy"]).axes) == 1
+
+
+def test_the_table_ends_with_what_a_model_trained_on_the_new_facts_scores(tmp_path):
+    """Told apart from the methods, and left out where a run trains none."""
+    cells = write_cells(tmp_path, ("memit", "none"), seeds=(1, 2, 3))
+    files = [tmp_path / "control.csv"]
+    rng = np.random.default_rng(1)
+    scores = [control_rows(rng, [f"f{k}" for k in range(48)]).assign(seed=s) for s in (1, 2, 3)]
+    pd.concat(scores).to_csv(files[0], index=False)
+    run = types.SimpleNamespace(inputs={"trained_control": files}, cells={"edit": cells}, name="default")
+    made_of = {
+        "ablation_matrix": cells_table(run),
+        "curves": curves_table(cells),
+        "costs": costs_table(cells),
+        "portability": portability_table(run),
+        "trained_model": streams.trained_table(run),
+    }
+    tables = Tables()
+    for name, table in made_of.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        tables[name] = read_table(tmp_path / f"{name}.csv")
+    made = REPORT.sheets["streams"][1].make(tables)
+    assert made.frame["method"].tolist() == ["memit", "none", "trained"]
+    last = made.frame.iloc[-1]
+    assert last["S"] > 0.9
+    assert last["ES_exact"] == pytest.approx(0.9 * last["ES"])
+    assert last["perplexity"] == 5
+    assert np.isnan(last["parameters"])
+    assert "trained from scratch on the new facts of all streams" in made.legend
+    del tables["trained_model"]
+    without = REPORT.sheets["streams"][1].make(tables)
+    assert without.frame["method"].tolist() == ["memit", "none"]
+    assert "from scratch" not in without.legend
 
 
 def test_every_setting_of_replay_has_a_mark_of_its_own():

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from tiny import tiny_model
 
 from editlab.config.evaluation import Evaluation
 from editlab.config.models import Substrate
 from editlab.data import make_facts, sample_requests, true_statements
-from editlab.data.corpus import substrate_corpus
+from editlab.data.corpus import sample_known, substrate_corpus
 from editlab.data.inverses import described, true_world
 from editlab.data.probes import INVERSE, MULTI_HOP
+from editlab.editing import control
 from editlab.editing.control import changed_statements, train_control, with_guesses
 from editlab.evaluation.probing import sample_probes
+from editlab.evaluation.scoring import score_requests
 
 
 def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old_or_new_ones():
@@ -67,8 +70,36 @@ def test_a_control_is_scored_on_the_probes_of_every_stream():
     options = Substrate(layers=2, width=64, steps=150, vocabulary=900, recall_gate=0.5, neutral_sentences=200)
     corpus = substrate_corpus(records, 200, options.seed)
     model, _ = train_substrate(corpus.statements, corpus.neutral, options, rewrites=corpus.rewrites, progress=False)
-    table = train_control(model, records, None, options, Evaluation(resamples=50), num_edits=12, seeds=[1, 2])
+    evaluation = Evaluation(resamples=50, scored_cases=8)
+    texts = corpus.neutral[:20]
+    table = train_control(model, records, None, options, evaluation, num_edits=12, seeds=[1, 2], texts=texts)
     facts = table[(table["metric"] == "generation") & (table["protocol"] == "accuracy")]
     assert facts["seed"].tolist() == [1, 2]
     assert facts["n"].tolist() == [12, 12]
     assert (facts["value"] > 0.5).all()
+    scores = table[table["protocol"] == "accuracy"].set_index(["metric", "seed"])
+    assert (scores.loc["ES", "n"] == 8).all()  # the sample that is scored
+    assert (scores.loc["ES", "value"] > 0.5).all()
+    assert (scores.loc["NS", "n"] > 0).all()
+    ppl = table[table["metric"] == "perplexity"]
+    assert ppl["seed"].tolist() == [1, 2]
+    assert ppl["value"].between(1, 900).all()
+
+
+def test_the_controls_neighbours_are_those_that_no_stream_edits(monkeypatch):
+    """Not those of the own stream alone: the control holds the new facts of all of them."""
+    records = make_facts(72, 1)
+    streams = {s: sample_known(records, None, 24, s) for s in (1, 2)}
+    asked = []
+
+    def scores(model, requests, *, around):
+        asked.append((requests, around))
+        return score_requests(model, requests, around=around)
+
+    monkeypatch.setattr(control, "score_requests", scores)
+    model = tiny_model()
+    monkeypatch.setattr(control, "train_substrate", lambda *_, **__: (model, None))
+    train_control(model, records, None, Substrate(), Evaluation(resamples=10), num_edits=24, seeds=[1, 2])
+    assert [requests for requests, _ in asked] == list(streams.values())
+    for _, around in asked:
+        assert all(r in around.edited for stream in streams.values() for r in stream)

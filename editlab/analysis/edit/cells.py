@@ -54,17 +54,21 @@ def cell_rows(directory: str | Path) -> list[dict[str, Any]]:
     last, rows = _last_snapshot(directory), []
     for when in ("immediate", "final"):
         for protocol in ("success", "accuracy", "magnitude"):
-            part = metrics[(metrics["when"] == when) & (metrics["protocol"] == protocol)].set_index("metric")
-            if not part.index.isin(METRICS).any():
-                continue
-            cases = part["n"].where(part.index.isin(METRICS)).max()  # not of probes, of which a case may have several
-            row: dict[str, Any] = {"when": when, "protocol": protocol, "n": int(cases)}
-            row |= _columns(part, METRICS) | _columns(part, BESIDE)
-            if protocol == "success":
-                exact = metrics[(metrics["when"] == when) & (metrics["protocol"] == "accuracy")].set_index("metric")
-                row |= _columns(exact, EXACT, "_exact")
-            rows.append(row | _at_the_end(metrics, last))
+            if row := score_row(metrics[metrics["when"] == when], protocol):
+                rows.append({"when": when, **row, **_at_the_end(metrics, last)})
     return rows
+
+
+def score_row(metrics: pd.DataFrame, protocol: str) -> dict[str, Any]:
+    """The scores of a table of metrics side by side; of success also the exact answers. Empty, where it has none."""
+    part = metrics[metrics["protocol"] == protocol].set_index("metric")
+    if not part.index.isin(METRICS).any():
+        return {}
+    cases = part["n"].where(part.index.isin(METRICS)).max()  # not of probes, of which a case may have several
+    row = {"protocol": protocol, "n": int(cases), **_columns(part, METRICS), **_columns(part, BESIDE)}
+    if protocol == "success":
+        row |= _columns(metrics[metrics["protocol"] == "accuracy"].set_index("metric"), EXACT, "_exact")
+    return row
 
 
 def _last_snapshot(directory: str | Path) -> pd.Series:

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from editlab.analysis.draw.plots import Drawing, curves_over_edits
-from editlab.analysis.edit.cells import EDITING
+from editlab.analysis.edit.cells import EDITING, score_row
 from editlab.analysis.edit.methods import by_score
-from editlab.analysis.edit.portability import WRITTEN, by_probe
+from editlab.analysis.edit.portability import TRAINED, WRITTEN, by_probe
 from editlab.analysis.edit.printing import METHOD
 from editlab.analysis.edit.scores import (
     SETTING,
@@ -26,10 +26,11 @@ from editlab.analysis.edit.scores import (
     pooled_curves,
 )
 from editlab.analysis.paper.tabular import Column, Printed
-from editlab.analysis.report.topic import Tables, Topic, figure, sheet
+from editlab.analysis.report.run import Run
+from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
 from editlab.analysis.statistics.intervals import beside, grouped, mean_table, pooled
 from editlab.analysis.text.findings import Finding, leader_finding
-from editlab.analysis.text.wording import counted
+from editlab.analysis.text.wording import counted, label
 
 READ = ("ablation_matrix", "curves", "portability", "costs")
 COMPOSITE, NEIGHBORS = "composite_success", "neighborhood_accuracy"
@@ -69,6 +70,23 @@ def streams(rows: pd.DataFrame) -> Drawing:
     """S over the edits seen, and exact answers of neighbours: one line a method."""
     parts = [(rows[rows["metric"] == metric], {"ylabel": name}) for metric, name in DRAWN.items()]
     return curves_over_edits([part for part in parts if len(part[0])], 4.6)
+
+
+def trained_table(run: Run) -> pd.DataFrame:
+    """What a model that was trained on the new facts of all streams scores, one row a seed, as in an ablation matrix."""
+    place = {"method": TRAINED, "batch": 1, "replay": 0.0, "rank": 0}
+    tables = [pd.read_csv(file) for file in run.inputs["trained_control"]]
+    rows = [
+        {**place, "seed": seed, "when": "final", **score_row(part, "success"), "perplexity": _perplexity(part)}
+        for table in tables
+        for seed, part in table.groupby("seed")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _perplexity(metrics: pd.DataFrame) -> float:
+    found = metrics.loc[metrics["metric"] == "perplexity", "value"]
+    return float(found.iloc[0]) if len(found) else float("nan")
 
 
 def _at_lengths(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
@@ -113,25 +131,27 @@ def _spent(costs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
     return mean_table(each.reset_index(), SETTING, ["cpu_ms", "inference"]).drop(columns="seeds")
 
 
-@sheet("streams", "The methods along their streams", *READ, level=6)
+@sheet("streams", "The methods along their streams", *READ, "trained_model", level=6)
 def streams_sheet(tables: Tables) -> Printed:
     """S on the way, every score at the end, what follows, and what it costs; one row a method, the controls last."""
     matrix, curves, portability, costs = (tables[name] for name in READ)
+    edits = counted(int(matrix["edits"].max()), "edit")
+    matrix = pd.concat([matrix, tables["trained_model"]], ignore_index=True)
     frame = by_score(matrix)
-    frame = frame.assign(control=frame["method"].isin(controls(matrix))).sort_values("control", kind="stable")
+    last = frame["method"].isin(controls(matrix)).astype(int) + 2 * (frame["method"] == TRAINED)
+    frame = frame.iloc[last.argsort(kind="stable")]
     on_the_way, columns = _at_lengths(curves)
     numbers = ("perplexity", "parameters")
     cells = matrix.drop_duplicates([*SETTING, "seed"]).groupby(list(SETTING), sort=False)
     means = cells[[name for name in numbers if name in matrix]].mean().reset_index()
     for part in (on_the_way, _probed(portability), means, _spent(costs, matrix)):
         frame = frame.merge(part, on=list(SETTING), how="left")
-    edits = counted(int(matrix["edits"].max()), "edit")
     legend = (
         f"S after so many edits of one stream (of a sample of them), then scores after {edits}, with {over(frame)}; exact: the "
         "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; written: the "
         "answer that the model writes when it is asked for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; "
         "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over "
-        "that of the unedited model. Times differ from run to run."
+        f"that of the unedited model. Times differ from run to run.{_of_trained(tables)}"
     )
     frame = frame.merge(_exact(matrix), on=list(SETTING), how="left")
     exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]
@@ -139,6 +159,16 @@ def streams_sheet(tables: Tables) -> Printed:
     spent = [Column("perplexity", "PPL", "level", 1), Column("cpu_ms", "ms", "level", 0)]
     return Printed(
         frame, [*shown, *spent, Column("parameters", "stored", "count"), Column("inference", "reading")], legend
+    )
+
+
+def _of_trained(tables: Tables) -> str:
+    """What the legend says of the model that was trained on the new facts, where there is one."""
+    if tables["trained_model"].empty:
+        return ""
+    return (
+        f" {label(TRAINED).capitalize()}: a model trained from scratch on the new facts of all streams, without what follows "
+        "from them; its neighbours are those that no stream edits."
     )
 
 
@@ -155,4 +185,10 @@ def findings(tables: Tables) -> Iterator[Finding]:
         yield leader_finding(f"streams.S_{seen}", named(ordered), what, int(ordered["n"].max()), "curves")
 
 
-TOPIC = Topic("Along the stream", about="the methods along their streams", reads=READ, sentences=2)
+TOPIC = Topic(
+    "Along the stream",
+    about="the methods along their streams",
+    tables=(Collected("trained_model", trained_table, inputs=("trained_control",)),),
+    reads=READ,
+    sentences=2,
+)

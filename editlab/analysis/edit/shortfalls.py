@@ -1,0 +1,128 @@
+"""Where each method falls short of a model that was trained on the new facts: what a perfect editor would give.
+
+Every method is compared with it in what is asked after the stream, stream by stream. The trained model holds the facts of all
+streams, so its neighbours are those that no stream edits: its share of them is over other prompts than a method's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from editlab.analysis.edit.portability import FEW, MEASURE, TRAINED, WRITTEN
+from editlab.analysis.edit.printing import METHOD
+from editlab.analysis.edit.scores import SETTING, controls, final_success, headline
+from editlab.analysis.paper.tabular import Column, Printed
+from editlab.analysis.report.topic import Tables, Topic, sheet
+from editlab.analysis.statistics.intervals import grouped, records
+from editlab.analysis.statistics.streams import Estimate, holm, over_streams
+from editlab.analysis.text.findings import ALPHA, Finding
+from editlab.analysis.text.wording import counted, label, level, signed_with
+
+READ = ("ablation_matrix", "portability", "trained_model")
+SCORED = {  # columns of an ablation matrix
+    "ES_exact": "exact answers to the edited facts",
+    "PS": "paraphrases",
+    "NS_exact": "exact answers about neighbours",
+    "SS_exact": "exact answers about the subjects' other facts",
+}
+PROBED = {  # kinds of probes
+    WRITTEN: "writing the edited facts",
+    "Question_Form": "questions in another form",
+    "Logical_Generalization": "inverse questions",
+    "multi_hop": "questions over two hops",
+}
+ASKED = SCORED | PROBED
+HEADS = ("exact", "PS", "NS exact", "SS exact", "written", "question", "inverse", "two hops")
+
+
+def by_stream(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Shares of all that is asked, at the headline settings: one row a (setting, seed), a column each of :data:`ASKED`, NaN
+    where too few cases stand for it."""
+    matrix, portability, trained = (tables[name] for name in READ)
+    keys = [*SETTING, "seed"]
+    scored = final_success(pd.concat([matrix, trained], ignore_index=True)).reindex(columns=[*keys, *SCORED])
+    probes = portability[(portability["protocol"] == MEASURE) & portability["metric"].isin(PROBED)]
+    enough = probes.groupby([*SETTING, "metric"])["n"].transform("sum") >= FEW
+    wide = probes[enough].pivot_table(index=keys, columns="metric", values="value").reset_index()
+    return headline(scored).merge(wide.reindex(columns=[*keys, *PROBED]), on=keys, how="left")
+
+
+def shortfalls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Differences of every contestant to the trained model on the same streams.
+
+    Returns:
+        one row a (setting, asked): a (the method's share), b (the trained model's), value, low, high (Student's over streams),
+        p_holm (the family: all that is asked of a method), streams. None of a run without a trained model.
+    """
+    columns = [*SETTING, "asked", "a", "b", *Estimate._fields, "p_holm", "streams"]
+    if tables["trained_model"].empty or tables["portability"].empty:
+        return pd.DataFrame(columns=columns)
+    rows = by_stream(tables)
+    ceiling = rows[rows["method"] == TRAINED].set_index("seed")
+    inside = rows[~rows["method"].isin([*controls(tables["ablation_matrix"]), TRAINED])]
+    found: list[dict[str, Any]] = []
+    for setting, part in inside.groupby(list(SETTING), sort=False):
+        own = part.set_index("seed")
+        for name in ASKED:
+            pair = pd.DataFrame({"a": own[name], "b": ceiling[name]}).dropna()
+            if len(pair):
+                told = {
+                    "asked": name,
+                    **pair.mean(),
+                    **over_streams(pair["a"] - pair["b"])._asdict(),
+                    "streams": len(pair),
+                }
+                found.append({**dict(zip(SETTING, setting, strict=True)), **told})
+    table = pd.DataFrame(found, columns=columns)
+    for _, part in table.groupby(list(SETTING), sort=False):
+        table.loc[part.index, "p_holm"] = holm(part["p_value"].astype(float).tolist())
+    return table
+
+
+@sheet("shortfalls", "Against a model trained on the new facts", *READ, level=7)
+def shortfalls_sheet(tables: Tables) -> Printed:
+    """Differences to the trained model: one row a method, a column for all that is asked."""
+    table = shortfalls(tables)
+
+    def told(part: pd.DataFrame) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for r in records(part):
+            ends = {"": r["value"], "_low": r["low"], "_high": r["high"], "_best": r["p_holm"] < ALPHA}
+            row |= {f"{r['asked']}{end}": number for end, number in ends.items()}
+        return row
+
+    streams = int(table["streams"].max()) if len(table) else 0
+    legend = (
+        "Shares of a method less those of a model that was trained from scratch on the new facts of all streams, "
+        f"after the stream, with 95 % intervals over {counted(streams, 'stream')}; bold: p < .05 after Holm's correction for all "
+        "that is asked of a method. Exact, NS exact and SS exact: exact answers to the edited facts, about neighbours (of the "
+        "trained model those that no stream edits) and about the subjects' other facts; PS: success on paraphrases; written, "
+        "question, inverse, two hops: exact match of what the model writes."
+    )
+    columns = [Column(name, head, "difference") for name, head in zip(ASKED, HEADS, strict=True)]
+    return Printed(grouped(table, SETTING, told), [METHOD, *columns], legend)
+
+
+def findings(tables: Tables) -> Iterator[Finding]:
+    """What each method falls shortest in."""
+    table = shortfalls(tables)
+    for setting, part in table.groupby(list(SETTING), sort=False):
+        worst = records(part.sort_values("value", kind="stable"))[0]
+        name, what = label(str(setting[0])), ASKED[worst["asked"]]
+        number = worst["value"], worst["low"], worst["high"]
+        sure = worst["high"] < 0 and worst["p_holm"] < ALPHA
+        shares = f"{level(worst['a'])} against {level(worst['b'])}, a difference of {signed_with(*number)}"
+        opening = (
+            f"{name} falls shortest of a model trained on the new facts in {what}"
+            if sure
+            else f"{name} was not found to fall short of a model trained on the new facts; it comes nearest to that in {what}"
+        )
+        streams = int(worst["streams"])
+        sentence = f"{opening}: {shares}."
+        yield Finding(f"shortfalls.{setting[0]}", sentence, *number, streams, sure, "ablation_matrix")
+
+
+TOPIC = Topic("Where each falls short", about="what a perfect editor would give", reads=READ, sentences=3)

@@ -76,7 +76,9 @@ rule draw_figure:
 
 rule make_table:
     input:
-        unpack(lambda w: files_of(SHEETS[w.sheet][2].tables)),
+        unpack(
+            lambda w: files_of(SHEETS[w.sheet][2].tables + SHEETS[w.sheet][2].optional)
+        ),
     output:
         csv=report(
             "<results>/tables/{sheet}.csv",

@@ -86,5 +86,5 @@ def test_the_sheet_has_a_column_for_what_was_asked_and_bold_where_it_is_borne_ou
     frame = printed.frame.set_index("method")
     assert frame.loc["memory", "multi_hop_best"]
     assert frame.loc["ultra", "PS_best"]
-    assert "3 streams" in printed.legend
+    assert "over streams (n = 3)" in printed.legend
     assert "inverse" not in frame  # asked of nobody

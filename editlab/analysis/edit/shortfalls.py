@@ -19,7 +19,7 @@ from editlab.analysis.report.topic import Tables, Topic, sheet
 from editlab.analysis.statistics.intervals import grouped, records
 from editlab.analysis.statistics.streams import Estimate, holm, over_streams
 from editlab.analysis.text.findings import ALPHA, Finding
-from editlab.analysis.text.wording import counted, label, level, signed_with
+from editlab.analysis.text.wording import label, level, signed_with
 
 READ = ("ablation_matrix", "portability", "trained_model")
 SCORED = {  # columns of an ablation matrix
@@ -97,7 +97,7 @@ def shortfalls_sheet(tables: Tables) -> Printed:
     streams = int(table["streams"].max()) if len(table) else 0
     legend = (
         "Shares of a method less those of a model that was trained from scratch on the new facts of all streams, "
-        f"after the stream, with 95 % intervals over {counted(streams, 'stream')}; bold: p < .05 after Holm's correction for all "
+        f"after the stream, with 95 % intervals over streams (n = {streams}); bold: p < .05 after Holm's correction for all "
         "that is asked of a method. Exact, NS exact and SS exact: exact answers to the edited facts, about neighbours (of the "
         "trained model those that no stream edits) and about the subjects' other facts; PS: success on paraphrases; written, "
         "question, inverse, two hops: exact match of what the model writes."

@@ -131,7 +131,7 @@ def _spent(costs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
     return mean_table(each.reset_index(), SETTING, ["cpu_ms", "inference"]).drop(columns="seeds")
 
 
-@sheet("streams", "The methods along their streams", *READ, "trained_model", level=6)
+@sheet("streams", "The methods along their streams", *READ, level=6, optional=("trained_model",))
 def streams_sheet(tables: Tables) -> Printed:
     """S on the way, every score at the end, what follows, and what it costs; one row a method, the controls last."""
     matrix, curves, portability, costs = (tables[name] for name in READ)

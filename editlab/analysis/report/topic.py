@@ -100,18 +100,20 @@ def figure(
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A printed table, declared with :func:`sheet`: ``make`` gets the collected tables named here."""
+    """A printed table, declared with :func:`sheet`: ``make`` gets the collected tables named here, ``optional`` ones where the
+    run has them."""
 
     name: str
     title: str
     tables: tuple[str, ...]
     make: Callable[[Tables], Printed]
     level: int = 9
+    optional: tuple[str, ...] = ()
 
 
-def sheet(name: str, title: str, *tables: str, level: int = 9) -> Callable[[Callable[[Tables], Printed]], Sheet]:
-    """Declare a printed table above the function that makes it: numbers, columns and legend."""
-    return lambda make: Sheet(name, title, tables, make, level)
+def sheet(name: str, title: str, *tables: str, **options: Any) -> Callable[[Callable[[Tables], Printed]], Sheet]:
+    """Declare a :class:`Sheet` above the function that makes it: numbers, columns and legend."""
+    return lambda make: Sheet(name, title, tables, make, **options)
 
 
 @dataclasses.dataclass(frozen=True)

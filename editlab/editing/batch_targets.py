@@ -81,8 +81,9 @@ def _anchor_length(proposer: Proposer) -> float:
 
 
 def held_relations(recipe: Recipe, records: Sequence[EditRequest]) -> SubjectPrompts | None:
-    """What else may be asked of subjects, where the recipe holds it: from its table, else from the records of the data set."""
-    if not (isinstance(recipe, TargetOptions) and recipe.subject_weight):
+    """What else may be asked of subjects, where the recipe holds it or tells a part of it apart: from its table, else from the
+    records of the data set."""
+    if not (isinstance(recipe, TargetOptions) and (recipe.subject_weight or recipe.subject_share < 1)):
         return None
     table = recipe.subject_relations
     return SubjectPrompts.of_table(read_json(table), table) if table else SubjectPrompts.of_records(records)

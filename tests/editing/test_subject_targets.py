@@ -174,6 +174,21 @@ def test_relations_that_are_not_held_are_scored_apart():
         assert identity(run)["relations"] is not None
 
 
+def test_a_recipe_that_holds_none_tells_the_same_relations_apart():
+    """So that it stands beside one that holds a part of them, on the same facts."""
+    held, bare = recipe(subject_weight=1.0, subject_share=0.4, steps=3), recipe(subject_share=0.4, steps=3)
+    plain = recipe(steps=3)
+    found = [batch_targets.held_relations(r, FACTS) for r in (held, bare, plain)]
+    assert found[0] is not None and found[1] is not None and found[2] is None
+    assert found[0].apart(0.4, 1) == found[1].apart(0.4, 1) != frozenset()
+    changes = []
+    for given in (bare, plain):
+        with session(given) as run:
+            run.step(FACTS[:2])
+            changes.append(run.edit().delta(1))
+    assert torch.equal(*changes)
+
+
 def test_a_memory_with_keys_of_prompts_has_no_use_for_it():
     given = {"backend": "memory", "subject_weight": 1.0, "gate": 0.9, "second_moment_weight": 15000.0}
     with pytest.raises(ConfigError, match="subject_weight: not allowed with lookup prompt"):

@@ -30,8 +30,8 @@ class TargetOptions(Section):
     subject_prompts: Count = Field(8, description="such prompts a fact, at most: one a relation")
     subject_share: PositiveShare = Field(
         1.0,
-        description="share of the relations that are held, drawn by seed; the others are scored apart (SS_apart), also where none is "
-        "held (subject_weight 0)",
+        description="share of the relations that are held, drawn by seed; the others are scored apart (SS_apart), also where "
+        "none is held (subject_weight 0)",
     )
     subject_relations: str | None = Field(
         None,

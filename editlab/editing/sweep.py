@@ -9,6 +9,7 @@ break the model after a thousand edits.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from editlab.evaluation.summary import summarize
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -109,6 +112,7 @@ def run_sweep(
                 "delta_norm": session.edit().norm(),
             }
         )
+        logger.info("sweep: point %d of %d, %s %s: S %.3f", len(rows), len(plan), method, point, success["S"])
     return pd.DataFrame(rows)
 
 

@@ -179,7 +179,9 @@ def test_a_recipe_that_holds_none_tells_the_same_relations_apart():
     held, bare = recipe(subject_weight=1.0, subject_share=0.4, steps=3), recipe(subject_share=0.4, steps=3)
     plain = recipe(steps=3)
     found = [batch_targets.held_relations(r, FACTS) for r in (held, bare, plain)]
-    assert found[0] is not None and found[1] is not None and found[2] is None
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[2] is None
     assert found[0].apart(0.4, 1) == found[1].apart(0.4, 1) != frozenset()
     changes = []
     for given in (bare, plain):

@@ -9,6 +9,10 @@ through a gate: with ``j = argmax_i cos(k, k_i)``
 Nothing is solved, and facts do not add up: one is put in, replaced and taken out without a trace. What two facts can do to
 one another is *collide*: where their keys are closer than the gate, the nearer one answers for both. A :class:`Memory` never
 changes; to go back is to take the former one. Cosines are float32 whatever the model's type is.
+
+*Speed.* What a lookup costs is the product with all keys. On a processor that multiplies bfloat16 in hardware a first product in
+bfloat16 (a quarter of the time) tells which entries can be the nearest one at all, for its error is bounded; only these are
+compared in float32. The answer is the same.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +30,16 @@ from torch import Tensor
 from editlab.errors import ArtifactError, ConfigError, NumericalError
 
 _AT_ONCE = 1 << 22  # cosines held at once
+
+ROUGH_FROM, ROUGH_ROWS = 1024, 8
+"""Entries and inputs from which on the first product pays."""
+
+_ROUGH_ERROR = 2**-7
+"""Most by which a rough cosine is off: an entry of either unit vector by 2^-9 of itself, hence their product by 2^-8 (Cauchy and
+Schwarz), and its own rounding by 2^-9; the rest is room for that of the threshold."""
+
+_CANDIDATES = 16
+"""Candidates an input, on average, above which all keys are compared after all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +188,22 @@ class Memory:
     def read(self, inputs: Tensor) -> Reading:
         """The nearest entry of every input ``(..., d_in)``; there must be at least one."""
         unit = F.normalize(inputs.detach().float(), dim=-1).flatten(0, -2)
-        parts = [(part @ self.keys.T).max(-1) for part in unit.split(max(1, _AT_ONCE // self.size))]
+        parts = [self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))]
         score, index = (torch.cat(list(found)).view(inputs.shape[:-1]) for found in zip(*parts, strict=True))
         return Reading(score, index, score > self.gates[index])
+
+    def _nearest(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest cosine of each row, and the first entry that has it."""
+        rough = self._rough if len(unit) >= ROUGH_ROWS else None
+        if rough is not None and (found := _among_candidates(unit, self.keys, rough)) is not None:
+            return found
+        score, index = (unit @ self.keys.T).max(-1)
+        return score, index
+
+    @functools.cached_property
+    def _rough(self) -> Tensor | None:
+        """The keys in bfloat16, where a first product with them pays."""
+        return self.keys.bfloat16() if self.size >= ROUGH_FROM and _multiplies_bfloat16(self.keys.device) else None
 
     def apply(self, keys: Tensor) -> Tensor:
         """g (d_out, n) of keys (d_in, n): what the map gains there."""
@@ -254,6 +282,28 @@ class Memory:
         at = torch.tensor(list(index), dtype=torch.long, device=self.keys.device)
         parts = {name: getattr(self, name)[at] for name in ("keys", "residuals", "gates")}
         return dataclasses.replace(self, **parts, facts=tuple(self.facts[i] for i in index))
+
+
+@functools.cache
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has instructions for it (a GPU is not asked: there the product with all keys is quick)."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+def _among_candidates(unit: Tensor, keys: Tensor, rough: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Largest cosine of each row and its entry, compared in float32 among those that can be the nearest; None: too many can."""
+    cosines = unit.bfloat16() @ rough.T
+    least = cosines.amax(1).float() - 2 * _ROUGH_ERROR
+    flat = torch.from_numpy(np.flatnonzero((cosines >= least.bfloat16()[:, None]).numpy()))
+    if not len(unit) <= len(flat) <= _CANDIDATES * len(unit):
+        return None  # also where a row is NaN: it has none
+    rows, entries = flat // len(keys), flat % len(keys)
+    exact = torch.linalg.vecdot(unit[rows], keys[entries])
+    score = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
+    alike = exact == score[rows]  # of several alike the first counts
+    index = torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")
+    return score, index
 
 
 def _same(one: tuple[Memory, int], other: tuple[Memory, int]) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editlab.errors import ArtifactError, ConfigError, NumericalError
-from editlab.networks.memory import Memory, StoredFact
+from editlab.networks import memory as room
+from editlab.networks.memory import ROUGH_FROM, Memory, StoredFact
 
 D_OUT, D_IN = 5, 12
 
@@ -145,3 +148,57 @@ def test_keys_that_have_no_direction_are_refused(value):
         Memory.of(keys, torch.ones(D_OUT, 2), 0.5, facts("a", "b"))
     with pytest.raises(ConfigError, match="shapes"):
         _ = memory("a") + Memory.empty(D_OUT, D_IN + 1)
+
+
+def many(size, seed=0, width=48):
+    """A memory large enough for a first product, whose keys come in tight clusters and some of them twice."""
+    rng = torch.Generator().manual_seed(seed)
+    centres = torch.randn(size // 8, width, generator=rng).repeat(8, 1)
+    keys = centres + 0.05 * torch.randn(len(centres), width, generator=rng)
+    keys[-3:] = keys[:3]
+    facts = [StoredFact(str(i), str(i), "", str(i)) for i in range(len(keys))]
+    return Memory.of(keys.T, torch.randn(4, len(keys), generator=rng), 0.8, facts)
+
+
+@given(seed=st.integers(0, 2**16), spread=st.sampled_from([0.0, 0.01, 0.1, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_a_first_product_in_bfloat16_changes_no_answer(seed, spread):
+    held = many(ROUGH_FROM, seed % 5)
+    rng = torch.Generator().manual_seed(seed)
+    asked = held.keys[torch.randint(len(held.keys), (40,), generator=rng)]
+    unit = F.normalize(asked + spread * torch.randn(asked.shape, generator=rng), dim=1)
+    cosines = unit.double() @ held.keys.double().T
+    rough = unit.bfloat16() @ held.keys.bfloat16().T
+    assert float((rough.double() - cosines).abs().max()) < room._ROUGH_ERROR
+    found = room._among_candidates(unit, held.keys, held.keys.bfloat16())
+    if found is not None:
+        score, index = found
+        best, first = cosines.max(1)
+        torch.testing.assert_close(score.double(), best, atol=1e-6, rtol=0)
+        chosen = cosines.gather(1, index[:, None])[:, 0]
+        assert float((best - chosen).max()) < 1e-6
+        twins = (cosines == best[:, None]).sum(1) > 1
+        assert torch.equal(index[twins], first[twins])
+
+
+def test_where_every_entry_may_be_the_nearest_all_are_compared():
+    held = many(ROUGH_FROM)
+    same = held.keys[:1].expand(ROUGH_FROM, -1).contiguous()
+    assert room._among_candidates(held.keys[:40], same, same.bfloat16()) is None
+    broken = torch.full((40, 48), float("nan"))
+    assert room._among_candidates(broken, held.keys, held.keys.bfloat16()) is None
+
+
+def test_a_memory_reads_the_same_with_and_without_a_first_product(monkeypatch):
+    held, rng = many(2 * ROUGH_FROM), torch.Generator().manual_seed(3)
+    asked = torch.cat([held.keys[:30], torch.randn(30, 48, generator=rng)])
+    found = []
+    for fast in (True, False):
+        monkeypatch.setattr(room, "_multiplies_bfloat16", lambda _, fast=fast: fast)
+        found.append(dataclasses.replace(held).read(asked))
+    one, other = found
+    assert torch.equal(one.index, other.index)
+    assert torch.equal(one.fires, other.fires)
+    torch.testing.assert_close(one.score, other.score, atol=1e-6, rtol=0)
+    assert one.fires[:30].all()
+    assert not one.fires[30:].all()

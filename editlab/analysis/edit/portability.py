@@ -38,7 +38,7 @@ SAID = {  # what follows from an edit, in words
 KINDS = dict(zip(SAID, ("alias", "question", "inverse", "two hops"), strict=True))  # in print
 
 LOOKS = (("#0072B2", "o"), ("#009E73", "^"), ("#D55E00", "s"), ("#000000", "D"))
-KEPT, WRITTEN = "Relation_Specificity", "generation"
+KEPT, WRITTEN, FOLLOWING = "Relation_Specificity", "generation", "portability"
 GUESS = "{}_guess"  # the trained control's answers against those of another case of the relation
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
@@ -73,7 +73,7 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
         number = found.covering(intervals.share_interval(found.value, n)) if n >= FEW else UNKNOWN
         return {**number._asdict(), "seeds": part["seed"].nunique(), "n": n}
 
-    wanted = [*NAMES, *map(GUESS.format, KINDS)]
+    wanted = [*NAMES, FOLLOWING, *map(GUESS.format, KINDS)]
     chosen = headline(table[table["metric"].isin(wanted) & (table["protocol"] == MEASURE) & (table["n"] > 0)])
     keys = [*SETTING, "metric"]
     rows = grouped(chosen, keys, told, columns=[*keys, *Interval._fields, "seeds", "n"])

@@ -23,8 +23,8 @@ TABLE, FIGURE = "results/tables/methods.csv", "results/figures/method_comparison
 STREAMS = "results/frontier/tables/streams.csv"
 COPY = "docs/method_comparison.png"
 SHARES = {  # of the streams' table, beside S
-    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "multi_hop": "two hops",
-    "generation": "written",
+    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "portability": "portability",
+    "multi_hop": "two hops", "generation": "written",
 }  # fmt: skip
 COSTS = {"perplexity": "perplexity", "cpu_ms": "ms an edit", "parameters": "numbers stored", "inference": "reading"}
 DIGITS = {"perplexity": 1, "cpu_ms": 0, "parameters": 0, "inference": 2}

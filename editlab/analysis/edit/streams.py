@@ -13,7 +13,7 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, curves_over_edits
 from editlab.analysis.edit.cells import EDITING, score_row
 from editlab.analysis.edit.methods import by_score
-from editlab.analysis.edit.portability import TRAINED, WRITTEN, by_probe
+from editlab.analysis.edit.portability import FOLLOWING, TRAINED, WRITTEN, by_probe
 from editlab.analysis.edit.printing import METHOD
 from editlab.analysis.edit.scores import (
     SETTING,
@@ -36,7 +36,7 @@ READ = ("ablation_matrix", "curves", "portability", "costs")
 COMPOSITE, NEIGHBORS = "composite_success", "neighborhood_accuracy"
 DRAWN = {COMPOSITE: "S of earlier edits", NEIGHBORS: "neighbours, exact answers"}
 LOOKS_BACK = 3
-PROBES = {"multi_hop": "two hops", WRITTEN: "written"}
+PROBES = {FOLLOWING: "portability", "multi_hop": "two hops", WRITTEN: "written"}
 
 
 def lengths(edits: Sequence[int]) -> list[int]:
@@ -148,10 +148,11 @@ def streams_sheet(tables: Tables) -> Printed:
         frame = frame.merge(part, on=list(SETTING), how="left")
     legend = (
         f"S after so many edits of one stream (of a sample of them), then scores after {edits}, with {over(frame)}; exact: the "
-        "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; written: the "
-        "answer that the model writes when it is asked for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; "
-        "stored: numbers that the edit keeps (of a reader of text: none but the text); reading: time to score a prompt over "
-        f"that of the unedited model. Times differ from run to run.{_of_trained(tables)}"
+        "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; portability: "
+        "aliases, inverse questions and questions in another form; written: the answer that the model writes when it is asked "
+        "for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; stored: numbers that the edit keeps (of a reader "
+        "of text: none but the text); reading: time to score a prompt over that of the unedited model. Times differ from run "
+        f"to run.{_of_trained(tables)}"
     )
     frame = frame.merge(_exact(matrix), on=list(SETTING), how="left")
     exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]

@@ -115,9 +115,9 @@ def run_cell(
     )
     checkpoint = _checkpoint(cell, made_of["inputs"], folder)
     with session, tqdm(total=len(chosen), unit="fact", desc=cell.recipe.solver, disable=None) as bar:
-        before = _inference(cell, network, chosen)
         result = run_stream(session, chosen, cell, texts, facts=others, progress=bar, checkpoint=checkpoint)
-        after = _inference(cell, network, chosen)
+        edited = _inference(cell, network, chosen)
+    unedited = _inference(cell, network, chosen)  # the session has given the model back; one right after the other
     with watch.stage("write"):
         _write(result, outputs)
     facts = {
@@ -129,7 +129,7 @@ def run_cell(
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "edits": len(chosen),
         "parameters": result.edit.parameters,
-        "inference": {"unedited": before, "edited": after},
+        "inference": {"unedited": unedited, "edited": edited},
     }
     write_provenance(folder, facts, [outputs[name] for name in RESULTS])
     for old in folder.glob(".checkpoint-*.safetensors"):

@@ -1,4 +1,4 @@
-"""What an edited model costs to read: CPU time of scoring the same prompts before and after."""
+"""What an edited model costs to read: CPU time of scoring the same prompts with it and with the unedited one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from editlab.evaluation.scoring import score_targets
 
-ROUNDS = 5
+ROUNDS = 9
 
 
 def scoring_seconds(model: Any, pairs: Sequence[tuple[str, str]], rounds: int = ROUNDS) -> float:

@@ -18,7 +18,7 @@ from editlab.config.evaluation import Evaluation
 from editlab.config.recipe import RECIPES, Recipe
 from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe
 from editlab.data.requests import EditRequest, write_requests
-from editlab.editing import proposer
+from editlab.editing import cell, proposer
 from editlab.editing import stream as stream_module
 from editlab.editing.cell import RESULTS, run_cell
 from editlab.editing.events import read_events
@@ -33,6 +33,7 @@ from editlab.evaluation.probing import answer_questions, questions_of, rewrite_q
 from editlab.evaluation.scoring import score_requests
 from editlab.files.artifacts import directory_files, read_provenance, read_verified, write_json, write_text
 from editlab.moments.stored import save_statistics
+from editlab.networks.loading import load_model
 
 FIELDS = {"layers": [1], "steps": 4, "lr": 0.5, "clamp": 2.0, "second_moment_weight": 5.0}
 CONTEXTS = [["{}"], ["Yes. {}"]]
@@ -382,6 +383,25 @@ def test_a_cell_writes_a_whole_directory_twice_the_same(inputs, tmp_path):
     events = [json.loads(line) for line in (first / "events.jsonl").read_text().splitlines()]
     assert len(events) == 2
     assert "4" not in {case for event in events for case in event["cases"]}  # the model does not know fact 4
+
+
+def test_reading_is_timed_with_the_edited_model_and_then_with_the_unedited_one(inputs, tmp_path, monkeypatch):
+    """Right after one another, on the same prompts."""
+    original = load_model(str(inputs / "model")).state_dict()
+    looked = []
+
+    def seconds(model, pairs):
+        changed = any(not torch.equal(v, original[k]) for k, v in model.state_dict().items())
+        looked.append((changed, pairs))
+        return 0.3 if changed else 0.2
+
+    monkeypatch.setattr(cell, "scoring_seconds", seconds)
+    plan = cell_plan(evaluation={**cell_plan()["evaluation"], "inference_prompts": 5})
+    found = read_provenance(run_in(inputs, tmp_path / "timed", plan))["inference"]
+    assert found == {"unedited": 0.2, "edited": 0.3}
+    assert [changed for changed, _ in looked] == [True, False]
+    assert looked[0][1] == looked[1][1]
+    assert len(looked[0][1]) == 5
 
 
 def test_a_cell_with_traced_layers_and_other_seeds(inputs, tmp_path):

@@ -130,7 +130,7 @@ class EditStudy(Study):
     )
     train_control: bool = Field(
         False,
-        description="train a model like the substrate on the new facts of the experiment `edit`, the control of portability: "
+        description="train a model like the substrate on the new facts of the experiment `edit`, a control of all scores: "
         "as long as the substrate itself",
     )
     _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already

@@ -1,7 +1,7 @@
 """What to expect of an edit at best: a model of the same kind, *trained* on the new facts.
 
-It is scored as the cells of a stream are: what a perfect editor would give. And an edit can fail a probe because it is a poor
-edit, or because no model of this size would answer: one that composes no two facts answers no multi-hop question, whoever
+It is scored as the cells of a stream are. And an edit can fail a probe because it is a poor edit, or because no model of this
+size would answer: one that composes no two facts answers no multi-hop question, whoever
 taught it the facts. So the control is trained from scratch as the substrate was, on a world in which the edited facts hold
 their new objects from the start, in every wording. What follows from them (facts over two hops, inverse relations, the
 question form) is left out for these subjects and stated for all others. One control serves the streams of all seeds.

@@ -6,7 +6,8 @@ perplexity, and to the norms of the weights, whose growth is the early sign of c
 the stream has not come to its own fact: from then on its old answer is wrong. Facts of harmful, rolled-back and rejected
 batches count as come to, so that all methods are scored on the same prompts of a stream. In a stream with harmful
 batches (``stress_fraction``) all scores are over the facts of the harmless ones: what a user would want to keep. With a
-checkpoint, a run that was killed goes on from its last one and ends as an undisturbed run does, bit for bit.
+checkpoint, a run that was killed goes on from its last one and ends as an undisturbed run does, bit for bit on one kind of
+processor.
 """
 
 from __future__ import annotations

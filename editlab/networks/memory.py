@@ -12,7 +12,7 @@ changes; to go back is to take the former one. Cosines are float32 whatever the 
 
 *Speed.* What a lookup costs is the product with all keys. On a processor that multiplies bfloat16 in hardware a first product in
 bfloat16 (a quarter of the time) tells which entries can be the nearest one at all, for its error is bounded; only these are
-compared in float32. The answer is the same.
+compared in float32. The answer is the same up to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _AT_ONCE = 1 << 22  # cosines held at once
 ROUGH_FROM, ROUGH_ROWS = 1024, 8
 """Entries and inputs from which on the first product pays."""
 
-_ROUGH_ERROR = 2**-7
-"""Most by which a rough cosine is off: an entry of either unit vector by 2^-9 of itself, hence their product by 2^-8 (Cauchy and
-Schwarz), and its own rounding by 2^-9; the rest is room for that of the threshold."""
+_ROUGH_ERROR = 2**-6
+"""More than a rough cosine is off: rounding to 8 bits moves a number by up to 2^-8 of itself. Two unit vectors of such numbers:
+2^-7 (Cauchy and Schwarz); their product's own rounding: 2^-8; the rest is room for float32 sums and for the rounded threshold."""
 
 _CANDIDATES = 16
 """Candidates an input, on average, above which all keys are compared after all."""
@@ -292,14 +292,16 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _among_candidates(unit: Tensor, keys: Tensor, rough: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Largest cosine of each row and its entry, compared in float32 among those that can be the nearest; None: too many can."""
+    """Largest cosine of each row and its entry, compared in float32 among those that can be the nearest. None: there are too many
+    of them, or a row is NaN."""
     cosines = unit.bfloat16() @ rough.T
     least = cosines.amax(1).float() - 2 * _ROUGH_ERROR
     flat = torch.from_numpy(np.flatnonzero((cosines >= least.bfloat16()[:, None]).numpy()))
-    if not len(unit) <= len(flat) <= _CANDIDATES * len(unit):
-        return None  # also where a row is NaN: it has none
+    if bool(least.isnan().any()) or len(flat) > _CANDIDATES * len(unit):
+        return None
     rows, entries = flat // len(keys), flat % len(keys)
-    exact = torch.linalg.vecdot(unit[rows], keys[entries])
+    pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
+    exact = torch.cat([torch.linalg.vecdot(unit[r], keys[e]) for r, e in pieces])
     score = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
     alike = exact == score[rows]  # of several alike the first counts
     index = torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")

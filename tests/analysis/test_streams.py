@@ -16,7 +16,7 @@ from editlab.analysis.edit.comparisons import adjusted, comparisons
 from editlab.analysis.edit.costs import costs_table
 from editlab.analysis.edit.portability import portability_table
 from editlab.analysis.edit.replay import replay_gain_table
-from editlab.analysis.edit.scores import pooled_cells
+from editlab.analysis.edit.scores import headline_settings, pooled_cells
 from editlab.analysis.report.making import findings_of, read_table
 from editlab.analysis.report.topic import Tables
 from editlab.analysis.statistics.intervals import pooled, wilson
@@ -254,11 +254,26 @@ def test_the_table_ends_with_what_a_model_trained_on_the_new_facts_scores(tmp_pa
     assert last["ES_exact"] == pytest.approx(0.9 * last["ES"])
     assert last["perplexity"] == 5
     assert np.isnan(last["parameters"])
-    assert "trained from scratch on the new facts of all streams" in made.legend
+    assert "one model, trained from scratch on the new facts of all streams" in made.legend
+    few = pd.read_csv(files[0])
+    few.loc[few["metric"] == "SS", "n"] = 6
+    few.to_csv(files[0], index=False)
+    assert "SS" not in streams.trained_table(run)  # six cases a stream are too few to tell
+    assert "NS" in streams.trained_table(run)
     del tables["trained_model"]
     without = REPORT.sheets["streams"][1].make(tables)
     assert without.frame["method"].tolist() == ["memit", "none"]
     assert "from scratch" not in without.legend
+
+
+def test_the_trained_model_does_not_move_the_headline_of_the_methods():
+    """It stands at batch 1, as the unedited model does; the methods stay at the batch size that they share."""
+    rows = [("memit", 1), ("memit", 32), ("emmet", 1), ("emmet", 32), ("rome", 1), ("none", 1)]
+    frame = pd.DataFrame([{"method": m, "batch": b, "replay": 0.0, "rank": 0} for m, b in rows])
+    trained = pd.DataFrame([{"method": "trained", "batch": 1, "replay": 0.0, "rank": 0}])
+    alone, beside = (headline_settings(f).set_index("method")["batch"] for f in (frame, pd.concat([frame, trained])))
+    assert beside.drop("trained").to_dict() == alone.to_dict()
+    assert alone["memit"] == 32
 
 
 def test_every_setting_of_replay_has_a_mark_of_its_own():

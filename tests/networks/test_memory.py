@@ -185,8 +185,19 @@ def test_where_every_entry_may_be_the_nearest_all_are_compared():
     held = many(ROUGH_FROM)
     same = held.keys[:1].expand(ROUGH_FROM, -1).contiguous()
     assert room._among_candidates(held.keys[:40], same, same.bfloat16()) is None
-    broken = torch.full((40, 48), float("nan"))
+    broken = held.keys[:40].clone()
+    broken[3] = float("nan")
     assert room._among_candidates(broken, held.keys, held.keys.bfloat16()) is None
+
+
+def test_the_bound_of_the_first_product_holds_where_rounding_is_worst():
+    """Entries just below the middle of two numbers of bfloat16 all round down, by nearly 2^-8 of themselves."""
+    worst = torch.full((1, 1002), (1 + 2**-8) * (1 - 2e-6) * 2**-5)
+    rest = (1 - float(worst.double().square().sum())) ** 0.5
+    one = torch.cat([worst, torch.tensor([[rest, 0.0]])], 1)
+    other = torch.cat([worst, torch.tensor([[0.0, rest]])], 1)
+    off = float(one.double() @ other.double().T) - float(one.bfloat16() @ other.bfloat16().T)
+    assert 2**-7 < off < room._ROUGH_ERROR
 
 
 def test_a_memory_reads_the_same_with_and_without_a_first_product(monkeypatch):

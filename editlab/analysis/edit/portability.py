@@ -16,7 +16,7 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, forest
 from editlab.analysis.draw.style import DARK
 from editlab.analysis.edit.printing import BATCH, METHOD
-from editlab.analysis.edit.scores import CONTROLS, SETTING, at, headline, over, with_batch
+from editlab.analysis.edit.scores import CONTROLS, SETTING, TRAINED, at, headline, over, with_batch
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
@@ -26,7 +26,7 @@ from editlab.analysis.text.findings import Finding
 from editlab.analysis.text.wording import counted, label, level_with, listed
 from editlab.files.artifacts import read_verified
 
-TRAINED, UNEDITED = "trained", "none"
+UNEDITED = "none"
 LAST = ("random", "shuffled", UNEDITED, TRAINED)  # controls in the order in which they follow the methods
 OUTSIDE = {*CONTROLS, TRAINED}
 SAID = {  # what follows from an edit, in words
@@ -38,7 +38,7 @@ SAID = {  # what follows from an edit, in words
 KINDS = dict(zip(SAID, ("alias", "question", "inverse", "two hops"), strict=True))  # in print
 
 LOOKS = (("#0072B2", "o"), ("#009E73", "^"), ("#D55E00", "s"), ("#000000", "D"))
-KEPT, WRITTEN, FOLLOWING = "Relation_Specificity", "generation", "portability"
+KEPT, WRITTEN = "Relation_Specificity", "generation"
 GUESS = "{}_guess"  # the trained control's answers against those of another case of the relation
 NAMES = {**KINDS, KEPT: "same subject", WRITTEN: "written"}
 MEASURES = ("accuracy", "exact", "contained", "gap")
@@ -73,7 +73,7 @@ def by_probe(table: pd.DataFrame) -> pd.DataFrame:
         number = found.covering(intervals.share_interval(found.value, n)) if n >= FEW else UNKNOWN
         return {**number._asdict(), "seeds": part["seed"].nunique(), "n": n}
 
-    wanted = [*NAMES, FOLLOWING, *map(GUESS.format, KINDS)]
+    wanted = [*NAMES, *map(GUESS.format, KINDS)]
     chosen = headline(table[table["metric"].isin(wanted) & (table["protocol"] == MEASURE) & (table["n"] > 0)])
     keys = [*SETTING, "metric"]
     rows = grouped(chosen, keys, told, columns=[*keys, *Interval._fields, "seeds", "n"])

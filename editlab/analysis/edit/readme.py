@@ -23,7 +23,7 @@ TABLE, FIGURE = "results/tables/methods.csv", "results/figures/method_comparison
 STREAMS = "results/frontier/tables/streams.csv"
 COPY = "docs/method_comparison.png"
 SHARES = {  # of the streams' table, beside S
-    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "portability": "portability",
+    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "Question_Form": "question",
     "multi_hop": "two hops", "generation": "written",
 }  # fmt: skip
 COSTS = {"perplexity": "perplexity", "cpu_ms": "ms an edit", "parameters": "numbers stored", "inference": "reading"}

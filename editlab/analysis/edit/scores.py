@@ -20,6 +20,8 @@ from editlab.analysis.text.wording import counted, label
 SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
 CONTROLS = ("none", "random", "shuffled")
+TRAINED = "trained"
+"""The model that was trained on the new facts, in tables that have it beside the methods."""
 HEADLINE_BATCH = 32
 RETENTION, NEIGHBORS = "retention_success", "neighborhood_success"
 SHOWN = (*SCORES[:3], "NS_exact", "SS", "SS_exact", "S")  # the headline's columns, where a table has them
@@ -61,7 +63,8 @@ def headline_settings(table: pd.DataFrame) -> pd.DataFrame:
     A method without that batch size (ROME edits one fact at a time) has its own nearest one.
     """
     settings = table[list(SETTING)].drop_duplicates()
-    common = min(common_batches(settings), key=lambda b: _distance(b, HEADLINE_BATCH), default=HEADLINE_BATCH)
+    edited = settings[settings["method"] != TRAINED]
+    common = min(common_batches(edited), key=lambda b: _distance(b, HEADLINE_BATCH), default=HEADLINE_BATCH)
     rows = []
     for _, part in settings.groupby("method", sort=False):
         part = part[part["replay"] == part["replay"].min()]

@@ -13,10 +13,11 @@ import pandas as pd
 from editlab.analysis.draw.plots import Drawing, curves_over_edits
 from editlab.analysis.edit.cells import EDITING, score_row
 from editlab.analysis.edit.methods import by_score
-from editlab.analysis.edit.portability import FOLLOWING, TRAINED, WRITTEN, by_probe
+from editlab.analysis.edit.portability import FEW, WRITTEN, by_probe
 from editlab.analysis.edit.printing import METHOD
 from editlab.analysis.edit.scores import (
     SETTING,
+    TRAINED,
     at,
     controls,
     final_success,
@@ -36,7 +37,7 @@ READ = ("ablation_matrix", "curves", "portability", "costs")
 COMPOSITE, NEIGHBORS = "composite_success", "neighborhood_accuracy"
 DRAWN = {COMPOSITE: "S of earlier edits", NEIGHBORS: "neighbours, exact answers"}
 LOOKS_BACK = 3
-PROBES = {FOLLOWING: "portability", "multi_hop": "two hops", WRITTEN: "written"}
+PROBES = {"Subject_Aliasing": "alias", "Question_Form": "question", "multi_hop": "two hops", WRITTEN: "written"}
 
 
 def lengths(edits: Sequence[int]) -> list[int]:
@@ -73,13 +74,18 @@ def streams(rows: pd.DataFrame) -> Drawing:
 
 
 def trained_table(run: Run) -> pd.DataFrame:
-    """What a model that was trained on the new facts of all streams scores, one row a seed, as in an ablation matrix."""
+    """What a model that was trained on the new facts of all streams scores, one row a seed, as in an ablation matrix.
+
+    Where streams edit nearly all facts, hardly any fact of an edited subject is left that none of them edits: scores of fewer
+    than :data:`FEW` cases are left out.
+    """
     place = {"method": TRAINED, "batch": 1, "replay": 0.0, "rank": 0}
     tables = [pd.read_csv(file) for file in run.inputs["trained_control"]]
     rows = [
-        {**place, "seed": seed, "when": "final", **score_row(part, "success"), "perplexity": _perplexity(part)}
+        {**place, "seed": seed, "when": "final", **score_row(part[enough], "success"), "perplexity": _perplexity(part)}
         for table in tables
         for seed, part in table.groupby("seed")
+        for enough in [part["n"] >= FEW]
     ]
     return pd.DataFrame(rows)
 
@@ -148,11 +154,11 @@ def streams_sheet(tables: Tables) -> Printed:
         frame = frame.merge(part, on=list(SETTING), how="left")
     legend = (
         f"S after so many edits of one stream (of a sample of them), then scores after {edits}, with {over(frame)}; exact: the "
-        "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; portability: "
-        "aliases, inverse questions and questions in another form; written: the answer that the model writes when it is asked "
-        "for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; stored: numbers that the edit keeps (of a reader "
-        "of text: none but the text); reading: time to score a prompt over that of the unedited model. Times differ from run "
-        f"to run.{_of_trained(tables)}"
+        "answer itself; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; alias, question, "
+        "two hops: questions by an alias, in another form, over two hops; written: the answer that the model writes when it is "
+        "asked for the fact. PPL: perplexity of held-out text; ms: CPU time an edit; stored: numbers that the edit keeps (of a "
+        "reader of text: none but the text); reading: time to score a prompt over that of the unedited model. Times differ from "
+        f"run to run.{of_trained(tables)}"
     )
     frame = frame.merge(_exact(matrix), on=list(SETTING), how="left")
     exact = [Column(f"{name}_exact", f"{name} exact") for name in ("ES", "NS", "SS")]
@@ -163,13 +169,14 @@ def streams_sheet(tables: Tables) -> Printed:
     )
 
 
-def _of_trained(tables: Tables) -> str:
-    """What the legend says of the model that was trained on the new facts, where there is one."""
+def of_trained(tables: Tables) -> str:
+    """What a legend says of the model that was trained on the new facts, where there is one."""
     if tables["trained_model"].empty:
         return ""
     return (
-        f" {label(TRAINED).capitalize()}: a model trained from scratch on the new facts of all streams, without what follows "
-        "from them; its neighbours are those that no stream edits."
+        f" {label(TRAINED).capitalize()}: one model, trained from scratch on the new facts of all streams in the wordings that "
+        "are asked here, without what follows from them; its neighbours and a subject's other facts are those that no stream "
+        "edits."
     )
 
 

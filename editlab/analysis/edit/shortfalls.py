@@ -98,7 +98,7 @@ def shortfalls_sheet(tables: Tables) -> Printed:
     streams = int(table["streams"].max()) if len(table) else 0
     legend = (
         "Shares of a method less those of a model that was trained on the new facts, after the stream, with 95 % intervals over "
-        f"streams (n = {streams}); bold: p < .05 after Holm's correction for all that is asked of a method. Exact, NS exact and SS "
+        f"streams (n = {streams}); bold: p < .05 after Holm's correction for all that is asked of a method. Exact, NS exact, SS "
         "exact: exact answers to the edited facts, about neighbours and about the subjects' other facts; PS: success on "
         "paraphrases; written, question, alias, two hops: exact match of what the model writes, asked for the fact, in "
         f"another form, by an alias of the subject, over two hops.{of_trained(tables)}"
@@ -121,7 +121,9 @@ def findings(tables: Tables) -> Iterator[Finding]:
             sentence = f"{name} falls short of a model trained on the new facts in {told}{more}."
         else:
             what = f"{ASKED[first['asked']]}, {signed_with(*number)}"
-            sentence = f"{name} is not shown to fall short of a model trained on the new facts; the difference is largest in {what}."
+            sentence = (
+                f"{name} is not shown to fall short of a model trained on the new facts; it differs most in {what}."
+            )
         yield Finding(
             f"shortfalls.{setting[0]}", sentence, *number, int(first["streams"]), bool(len(sure)), "ablation_matrix"
         )

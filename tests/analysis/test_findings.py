@@ -64,7 +64,10 @@ def by_key(tables) -> dict[str, dict]:
 def test_every_topic_has_sentences_with_numbers(everything):
     found = findings(everything)
     topics = {f["topic"] for f in found}
-    assert topics == set(REPORT.names) - {"speed"}
+    assert topics == set(REPORT.names) - {
+        "speed",
+        "shortfalls",
+    }  # these streams are two, and no model was trained on their facts
     json.dumps(found, allow_nan=False)
     for finding in found:
         assert set(finding) == {

@@ -58,6 +58,9 @@ def test_differences_are_those_of_the_same_streams():
 def test_each_method_is_told_with_the_largest_shortfall_that_is_borne_out():
     found = {f.key: f for f in findings(made())}
     assert set(found) == {"shortfalls.memory", "shortfalls.ultra"}
+    assert all(
+        f.sentence.endswith(".") and "nan" not in f.sentence and f.low <= f.value <= f.high for f in found.values()
+    )
     assert "facts in questions over two hops: 0.01 against 0.35" in found["shortfalls.memory"].sentence
     assert found["shortfalls.memory"].supported
     assert "two hops: " not in found["shortfalls.ultra"].sentence  # .31 against .35, but .60 against .94 in the rest

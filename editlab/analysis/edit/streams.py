@@ -16,6 +16,7 @@ from editlab.analysis.edit.methods import by_score
 from editlab.analysis.edit.portability import FEW, WRITTEN, by_probe
 from editlab.analysis.edit.printing import METHOD
 from editlab.analysis.edit.scores import (
+    SCORES,
     SETTING,
     TRAINED,
     at,
@@ -82,12 +83,17 @@ def trained_table(run: Run) -> pd.DataFrame:
     place = {"method": TRAINED, "batch": 1, "replay": 0.0, "rank": 0}
     tables = [pd.read_csv(file) for file in run.inputs["trained_control"]]
     rows = [
-        {**place, "seed": seed, "when": "final", **score_row(part[enough], "success"), "perplexity": _perplexity(part)}
+        {**place, "seed": seed, "when": "final", **score_row(_enough(part), "success"), "perplexity": _perplexity(part)}
         for table in tables
         for seed, part in table.groupby("seed")
-        for enough in [part["n"] >= FEW]
     ]
     return pd.DataFrame(rows)
+
+
+def _enough(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows that enough cases stand for; S only where they do for each of its parts."""
+    few = set(metrics.loc[metrics["n"] < FEW, "metric"])
+    return metrics[~metrics["metric"].isin(few | ({"S"} if few & set(SCORES) else set()))]
 
 
 def _perplexity(metrics: pd.DataFrame) -> float:

@@ -92,6 +92,17 @@ def test_a_method_that_is_as_good_is_not_said_to_fall_short():
     assert "is not shown to fall short" in found["shortfalls.memory"].sentence
 
 
+def test_a_method_that_is_surely_better_does_not_fall_short():
+    tables = made(probed=5)
+    own = tables["ablation_matrix"]["method"] == "memory"
+    for name in SCORED:
+        tables["ablation_matrix"].loc[own, name] += [0.05, 0.051, 0.049]
+    found = {f.key: f for f in findings(tables)}["shortfalls.memory"]
+    assert found.low > 0
+    assert not found.supported
+    assert "is not shown to fall short" in found.sentence
+
+
 def test_of_two_streams_nothing_is_said():
     tables = made()
     few = {name: table[table["seed"] < 3] for name, table in tables.items()}

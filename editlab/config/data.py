@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from editlab.config.base import Section
+from editlab.config.base import Count, Section
 from editlab.errors import ConfigError
 
 SUBJECTS_PER_OBJECT = 6  # of the generated world: one to edit, five neighbours with two statements each
@@ -72,6 +72,7 @@ class FileData(Reserve):
     path: str = Field(description="local file; with url: where the download is kept")
     url: Annotated[str, Field(pattern=r"^https://")] | None = Field(None, description="fetched when path is missing")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="checksum of the file")
+    size: Count | None = Field(None, description="the first so many records of the file; default: all")
     skip_invalid: bool = Field(False, description="leave out records that cannot be used, and count them by reason")
 
     @model_validator(mode="after")
@@ -93,7 +94,7 @@ class FileData(Reserve):
             records = json.loads(self.file.read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
-        records = records if isinstance(records, list) else [records]
+        records = (records if isinstance(records, list) else [records])[: self.size]
         parts = [r.get("requested_rewrite", r.get("samples")) for r in records if isinstance(r, dict)]
         found = sum(len(part) if isinstance(part, list) else 1 for part in parts)
         return found - self.kept(found)

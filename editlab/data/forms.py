@@ -78,7 +78,9 @@ class ReadDataset:
     account: dict[str, Any]
 
 
-def load_requests(path: str | Path, kind: str = "auto", *, skip_invalid: bool = False) -> list[EditRequest]:
+def load_requests(
+    path: str | Path, kind: str = "auto", *, skip_invalid: bool = False, size: int | None = None
+) -> list[EditRequest]:
     """Read edit requests from a JSON file; nothing in it is ever executed.
 
     Args:
@@ -87,20 +89,26 @@ def load_requests(path: str | Path, kind: str = "auto", *, skip_invalid: bool = 
             (``docs/data_formats.md`` shows what is read of each).
         kind: the form; "auto" tells it from the keys of the first record.
         skip_invalid: leave out records that cannot be used and warn how many and why, in place of an error.
+        size: read the first so many records only (default: all).
 
     Raises:
         DataError: missing, empty, non-UTF-8 or non-JSON file; empty list; a record with a missing field, a prompt
             without ``{}``, an empty target or equal targets; duplicate case ids. Names the file and the record.
-        ConfigError: ``kind`` is unknown.
+        ConfigError: ``kind`` is unknown, or ``size`` is less than 1 or more than the file has.
     """
-    return read_dataset(path, kind, skip_invalid=skip_invalid).requests
+    return read_dataset(path, kind, skip_invalid=skip_invalid, size=size).requests
 
 
-def read_dataset(path: str | Path, kind: str = "auto", *, skip_invalid: bool = False) -> ReadDataset:
+def read_dataset(
+    path: str | Path, kind: str = "auto", *, skip_invalid: bool = False, size: int | None = None
+) -> ReadDataset:
     """:func:`load_requests` with an account of what was read, left out and kept without being scored."""
     if kind != "auto" and kind not in FORMS:
         raise ConfigError(f"kind: {kind!r} is not allowed; use one of auto, {', '.join(sorted(FORMS))}")
     records = _records(path)
+    if size is not None and not 1 <= size <= len(records):
+        raise ConfigError(f"size: {size} is not allowed; {path} has {len(records)} records")
+    records = records[:size]
     form = _detect(records, path, skip_invalid) if kind == "auto" else kind
     _check_kind(kind, records[0], path)
     requests: list[EditRequest] = []

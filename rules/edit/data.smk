@@ -78,6 +78,7 @@ rule read_dataset:
         runtime=resource("read_dataset", "runtime"),
     params:
         kind=lambda w: STUDY.datasets[w.dataset].kind,
+        size=lambda w: STUDY.datasets[w.dataset].size,
         skip_invalid=lambda w: STUDY.datasets[w.dataset].skip_invalid,
         sha256=lambda w: STUDY.datasets[w.dataset].sha256,
         sweep_facts=lambda w: STUDY.datasets[w.dataset].sweep_facts,

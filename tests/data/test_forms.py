@@ -33,7 +33,7 @@ from editlab.data.fields import PLACEHOLDER
 from editlab.data.forms import FORMS, _read
 from editlab.data.probes import MULTI_HOP, SINGLE_HOP, Probe, Question
 from editlab.data.requests import EditRequest, write_requests
-from editlab.errors import DataError
+from editlab.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -295,6 +295,20 @@ def test_bad_records_can_be_left_out_and_are_counted_by_reason(write: Any) -> No
         "target_new and target_true are both ...; they must differ": {"count": 1, "first": 3},
         "case_id ... is already used; case ids must be unique": {"count": 1, "first": 5},
     }
+
+
+@pytest.mark.parametrize("size", [1, 2, None])
+def test_the_first_records_of_a_file_can_be_read_alone(write: Any, size: int | None) -> None:
+    path = write([{**KNOWEDIT, "case_id": i} for i in range(2)])
+    data = read_dataset(path, size=size)
+    assert [r.case_id for r in data.requests] == ["0", "1"][:size]
+    assert data.account["records"] == (size or 2)
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_size_that_the_file_does_not_have_is_refused(write: Any, size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"size: {size} is not allowed; .* has 2 records"):
+        load_requests(write([{**KNOWEDIT, "case_id": i} for i in range(2)]), size=size)
 
 
 def test_subjects_composed_otherwise_are_found(write: Any) -> None:

@@ -13,7 +13,7 @@ with job(snakemake):
     if snakemake.params.sha256:
         check_file(snakemake.input.source, snakemake.params.sha256)
     options = snakemake.params
-    data = read_dataset(snakemake.input.source, options.kind, skip_invalid=options.skip_invalid)
+    data = read_dataset(snakemake.input.source, options.kind, skip_invalid=options.skip_invalid, size=options.size)
     write_json(snakemake.output.account, data.account)
     kept = Reserve(sweep_facts=options.sweep_facts).kept(len(data.requests))
     write_requests(with_sweep_facts(data.requests, kept), snakemake.output.requests)

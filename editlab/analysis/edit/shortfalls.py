@@ -110,8 +110,10 @@ def shortfalls_sheet(tables: Tables) -> Printed:
 def findings(tables: Tables) -> Iterator[Finding]:
     """In what each method falls short beyond doubt, the largest difference first."""
     table = shortfalls(tables)
-    for setting, part in table.dropna(subset="p_holm").groupby(list(SETTING), sort=False):
-        ordered = part.sort_values("value", kind="stable")
+    for setting, part in table.groupby(list(SETTING), sort=False):
+        ordered = part.dropna(subset="p_holm").sort_values("value", kind="stable")
+        if not len(ordered):
+            continue
         sure = ordered[(ordered["high"] < 0) & (ordered["p_holm"] < ALPHA)]
         first = records(sure if len(sure) else ordered)[0]
         name, number = label(str(setting[0])), (first["value"], first["low"], first["high"])
@@ -124,9 +126,19 @@ def findings(tables: Tables) -> Iterator[Finding]:
             sentence = (
                 f"{name} is not shown to fall short of a model trained on the new facts; it differs most in {what}."
             )
+        sentence += _alike(part)
         yield Finding(
             f"shortfalls.{setting[0]}", sentence, *number, int(first["streams"]), bool(len(sure)), "ablation_matrix"
         )
+
+
+def _alike(part: pd.DataFrame) -> str:
+    """In what a method is behind by the same in every stream, which leaves no spread for an interval."""
+    alike = [r for r in records(part[part["p_holm"].isna()]) if r["value"] < 0]
+    if not alike:
+        return ""
+    told = [f"{ASKED[r['asked']]} ({level(r['a'])} against {level(r['b'])})" for r in alike]
+    return f" By the same in every stream, hence without an interval, it is behind in {listed(told)}."
 
 
 TOPIC = Topic("Where each falls short", about="a model trained on the new facts", reads=READ, sentences=3)

@@ -22,7 +22,9 @@ MINUS = "−"
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
     words = " ".join(NAMES.get(part, part) for part in name.split("_"))
-    return words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs")
+    return (
+        words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs").replace("FT-L all", "FT all at once")
+    )
 
 
 def level(value: float, digits: int = 2) -> str:

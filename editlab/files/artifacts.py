@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RECORDS = ".provenance"  # folder of the records in the folder of a run's results
 _RESULTS = "results"
 _METADATA = "editlab"  # entry of a safetensors file's metadata
+_ALIGNMENT = 64  # bytes; where PyTorch puts a tensor of its own
 
 
 @contextlib.contextmanager
@@ -113,6 +114,11 @@ def save_tensors(
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=texts)
 
 
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor where PyTorch itself would put it: kernels round differently by address, and a header's length moves a view."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+
+
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Load (tensors, metadata) from a safetensors file.
 
@@ -124,7 +130,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a dictionary
+            return {key: _aligned(file.get_tensor(key)) for key in file.keys()}, metadata  # noqa: SIM118 - not a dictionary
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:

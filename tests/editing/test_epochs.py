@@ -113,9 +113,10 @@ def test_it_is_its_formulas(family, energy):
     found = finetune_in_epochs(model, FACTS[:7], LAYERS, options, None, steep, seed=5)
     expected = by_hand(model, FACTS[:7], options, curvature, 5)
     assert found.epochs == 3
+    rounding = 1e-6 if family == "gptj" else 1e-9  # its attention computes in float32 whatever the weights are
     for layer, delta in found.deltas.items():
         assert float(delta.norm()) > 0.01
-        torch.testing.assert_close(delta, expected[layer], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(delta, expected[layer], rtol=1e-7, atol=rounding)
 
 
 def test_it_learns_stops_and_skips(monkeypatch):

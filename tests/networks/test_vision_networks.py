@@ -75,12 +75,13 @@ def test_edits_reach_blocks_head_and_bias_and_come_off_bit_exact(layout, site, s
     found = layout(make_classifier(SMALL, ["a", "b", "c"], 1))
     before = found.architecture.weight(site).clone()
     assert before.shape == shape
-    ramp = torch.linspace(-1, 2, shape[0]).double()[:, None]
-    edit = Edit({site: Factors(ramp, torch.ones(1, shape[1]).double())})
+    # Not ones along the row: what a layer norm gives the head has a mean of zero.
+    left, right = (torch.linspace(-1, 2, n).double() for n in shape)
+    edit = Edit({site: Factors(left[:, None], right[None, :])})
     with torch.no_grad():
         clean = found(PIXELS)
         with edit.applied(found.model):
-            assert torch.allclose(found.architecture.weight(site), before + ramp.float())
+            assert torch.allclose(found.architecture.weight(site), before + torch.outer(left, right).float())
             assert not torch.allclose(found(PIXELS), clean)
         assert torch.equal(found(PIXELS), clean)
     assert torch.equal(found.architecture.weight(site), before)

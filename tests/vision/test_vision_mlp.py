@@ -18,8 +18,9 @@ from editlab.vision.mlp import MlpEditor
 from editlab.vision.samples import draw_samples, find_errors, right_rows
 from editlab.vision.targets import find_targets
 
+WIDE = 0.1  # a model this small has few directions below the default share, and what they can fix turns on its rounding
 RECIPES = {
-    "alphaedit": AlphaEdit(method="alphaedit", num_edit_layers=2, projection_samples=200),
+    "alphaedit": AlphaEdit(method="alphaedit", num_edit_layers=2, projection_samples=200, nullspace_threshold=WIDE),
     "memit": Memit(method="memit", num_edit_layers=2, projection_samples=200),
 }
 
@@ -138,7 +139,7 @@ def test_random_controls_have_the_norm_of_the_edit(scene, control):
         assert noise.factors[layer].norm() == pytest.approx(edit.factors[layer].norm())
         assert not torch.allclose(noise.delta(layer), edit.delta(layer))
         used = keys.spectrum(layer, 200, "mixed")
-        kept = used.vectors[:, used.values >= 1e-3 * used.values.max()]
+        kept = used.vectors[:, used.values >= WIDE * used.values.max()]
         leak = float((noise.delta(layer) @ kept).norm() / noise.factors[layer].norm())
         assert (leak < 1e-9) == (control == "random_null_space")
 

@@ -10,9 +10,9 @@ Nothing is solved, and facts do not add up: one is put in, replaced and taken ou
 one another is *collide*: where their keys are closer than the gate, the nearer one answers for both. A :class:`Memory` never
 changes; to go back is to take the former one. Cosines are float32 whatever the model's type is.
 
-*Speed.* What a lookup costs is the product with all keys. On a processor that multiplies bfloat16 in hardware a first product in
-bfloat16 (a quarter of the time) tells which entries can be the nearest one at all, for its error is bounded; only these are
-compared in float32. The answer is the same up to the rounding of float32.
+*Speed.* What a lookup costs is the product with all keys. A large memory that is read often gets a *sieve*: in a few directions
+that hold most of what the keys are, and the length of the rest, every cosine has an upper bound (Cauchy and Schwarz), and only
+entries whose bound passes the lowest gate are compared. The answer is the same, on any processor.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from editlab.errors import ArtifactError, ConfigError, NumericalError
 
 _AT_ONCE = 1 << 22  # cosines held at once
 
-ROUGH_FROM, ROUGH_ROWS = 1024, 8
-"""Entries and inputs from which on the first product pays."""
+SIEVE_FROM = 1024
+"""Entries from which on a sieve pays."""
 
-_ROUGH_ERROR = 2**-6
-"""More than a rough cosine is off: rounding to 8 bits moves a number by up to 2^-8 of itself. Two unit vectors of such numbers:
-2^-7 (Cauchy and Schwarz); their product's own rounding: 2^-8; the rest is room for float32 sums and for the rounded threshold."""
+_SIEVE_PART, _SIEVE_COST = 8, 4
+"""Its directions are this part of the keys' numbers; making it costs this many comparisons with all keys a direction."""
 
-_CANDIDATES = 16
+_ROUNDING = 1e-5
+"""More than float32 can take from a squared length or a bound."""
+
+_CANDIDATES = 8
 """Candidates an input, on average, above which all keys are compared after all."""
 
 
@@ -64,9 +66,8 @@ class StoredFact:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a memory says to some inputs: the nearest entry ``index``, its cosine ``score``, and whether it passes the gate."""
+    """What a memory says to some inputs: whether one answers, and where one does which (the nearest, the first of several)."""
 
-    score: Tensor
     index: Tensor
     fires: Tensor
 
@@ -186,24 +187,32 @@ class Memory:
         return self.without(others)
 
     def read(self, inputs: Tensor) -> Reading:
-        """The nearest entry of every input ``(..., d_in)``; there must be at least one."""
+        """Who answers to every input ``(..., d_in)``; there must be at least one entry."""
         unit = F.normalize(inputs.detach().float(), dim=-1).flatten(0, -2)
-        parts = [self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))]
-        score, index = (torch.cat(list(found)).view(inputs.shape[:-1]) for found in zip(*parts, strict=True))
-        return Reading(score, index, score > self.gates[index])
+        index = torch.cat([self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))])
+        fires = torch.linalg.vecdot(unit, self.keys[index]) > self.gates[index]
+        return Reading(index.view(inputs.shape[:-1]), fires.view(inputs.shape[:-1]))
 
-    def _nearest(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest cosine of each row, and the first entry that has it."""
-        rough = self._rough if len(unit) >= ROUGH_ROWS else None
-        if rough is not None and (found := _among_candidates(unit, self.keys, rough)) is not None:
+    def _nearest(self, unit: Tensor) -> Tensor:
+        """The entry with the largest cosine of each row; any one where none passes its gate."""
+        self._rows_read[0] += len(unit)
+        if self._pays and (found := self._sieve.nearest(unit, self.keys)) is not None:
             return found
-        score, index = (unit @ self.keys.T).max(-1)
-        return score, index
+        return (unit @ self.keys.T).argmax(1)
+
+    @property
+    def _pays(self) -> bool:
+        """Whether comparisons have cost as much as a sieve by now. (Not on a GPU, where the product with all keys is quick.)"""
+        worth = _SIEVE_COST * (min(self.keys.shape) // _SIEVE_PART)
+        return self.size >= SIEVE_FROM and self.keys.device.type == "cpu" and self._rows_read[0] > worth
 
     @functools.cached_property
-    def _rough(self) -> Tensor | None:
-        """The keys in bfloat16, where a first product with them pays."""
-        return self.keys.bfloat16() if self.size >= ROUGH_FROM and _multiplies_bfloat16(self.keys.device) else None
+    def _rows_read(self) -> list[int]:
+        return [0]
+
+    @functools.cached_property
+    def _sieve(self) -> _Sieve:
+        return _Sieve.of(self.keys, float(self.gates.min()))
 
     def apply(self, keys: Tensor) -> Tensor:
         """g (d_out, n) of keys (d_in, n): what the map gains there."""
@@ -284,28 +293,50 @@ class Memory:
         return dataclasses.replace(self, **parts, facts=tuple(self.facts[i] for i in index))
 
 
-@functools.cache
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has instructions for it (a GPU is not asked: there the product with all keys is quick)."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sieve:
+    """Keys in d directions, for upper bounds of their cosines: the product of what two unit vectors are in these directions, and
+    at most the product of the lengths of the rests.
+
+    Attributes:
+        directions: (d_in, d), orthonormal columns.
+        keys: (d + 1, m): the keys in these directions, and the length of the rest.
+        gate: no entry answers below it.
+    """
+
+    directions: Tensor
+    keys: Tensor
+    gate: float
+
+    @classmethod
+    def of(cls, keys: Tensor, gate: float) -> _Sieve:
+        """Of keys (m, d_in), in directions that random mixtures of the keys span (Halko et al., arXiv 0909.4061): nearly the
+        principal ones, at the price of two products. The bounds hold in any directions."""
+        rng = torch.Generator().manual_seed(0)
+        mixtures = keys.T @ (keys @ torch.randn(keys.shape[1], min(keys.shape) // _SIEVE_PART, generator=rng))
+        directions = torch.linalg.qr(mixtures.double()).Q.float()
+        return cls(directions, _split(keys, directions).T.contiguous(), gate)
+
+    def nearest(self, unit: Tensor, keys: Tensor) -> Tensor | None:
+        """The entry with the largest cosine of each row of those that can pass the gate, the first one of several alike; any one
+        where none can. None: there are too many of them."""
+        bounds = _split(unit, self.directions) @ self.keys
+        flat = torch.from_numpy(np.flatnonzero((bounds > self.gate - _ROUNDING).numpy()))
+        if len(flat) > _CANDIDATES * len(unit):
+            return None
+        rows, entries = flat // len(keys), flat % len(keys)
+        pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
+        cosines = torch.cat([torch.linalg.vecdot(unit[r], keys[e]) for r, e in pieces])
+        best = cosines.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, cosines, "amax")
+        alike = cosines == best[rows]
+        return torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")
 
 
-def _among_candidates(unit: Tensor, keys: Tensor, rough: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Largest cosine of each row and its entry, compared in float32 among those that can be the nearest. None: there are too many
-    of them, or a row is NaN."""
-    cosines = unit.bfloat16() @ rough.T
-    least = cosines.amax(1).float() - 2 * _ROUGH_ERROR
-    flat = torch.from_numpy(np.flatnonzero((cosines >= least.bfloat16()[:, None]).numpy()))
-    if bool(least.isnan().any()) or len(flat) > _CANDIDATES * len(unit):
-        return None
-    rows, entries = flat // len(keys), flat % len(keys)
-    pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
-    exact = torch.cat([torch.linalg.vecdot(unit[r], keys[e]) for r, e in pieces])
-    score = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
-    alike = exact == score[rows]  # of several alike the first counts
-    index = torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")
-    return score, index
+def _split(unit: Tensor, directions: Tensor) -> Tensor:
+    """Unit rows (n, d_in) as (n, d + 1): what they are in some directions, and the length of the rest, never too short."""
+    inside = unit @ directions
+    rest = (1 - inside.square().sum(1)).clamp_min(0) + _ROUNDING
+    return torch.cat([inside, rest.sqrt()[:, None]], 1)
 
 
 def _same(one: tuple[Memory, int], other: tuple[Memory, int]) -> bool:

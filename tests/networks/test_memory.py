@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from editlab.errors import ArtifactError, ConfigError, NumericalError
 from editlab.networks import memory as room
-from editlab.networks.memory import ROUGH_FROM, Memory, StoredFact
+from editlab.networks.memory import SIEVE_FROM, Memory, StoredFact
 
 D_OUT, D_IN = 5, 12
 
@@ -150,66 +150,82 @@ def test_keys_that_have_no_direction_are_refused(value):
         _ = memory("a") + Memory.empty(D_OUT, D_IN + 1)
 
 
-def many(size, seed=0, width=48):
-    """A memory large enough for a first product, whose keys come in tight clusters and some of them twice."""
+def many(size, seed=0, width=96, gate=0.8):
+    """A memory large enough for a sieve, whose keys come in tight pairs near a few directions, and some of them twice."""
     rng = torch.Generator().manual_seed(seed)
-    centres = torch.randn(size // 8, width, generator=rng).repeat(8, 1)
+    centres = (torch.randn(size // 2, 12, generator=rng) @ torch.randn(12, width, generator=rng) / 12**0.5).repeat(2, 1)
     keys = centres + 0.05 * torch.randn(len(centres), width, generator=rng)
     keys[-3:] = keys[:3]
     facts = [StoredFact(str(i), str(i), "", str(i)) for i in range(len(keys))]
-    return Memory.of(keys.T, torch.randn(4, len(keys), generator=rng), 0.8, facts)
+    return Memory.of(keys.T, torch.randn(4, len(keys), generator=rng), gate, facts)
 
 
-@given(seed=st.integers(0, 2**16), spread=st.sampled_from([0.0, 0.01, 0.1, 1.0]))
-@settings(max_examples=25, deadline=None)
-def test_a_first_product_in_bfloat16_changes_no_answer(seed, spread):
-    held = many(ROUGH_FROM, seed % 5)
+def asked_of(held, seed, spread, rows=40):
+    """Unit rows around keys, and in float64 their cosines with all of them."""
     rng = torch.Generator().manual_seed(seed)
-    asked = held.keys[torch.randint(len(held.keys), (40,), generator=rng)]
-    unit = F.normalize(asked + spread * torch.randn(asked.shape, generator=rng), dim=1)
-    cosines = unit.double() @ held.keys.double().T
-    rough = unit.bfloat16() @ held.keys.bfloat16().T
-    assert float((rough.double() - cosines).abs().max()) < room._ROUGH_ERROR
-    found = room._among_candidates(unit, held.keys, held.keys.bfloat16())
+    near = held.keys[torch.randint(len(held.keys), (rows,), generator=rng)]
+    unit = F.normalize(near + spread * torch.randn(near.shape, generator=rng), dim=1)
+    return unit, unit.double() @ held.keys.double().T
+
+
+@given(
+    seed=st.integers(0, 2**16), spread=st.sampled_from([0.0, 0.01, 0.05, 1.0]), gate=st.sampled_from([0.5, 0.9, 0.99])
+)
+@settings(max_examples=40, deadline=None)
+def test_a_sieve_lets_every_entry_through_that_can_answer(seed, spread, gate):
+    held = many(SIEVE_FROM, seed % 5, gate=gate)
+    unit, cosines = asked_of(held, seed, spread)
+    sieve = held._sieve
+    assert bool((room._split(unit, sieve.directions) @ sieve.keys > cosines).all())
+    found = sieve.nearest(unit, held.keys)
     if found is not None:
-        score, index = found
         best, first = cosines.max(1)
-        torch.testing.assert_close(score.double(), best, atol=1e-6, rtol=0)
-        chosen = cosines.gather(1, index[:, None])[:, 0]
-        assert float((best - chosen).max()) < 1e-6
-        twins = (cosines == best[:, None]).sum(1) > 1
-        assert torch.equal(index[twins], first[twins])
+        answered = best > gate + 1e-6
+        chosen = cosines.gather(1, found[:, None])[:, 0]
+        assert bool((best - chosen < 1e-6)[answered].all())
+        assert bool((chosen[~answered] < gate + 2e-6).all())
+        twins = answered & ((cosines == best[:, None]).sum(1) > 1)
+        assert torch.equal(found[twins], first[twins])
+
+
+def test_a_bound_holds_where_the_rest_is_nothing():
+    """Keys that lie in the directions: what rounding makes of a length of zero must not fall short."""
+    rng = torch.Generator().manual_seed(1)
+    inside = torch.randn(SIEVE_FROM, 5, generator=rng) @ torch.randn(5, 96, generator=rng)
+    keys = F.normalize(inside.double(), dim=1).float()
+    sieve = room._Sieve.of(keys, 0.9)
+    assert float((keys - keys @ sieve.directions @ sieve.directions.T).norm(dim=1).max()) < 1e-5
+    assert bool((room._split(keys, sieve.directions) @ sieve.keys > keys.double() @ keys.double().T).all())
 
 
 def test_where_every_entry_may_be_the_nearest_all_are_compared():
-    held = many(ROUGH_FROM)
-    same = held.keys[:1].expand(ROUGH_FROM, -1).contiguous()
-    assert room._among_candidates(held.keys[:40], same, same.bfloat16()) is None
-    broken = held.keys[:40].clone()
+    held = many(SIEVE_FROM)
+    same = held.keys[:1].expand(SIEVE_FROM, -1).contiguous()
+    alike = dataclasses.replace(held, keys=same)
+    assert alike._sieve.nearest(same[:40], same) is None
+    alike.read(same[:40])
+    assert alike.read(same[:40]).fires.all()
+
+
+def test_a_row_that_is_not_a_number_gets_no_answer():
+    held = many(SIEVE_FROM)
+    broken = held.keys[:600].clone()
     broken[3] = float("nan")
-    assert room._among_candidates(broken, held.keys, held.keys.bfloat16()) is None
+    for _ in range(2):
+        fires = held.read(broken).fires
+        assert not fires[3]
+        assert fires.sum() == 599
 
 
-def test_the_bound_of_the_first_product_holds_where_rounding_is_worst():
-    """Entries just below the middle of two numbers of bfloat16 all round down, by nearly 2^-8 of themselves."""
-    worst = torch.full((1, 1002), (1 + 2**-8) * (1 - 2e-6) * 2**-5)
-    rest = (1 - float(worst.double().square().sum())) ** 0.5
-    one = torch.cat([worst, torch.tensor([[rest, 0.0]])], 1)
-    other = torch.cat([worst, torch.tensor([[0.0, rest]])], 1)
-    off = float(one.double() @ other.double().T) - float(one.bfloat16() @ other.bfloat16().T)
-    assert 2**-7 < off < room._ROUGH_ERROR
-
-
-def test_a_memory_reads_the_same_with_and_without_a_first_product(monkeypatch):
-    held, rng = many(2 * ROUGH_FROM), torch.Generator().manual_seed(3)
-    asked = torch.cat([held.keys[:30], torch.randn(30, 48, generator=rng)])
-    found = []
-    for fast in (True, False):
-        monkeypatch.setattr(room, "_multiplies_bfloat16", lambda _, fast=fast: fast)
-        found.append(dataclasses.replace(held).read(asked))
-    one, other = found
-    assert torch.equal(one.index, other.index)
-    assert torch.equal(one.fires, other.fires)
-    torch.testing.assert_close(one.score, other.score, atol=1e-6, rtol=0)
-    assert one.fires[:30].all()
-    assert not one.fires[30:].all()
+def test_a_memory_reads_the_same_with_and_without_a_sieve(monkeypatch):
+    held, rng = many(2 * SIEVE_FROM), torch.Generator().manual_seed(3)
+    asked = torch.cat([held.keys[:30], torch.randn(30, 96, generator=rng)])
+    assert not held._pays
+    plain = held.read(asked)
+    assert held._pays
+    monkeypatch.setattr(Memory, "_nearest", lambda self, unit: self._sieve.nearest(unit, self.keys))
+    sifted = held.read(asked)
+    assert torch.equal(plain.fires, sifted.fires)
+    assert torch.equal(plain.index[plain.fires], sifted.index[plain.fires])
+    assert plain.fires[:30].all()
+    assert not plain.fires[30:].all()

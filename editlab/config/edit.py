@@ -158,6 +158,12 @@ class EditStudy(Study):
                     f"experiments.{name}.num_edits: {experiment.num_edits} is not allowed; "
                     f"datasets.{dataset} has {facts.size} facts, of which {facts.editable} may be edited"
                 )
+            for method in experiment.methods:
+                if self.methods[method].calibrates and facts.sweep_facts < 2:
+                    raise ValueError(
+                        f"datasets.{dataset}.sweep_facts: {facts.sweep_facts} is not allowed; the gate of {method} is "
+                        "calibrated on reserved facts, at least two: keep some, or give a gate"
+                    )
         _check_sweep(self.sweep, self.methods)
         return self
 

@@ -204,6 +204,11 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         return self.backend == "memory" or self.reads or pilots
 
     @property
+    def calibrates(self) -> bool:
+        """Whether it has a gate that is calibrated on reserved facts."""
+        return (self.backend == "memory" or self.reads) and self.gate is None
+
+    @property
     def neutral_texts(self) -> int:
         """Sentences of held-out text that the backend needs."""
         if self.backend == "posthoc":
@@ -244,6 +249,8 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(f"backend: {self.backend!r} is not allowed with {self.solver}; use raw")
         if self.backend == "memory":
             self._check_memory()
+        else:
+            self._check_no_memory()
         if self.backend == "lora" and isinstance(self, EvoEdit):
             raise ValueError(
                 "backend: 'lora' is not allowed with evoedit; a cut of its update would move earlier edits"
@@ -269,8 +276,8 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
             raise ValueError(
                 f"backend: 'memory' is not allowed with {self.solver}; it keeps targets, and needs a solver of them"
             )
-        if self.layers != "auto" and len(self.layers) > 1:
-            raise ValueError(f"layers: {self.layers} is not allowed with backend memory; exactly one layer")
+        if self.layers == "auto" or len(self.layers) > 1:
+            raise ValueError(f"layers: {self.layers!r} is not allowed with backend memory; exactly one layer")
         kl_factor = float(getattr(self, "kl_factor"))  # noqa: B009 - a field of the solver's targets
         if self.lookup != "subject" and kl_factor:
             raise ValueError(
@@ -284,6 +291,12 @@ class Recipe(Replay, LowRankStorage, MemoryStorage, Solver):
         for name in sorted(own):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: not allowed with backend memory, which solves nothing")
+
+    def _check_no_memory(self) -> None:
+        """Options of a memory say that one was meant. (Rivals that answer with stored facts have its gate.)"""
+        for name, field in MemoryStorage.model_fields.items():
+            if getattr(self, name) != field.default and not (self.reads and name == "gate"):
+                raise ValueError(f"{name}: not allowed with backend {self.backend}; it is of backend memory")
 
 
 def _recipe_of(solver: type[Solver]) -> type[Recipe]:

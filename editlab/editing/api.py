@@ -84,6 +84,9 @@ def edit(
     if not facts:
         raise ConfigError("requests: none given; at least one is needed")
     given = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else layers
+    chunks = list(batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch))
+    if (last := len(chunks[-1])) < (least := SOLVERS[method].min_batch):
+        raise ConfigError(f"batch: one of {last} fact(s) is not allowed; {method} needs batches of {least} or more")
     if SOLVERS[method].reads:
         raise ConfigError(
             f"method: {method!r} is not allowed; it changes no model, and is there to be compared with in runs"
@@ -105,7 +108,7 @@ def edit(
         else SubjectPrompts.of_table(relations, "relations"),
     )
     with session, tqdm(total=len(facts), unit="fact", desc=method, disable=not progress) as bar:
-        for chunk in batches(facts, (SOLVERS[method].max_batch or len(facts)) if batch is None else batch):
+        for chunk in chunks:
             event = session.step(chunk)
             if event.decision == "rejected":
                 raise NumericalError(f"edit rejected in batch {event.batch}: {event.reason}")

@@ -11,6 +11,7 @@ the relation: there a subject's entries count as its own.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 
 import torch
@@ -26,6 +27,11 @@ from editlab.networks.hooks import capture, run
 from editlab.networks.loading import tokenizer_of
 from editlab.networks.tokenization import pad
 
+logger = logging.getLogger(__name__)
+
+HARDLY_ANY = 0.1
+"""Share of the reserved facts' paraphrases below which a gate is told to be of little use."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -38,6 +44,16 @@ class Gate:
 
     value: float
     account: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def warn_if_closed(self, method: str) -> None:
+        """Log a warning where it was calibrated and hardly a paraphrase passes."""
+        share = self.account.get("paraphrases", 1.0)
+        if share < HARDLY_ANY:
+            logger.warning(
+                "%s: %.0f %% of the paraphrases of the reserved facts pass the calibrated gate, %.3f; "
+                "edit another layer, or give a gate",
+                method, 100 * share, self.value,
+            )  # fmt: skip
 
 
 def looked_up(requests: Sequence[EditRequest], lookup: str) -> list[EditRequest]:
@@ -79,7 +95,7 @@ def calibrated_gate(
         texts: neutral ones, not those that perplexity and firing are measured on.
 
     Raises:
-        ConfigError: there are fewer than two facts, or no texts.
+        ConfigError: there are fewer than two facts, no prompt of them to look up, or no texts.
     """
     facts = list({r.key: r for r in facts}.values())
     if len(facts) < 2:
@@ -134,6 +150,8 @@ def _prompt_cosines(
                 asked.append(dataclasses.replace(fact, prompt="{}", subject=text))
             owners.append(number)
             paraphrase.append(place > 0 or len(texts) == 1)
+    if not asked:
+        raise ConfigError("gate: no prompt of the reserved facts holds its subject once; give a gate")
     prompts = F.normalize(compute_keys(model, asked, layer), dim=0).float()
     return owners, torch.tensor(paraphrase, device=keys.device), prompts.T @ keys
 

@@ -149,6 +149,7 @@ def memory_store(
     """An empty memory with its gate, the one of the options or calibrated (:func:`calibrated_gate` has the arguments)."""
     given = None if options.gate is None else Gate(options.gate)
     gate = given or calibrated_gate(model, layers[0], contexts, options, facts, texts)
+    gate.warn_if_closed("memory")
     return MemoryStore(Architecture(model), layers, gate, everywhere=options.lookup != "prompt")
 
 

@@ -7,7 +7,6 @@ should pass with their own fact, prompts of other facts should not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from editlab.config.solvers import InContext, TextLookup
 from editlab.data.requests import EditRequest
 from editlab.editing.gate import Gate, separating_gate
 from editlab.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 PROMPTS_A_PASS = 4096
 """Prompts that are compared with all facts at once."""
@@ -113,10 +110,7 @@ def fact_reader(recipe: Recipe, facts: list[EditRequest], tuning: Sequence[EditR
         ConfigError: no gate is given, and fewer than two reserved facts are.
     """
     gate = Gate(recipe.gate) if recipe.gate is not None else calibrated_likeness(tuning)
-    if gate.account and not gate.account["paraphrases"]:
-        logger.warning(
-            "%s: no paraphrase of the reserved facts passes the calibrated gate, %.3f", recipe.solver, gate.value
-        )
+    gate.warn_if_closed(recipe.solver)
     shown = recipe.shown_facts if isinstance(recipe, InContext) else 1
     return FactReader(facts, gate, answers=isinstance(recipe, TextLookup), shown_facts=shown)
 

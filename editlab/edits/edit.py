@@ -69,16 +69,20 @@ class Edit:
         weights = sum(min(rank * (d_out + d_in), d_out * d_in) for rank, d_out, d_in in shapes)
         return weights + sum(m.parameters for m in self.memory.values())
 
-    def without(self, cases: Collection[str]) -> Edit:
-        """The edit without some facts of its memory, by case id; the others stay as they are, bit for bit.
+    def without(self, cases: Collection[str | tuple[str, str]]) -> Edit:
+        """The edit without some facts of its memory; the others stay as they are, bit for bit.
+
+        Args:
+            cases: case ids, or (subject, relation) where several edits were added up whose facts have ids in common.
 
         Raises:
-            ConfigError: a case is in no memory of the edit.
+            ConfigError: a case is in no memory of the edit, or its id is that of more than one fact.
         """
-        held = {f.case_id for memory in self.memory.values() for f in memory.facts}
-        if missing := sorted(set(cases) - held):
-            raise ConfigError(f"case {missing[0]!r} is in no memory of the edit; {len(held)} others are")
-        fewer = {k: m.without({f.case_id for f in m.facts} & set(cases)) for k, m in self.memory.items()}
+        held = {k: {name for f in m.facts for name in (f.case_id, f.identity)} for k, m in self.memory.items()}
+        if missing := [case for case in cases if not any(case in names for names in held.values())]:
+            number = len({f.identity for m in self.memory.values() for f in m.facts})
+            raise ConfigError(f"case {missing[0]!r} is in no memory of the edit; {number} others are")
+        fewer = {k: m.without([case for case in cases if case in held[k]]) for k, m in self.memory.items()}
         return dataclasses.replace(self, memory=fewer)
 
     @contextlib.contextmanager

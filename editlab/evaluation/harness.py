@@ -13,8 +13,10 @@ from typing import Any
 import pandas as pd
 
 from editlab.errors import ConfigError, ModelError, one_line
+from editlab.networks.architectures import Architecture
 from editlab.networks.hooks import frozen
 from editlab.networks.loading import tokenizer_of
+from editlab.networks.lookup import lookups_on
 
 RESAMPLES = 1000
 """Of metrics without a standard error in closed form. With 0 the harness gives none at all, not even of a mean."""
@@ -45,7 +47,8 @@ def run_tasks(
         columns task, metric, value, stderr, n (items).
 
     Raises:
-        ConfigError: the package is missing, no task is named, or one is unknown.
+        ConfigError: the package is missing, no task is named, or one is unknown; or the model has a memory that is read at
+            the prompt's end, which a task does not tell: it runs prompt and answer as one text.
         ModelError: the model has no tokenizer, or a task cannot be run on it.
     """
     if not tasks:
@@ -56,6 +59,11 @@ def run_tasks(
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise ConfigError("tasks: they need the package lm_eval: pip install 'editlab[harness]'") from None
+    if any(lookup.memory.live.size and not lookup.memory.everywhere for lookup in lookups_on(Architecture(model))):
+        raise ConfigError(
+            "tasks: a memory with lookup 'prompt' would not be read, since tasks do not say where a prompt ends; "
+            "use lookup 'everywhere' or 'subject'"
+        )
     manager = TaskManager(include_path=str(task_folder) if task_folder else None)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:

@@ -169,22 +169,36 @@ class Memory:
         everywhere = (other if other.size else self).everywhere
         return Memory(keys, residuals, gates, kept[0].facts + kept[1].facts, everywhere)
 
-    def without(self, cases: Collection[str]) -> Memory:
-        """The memory without these cases, the others as they were, bit for bit.
+    def without(self, cases: Collection[str | tuple[str, str]]) -> Memory:
+        """The memory without these facts, the others as they were, bit for bit.
+
+        Args:
+            cases: case ids, or (subject, relation) where a case id does not say which one is meant.
 
         Raises:
-            ConfigError: a case is not stored.
+            ConfigError: a case is not stored, or more than one fact has its id.
         """
-        missing = sorted(set(cases) - {fact.case_id for fact in self.facts})
-        if missing:
-            raise ConfigError(f"memory: case {missing[0]!r} is not stored; {self.size} others are")
-        return self._at([i for i, fact in enumerate(self.facts) if fact.case_id not in cases])
+        gone = self._entries(cases)
+        return self._at([i for i in range(self.size) if i not in gone])
 
-    def only(self, cases: Collection[str]) -> Memory:
-        """The memory of these cases alone; :class:`ConfigError` where one is not stored."""
-        others = [fact.case_id for fact in self.facts if fact.case_id not in cases]
-        self.without(cases)
-        return self.without(others)
+    def only(self, cases: Collection[str | tuple[str, str]]) -> Memory:
+        """The memory of these facts alone; arguments and errors as of :meth:`without`."""
+        return self._at(sorted(self._entries(cases)))
+
+    def _entries(self, cases: Collection[str | tuple[str, str]]) -> set[int]:
+        named: dict[Any, list[int]] = {}
+        for i, fact in enumerate(self.facts):
+            named.setdefault(fact.case_id, []).append(i)
+            named[fact.identity] = [i]
+        for case in cases:
+            if case not in named:
+                raise ConfigError(f"memory: case {case!r} is not stored; {self.size} others are")
+            if len(found := named[case]) > 1:
+                one = self.facts[found[0]].identity
+                raise ConfigError(
+                    f"memory: case {case!r} is {len(found)} facts; name one by its subject and relation, e.g. {one}"
+                )
+        return {named[case][0] for case in cases}
 
     def read(self, inputs: Tensor) -> Reading:
         """Who answers to every input ``(..., d_in)``; there must be at least one entry."""

@@ -114,6 +114,16 @@ def test_what_fails_alike_in_every_stream_is_said_without_an_interval():
     assert "two hops" not in found["shortfalls.memory"].split("hence without")[1]  # its streams differ
 
 
+def test_what_is_known_of_two_streams_alone_is_not_said_to_be_alike():
+    tables = made()
+    trained, own = tables["trained_model"], tables["ablation_matrix"]["method"] == "memory"
+    trained.loc[trained["seed"] == trained["seed"].max(), "NS_exact"] = float("nan")
+    tables["ablation_matrix"].loc[own, "NS_exact"] = [0.1, 0.9, 0.5]
+    told = next(f.sentence for f in findings(tables) if f.key == "shortfalls.memory")
+    assert "hence without an interval" in told
+    assert "about neighbours" not in told
+
+
 def test_of_two_streams_nothing_is_said():
     tables = made()
     few = {name: table[table["seed"] < 3] for name, table in tables.items()}

@@ -432,6 +432,20 @@ def cells(**experiment: Any) -> list[dict[str, str]]:
     return load_run(changed("edit/experiments/edit", plan)).edit.cells("edit")
 
 
+@pytest.mark.parametrize(
+    "recipe", [{"solver": "memit", "layers": [0], "backend": "memory"}, {"solver": "text_lookup", "layers": [0]}]
+)
+def test_a_gate_to_be_calibrated_needs_reserved_facts(recipe):
+    values = changed("edit/methods/memit", recipe)
+    load_run(values)
+    values["edit"]["datasets"]["facts"]["sweep_facts"] = 1
+    assert "datasets.facts.sweep_facts: 1 is not allowed; the gate of memit is calibrated on reserved" in message(
+        values
+    )
+    values["edit"]["methods"]["memit"]["gate"] = 0.9
+    load_run(values)
+
+
 def test_cells_are_the_product_of_the_axes():
     found = cells(methods=["memit"], batch=[1, 8], replay=[0, 0.3], seeds=[1, 2, 3])
     assert len(found) == 12

@@ -126,6 +126,11 @@ def test_facts_taken_out_leave_no_trace():
         assert torch.equal(logits(model), before)
     with pytest.raises(ConfigError, match=r"case '77' is in no memory"):
         edit.without(["77"])
+    one, other = (edited(model, [dataclasses.replace(fact, case_id="0")]) for fact in facts[:2])
+    with pytest.raises(ConfigError, match=r"case '0' is 2 facts"):
+        (one + other).without(["0"])
+    left = (one + other).without([facts[0].key])
+    assert left.memory[LAYER].facts == other.memory[LAYER].facts
 
 
 def test_a_fact_that_comes_again_is_replaced():
@@ -346,6 +351,9 @@ def test_cosines_of_a_bfloat16_model_are_float32():
         ({"solver": "random"}, "backend: 'memory' is not allowed with random"),
         ({"solver": "prune_published"}, "backend: 'memory' is not allowed with prune_published"),
         ({"layers": [0, 1]}, "exactly one layer"),
+        ({"layers": "auto"}, "exactly one layer"),
+        ({"backend": "raw", "gate": 0.9}, "gate: not allowed with backend raw; it is of backend memory"),
+        ({"backend": "raw", "lookup": "subject"}, "lookup: not allowed with backend raw"),
         ({"kl_factor": 0.1}, "kl_factor: 0.1 is not allowed with lookup prompt"),
         ({"second_moment_weight": 5.0}, "second_moment_weight: not allowed with backend memory"),
         ({"greedy": {}}, "greedy: not allowed with backend memory"),
@@ -358,6 +366,21 @@ def test_what_a_memory_has_no_use_for_is_refused(values, text):
     with pytest.raises(ConfigError, match=text) as caught:
         validated(Recipe, given, "recipe")
     assert "\n" not in str(caught.value)
+
+
+def test_a_gate_that_hardly_a_paraphrase_passes_is_told(caplog):
+    gates.Gate(0.9, {"paraphrases": 0.5}).warn_if_closed("memory")
+    gates.Gate(0.9).warn_if_closed("memory")
+    assert not caplog.text
+    gates.Gate(0.9, {"paraphrases": 0.05}).warn_if_closed("memory")
+    assert "memory: 5 % of the paraphrases of the reserved facts pass the calibrated gate, 0.900" in caplog.text
+
+
+def test_reserved_facts_whose_prompts_cannot_be_looked_up_are_told():
+    model = tiny_model()
+    twice = [dataclasses.replace(r, prompt=f"{r.subject} or {{}} is", paraphrase_prompts=()) for r in tiny_requests(3)]
+    with pytest.raises(ConfigError, match="no prompt of the reserved facts holds its subject once"):
+        gates._prompt_cosines(model, LAYER, twice, "subject", torch.zeros(4, 3))
 
 
 def test_recipes_go_through_files_and_replay_collapses():

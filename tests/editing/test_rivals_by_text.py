@@ -168,7 +168,7 @@ def test_a_gate_that_nothing_passes_is_told(caplog):
     apart = [dataclasses.replace(r, paraphrase_prompts=["xyz 123"]) for r in tiny_requests(4)]
     recipe = validated(Recipe, {"solver": "text_lookup", "layers": [0]}, "recipe")
     EditSession(tiny_model(), recipe, tuning=apart)
-    assert "no paraphrase of the reserved facts passes the calibrated gate" in caplog.text
+    assert "0 % of the paraphrases of the reserved facts pass the calibrated gate" in caplog.text
 
 
 def test_what_a_gate_is_chosen_on_is_not_edited():

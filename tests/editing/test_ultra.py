@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_model, tiny_requests
 
 import editlab
+from editlab.algebra import normaliser
 from editlab.algebra.normaliser import EPSILON
 from editlab.config.base import validated
 from editlab.config.recipe import Recipe
@@ -250,10 +251,21 @@ def test_a_batch_that_fails_with_replayed_facts_is_tried_without(monkeypatch):
     assert (event.decision, event.replayed, event.replay_dropped) == ("accepted", 0, "NaN")
 
 
-def test_whitening_of_gradients_too_small_for_it_is_told(caplog):
+@pytest.mark.parametrize(("facts", "batch"), [(1, None), (3, 2), (2, 1)])
+def test_a_batch_of_one_fact_is_refused(facts, batch):
+    """The deviation of its rows would be that of one answer's tokens, or none."""
+    with pytest.raises(ConfigError, match="ultra needs batches of 2 or more"):
+        editlab.edit(tiny_model(), FACTS[:facts], method="ultra", layers=LAYERS, passes=1, batch=batch)
+
+
+@pytest.mark.parametrize("least", [1e-6, 1e6])
+def test_whitening_of_gradients_too_small_for_it_is_told(least, caplog, monkeypatch):
+    """Most directions are above the least eigenvalue that is divided by, or none is."""
+    monkeypatch.setattr(normaliser, "LEAST_EIGENVALUE", least)
     facts = tiny_requests(60)
     with session(tiny_model(), passes=1, whiten=True) as run:
         event = run.step(facts)
     shares = [event.layers[str(k)].clamped for k in LAYERS]
     assert all(0 <= share <= 1 for share in shares)
-    assert ("scaled, not whitened" in caplog.text) == (max(shares) > 0.5)
+    assert (max(shares) > 0.5) == (least > 1)
+    assert ("scaled, not whitened" in caplog.text) == (least > 1)

@@ -9,8 +9,9 @@ import types
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import tiny_model, tiny_requests
 
+import editlab
 from editlab.errors import ConfigError, ModelError
 from editlab.evaluation.harness import COLUMNS, run_tasks
 from editlab.evaluation.scoring import score_targets
@@ -74,6 +75,19 @@ def test_the_object_in_memory_is_scored_and_given_back(stand_in):
     assert stand_in["model"][0] is model
     assert stand_in["options"]["limit"] == 40
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_memory_that_tasks_would_not_read_is_refused(stand_in):
+    model, fact = tiny_model(), tiny_requests(1)
+    for lookup in ("prompt", "everywhere"):
+        edit = editlab.edit(model, fact, layers=[1], backend="memory", gate=0.9, lookup=lookup)
+        with edit.applied(model):
+            if lookup == "everywhere":
+                assert len(run_tasks(model, ["arc_challenge"]))
+            else:
+                with pytest.raises(ConfigError, match="lookup 'prompt' would not be read"):
+                    run_tasks(model, ["arc_challenge"])
+    assert len(run_tasks(model, ["arc_challenge"]))
 
 
 def test_mistakes_are_one_line(stand_in):

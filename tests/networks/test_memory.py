@@ -91,6 +91,18 @@ def test_what_is_added_and_taken_out_leaves_no_trace():
         both.without(["ce"])
 
 
+def test_facts_of_other_edits_with_the_same_case_id_are_kept_apart():
+    """Records that come one by one, each in a call of its own, are all case 0."""
+    other = dataclasses.replace(memory("b", seed=1), facts=(StoredFact("ca", "sb", "r", "xb"),))
+    both = memory("a") + other
+    with pytest.raises(
+        ConfigError, match=r"case 'ca' is 2 facts; name one by its subject and relation, e.g. \('sa', 'r'\)"
+    ):
+        both.without(["ca"])
+    assert same(both.without([("sa", "r")]), other)
+    assert same(both.only([("sa", "r")]), memory("a"))
+
+
 def test_a_fact_that_is_there_is_replaced():
     old, new = memory("a", "b"), memory("a", seed=7, target="y")
     now = old + new

@@ -18,7 +18,7 @@ from editlab.analysis.edit.streams import of_trained
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.topic import Tables, Topic, sheet
 from editlab.analysis.statistics.intervals import grouped, records
-from editlab.analysis.statistics.streams import Estimate, holm, over_streams
+from editlab.analysis.statistics.streams import ENOUGH, Estimate, holm, over_streams
 from editlab.analysis.text.findings import ALPHA, Finding
 from editlab.analysis.text.wording import label, level, listed, signed_with
 
@@ -134,7 +134,8 @@ def findings(tables: Tables) -> Iterator[Finding]:
 
 def _alike(part: pd.DataFrame) -> str:
     """In what a method is behind by the same in every stream, which leaves no spread for an interval."""
-    alike = [r for r in records(part[part["p_holm"].isna()]) if r["value"] < 0]
+    no_spread = part["p_holm"].isna() & (part["streams"] >= ENOUGH)  # of fewer streams nothing is known
+    alike = [r for r in records(part[no_spread]) if r["value"] < 0]
     if not alike:
         return ""
     told = [f"{ASKED[r['asked']]} ({level(r['a'])} against {level(r['b'])})" for r in alike]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from editlab.analysis.edit.scores import SHOWN, TITLES, over
 from editlab.analysis.statistics.intervals import Interval, records
-from editlab.analysis.text.wording import interval, level
+from editlab.analysis.text.wording import counted, interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
 
@@ -23,8 +23,8 @@ TABLE, FIGURE = "results/tables/methods.csv", "results/figures/method_comparison
 STREAMS = "results/frontier/tables/streams.csv"
 COPY = "docs/method_comparison.png"
 SHARES = {  # of the streams' table, beside S
-    "ES_exact": "ES exact", "PS": "PS", "NS_exact": "NS exact", "SS_exact": "SS exact", "Question_Form": "question",
-    "multi_hop": "two hops", "generation": "written",
+    "ES": "ES", "ES_exact": "ES exact", "PS": "PS", "NS": "NS", "NS_exact": "NS exact", "SS_exact": "SS exact",
+    "Question_Form": "question", "multi_hop": "two hops", "generation": "written",
 }  # fmt: skip
 COSTS = {"perplexity": "perplexity", "cpu_ms": "ms an edit", "parameters": "numbers stored", "inference": "reading"}
 DIGITS = {"perplexity": 1, "cpu_ms": 0, "parameters": 0, "inference": 2}
@@ -49,9 +49,21 @@ def render(table: pd.DataFrame) -> str:
 
 
 def _score(row: dict[str, Any], metric: str) -> str:
-    text, found = level(row[metric]), Interval.of(row, metric)
-    bold = f"**{text}**" if row.get(f"{metric}_best") is True else text
-    return f"{bold} ({interval(found.low, found.high).replace(' to ', '-')})"
+    text = level(row[metric])
+    return f"**{text}**{_ends(row, metric)}" if row.get(f"{metric}_best") is True else text + _ends(row, metric)
+
+
+def _cost(row: dict[str, Any], name: str, digits: int) -> str:
+    if pd.isna(row.get(name)):
+        return ""
+    return f"{row[name]:,.{digits}f}" + (_ends(row, name, digits) if f"{name}_low" in row else "")
+
+
+def _ends(row: dict[str, Any], name: str, digits: int = 2) -> str:
+    """An interval in brackets, or nothing where all streams have the same number."""
+    found = Interval.of(row, name)
+    ends = interval(found.low, found.high, digits).replace(" to ", "-")
+    return f" ({ends})" if ends and found.low < found.high else ""
 
 
 def render_streams(table: pd.DataFrame) -> str:
@@ -60,9 +72,10 @@ def render_streams(table: pd.DataFrame) -> str:
     scores = {name: f"S, {int(name[2:]):,}" for name in lengths} | {
         name: title for name, title in SHARES.items() if name in table
     }
-    heads = ["method", *scores.values(), *COSTS.values()]
+    heads, seeds = ["method", *scores.values(), *COSTS.values()], counted(int(table["seeds"].max()), "seed")
     lines = [
-        f"One stream of {int(lengths[-1][2:]):,} edits a seed, looked at on its way; {over(table)};",
+        f"One stream of {int(lengths[-1][2:]):,} edits a seed, {seeds}, 95 % intervals over streams;",
+        "S on the way is of a sample of the edits so far, the rest of the whole stream;",
         "reading: time to score a prompt against the unedited model's.",
         "",
         f"| {' | '.join(heads)} |",
@@ -70,7 +83,7 @@ def render_streams(table: pd.DataFrame) -> str:
     ]
     for row in records(table):
         shares = [_score(row, name) if pd.notna(row[name]) else "" for name in scores]
-        costs = [f"{row[name]:,.{digits}f}" if pd.notna(row.get(name)) else "" for name, digits in DIGITS.items()]
+        costs = [_cost(row, name, digits) for name, digits in DIGITS.items()]
         lines.append(f"| {' | '.join([str(row['method']), *shares, *costs])} |")
     return "\n".join(lines)
 

@@ -153,9 +153,9 @@ def streams_sheet(tables: Tables) -> Printed:
     last = frame["method"].isin(controls(matrix)).astype(int) + 2 * (frame["method"] == TRAINED)
     frame = frame.iloc[last.argsort(kind="stable")]
     on_the_way, columns = _at_lengths(curves)
-    numbers = ("perplexity", "parameters")
-    cells = matrix.drop_duplicates([*SETTING, "seed"]).groupby(list(SETTING), sort=False)
-    means = cells[[name for name in numbers if name in matrix]].mean().reset_index()
+    cells = matrix.drop_duplicates([*SETTING, "seed"])
+    means = mean_table(cells, SETTING, [name for name in ("perplexity", "parameters") if name in cells])
+    means = means.drop(columns=["seeds", "parameters_low", "parameters_high"], errors="ignore")
     for part in (on_the_way, _probed(portability), means, _spent(costs, matrix)):
         frame = frame.merge(part, on=list(SETTING), how="left")
     legend = (

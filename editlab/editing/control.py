@@ -77,7 +77,7 @@ def train_control(
     streams = {seed: sample_known(records, known, num_edits, seed) for seed in seeds}
     edited = list({request.key: request for stream in streams.values() for request in stream}.values())
     corpus = substrate_corpus(records, options.neutral_sentences, options.seed)
-    statements = changed_statements(corpus.statements, edited)
+    statements = changed_statements(corpus.statements, edited, records)
     truth = dict(statements)
     gate = [(prompt, truth[prompt]) for prompt, _ in corpus.rewrites]
     control, _ = train_substrate(statements, corpus.neutral, options, rewrites=gate, subjects=corpus.subjects)
@@ -126,13 +126,17 @@ def with_guesses(request: EditRequest, asked: Sequence[EditRequest], seed: int) 
     return dataclasses.replace(request, probes=tuple(probes))
 
 
-def changed_statements(statements: Sequence[Statement], edited: Sequence[EditRequest]) -> list[Statement]:
+def changed_statements(
+    statements: Sequence[Statement], edited: Sequence[EditRequest], records: Sequence[EditRequest] = ()
+) -> list[Statement]:
     """The statements of a world in which the edited facts hold their new objects, in the order of the old ones.
 
     Statements that followed from an old fact are left out: conditions of its probes that name its subject, and
-    whatever leads back to an edited subject. Those that an edit must leave alone stay.
+    whatever leads back to an edited subject. Those that an edit must leave alone stay, and so do facts of other ``records``:
+    in real ones their object can be an edited subject.
     """
     changed = {p: r.target_new for r in edited for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
+    facts = {p for r in records for p in (r.rewrite_prompt, *r.paraphrase_prompts, *r.neighborhood_prompts)}
     subjects = {request.subject for request in edited}
     gone = {
         question.prompt
@@ -144,5 +148,5 @@ def changed_statements(statements: Sequence[Statement], edited: Sequence[EditReq
     return [
         (prompt, changed.get(prompt, target))
         for prompt, target in statements
-        if prompt in changed or (prompt not in gone and target not in subjects)
+        if prompt in changed or (prompt not in gone and (prompt in facts or target not in subjects))
     ]

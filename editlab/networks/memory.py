@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editlab.errors import ArtifactError, ConfigError, NumericalError
+from editlab.randomness import torch_rng
 
 _AT_ONCE = 1 << 22  # cosines held at once
 
@@ -326,8 +327,8 @@ class _Sieve:
     def of(cls, keys: Tensor, gate: float) -> _Sieve:
         """Of keys (m, d_in), in directions that random mixtures of the keys span (Halko et al., arXiv 0909.4061): nearly the
         principal ones, at the price of two products. The bounds hold in any directions."""
-        rng = torch.Generator().manual_seed(0)
-        mixtures = keys.T @ (keys @ torch.randn(keys.shape[1], min(keys.shape) // _SIEVE_PART, generator=rng))
+        mixed = torch.randn(keys.shape[1], min(keys.shape) // _SIEVE_PART, generator=torch_rng("sieve"))
+        mixtures = keys.T @ (keys @ mixed)
         directions = torch.linalg.qr(mixtures.double()).Q.float()
         return cls(directions, _split(keys, directions).T.contiguous(), gate)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from tiny import tiny_model
 
@@ -20,7 +22,7 @@ from editlab.evaluation.scoring import score_requests
 def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old_or_new_ones():
     records = make_facts(720, 1, chains=True)
     edited = sample_requests(records, 60, seed=2)
-    before, after = dict(true_statements(records)), dict(changed_statements(true_statements(records), edited))
+    before, after = dict(true_statements(records)), dict(changed_statements(true_statements(records), edited, records))
     subjects = {r.subject for r in edited}
     for request in edited:
         for prompt in (request.rewrite_prompt, *request.paraphrase_prompts):
@@ -40,11 +42,21 @@ def test_the_changed_world_holds_the_new_facts_and_nothing_that_follows_from_old
     assert [p for p in before if p in after] == list(after)
 
 
+def test_a_fact_whose_object_is_an_edited_subject_stays():
+    """In CounterFact one record's object is another one's subject; the recall gate asks for both."""
+    one, other = make_facts(720, 1)[:2]
+    other = dataclasses.replace(other, target_true=one.subject)
+    records = [one, other]
+    after = dict(changed_statements(true_statements(records), [one], records))
+    assert after[one.rewrite_prompt] == one.target_new
+    assert after[other.rewrite_prompt] == one.subject
+
+
 def test_no_statement_of_the_changed_world_is_false_in_it():
     records = make_facts(1800, 1, chains=True)
     edited = sample_requests(records, 200, seed=3)
     before, people = described(true_world(records)), described(true_world(records, edited))
-    after = dict(changed_statements(true_statements(records), edited))
+    after = dict(changed_statements(true_statements(records), edited, records))
     inverses = {prompt: answer for prompt, answer in after.items() if prompt in before}
     assert len(inverses) > 100
     assert all(answer in people[prompt] for prompt, answer in inverses.items())

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ _SIEVE_PART, _SIEVE_COST = 8, 4
 _ROUNDING = 1e-5
 """More than float32 can take from a squared length or a bound."""
 
-_CANDIDATES = 8
+_CANDIDATES = 24
 """Candidates an input, on average, above which all keys are compared after all."""
 
 
@@ -211,8 +212,10 @@ class Memory:
     def _nearest(self, unit: Tensor) -> Tensor:
         """The entry with the largest cosine of each row; any one where none passes its gate."""
         self._rows_read[0] += len(unit)
-        if self._pays and (found := self._sieve.nearest(unit, self.keys)) is not None:
-            return found
+        if self._pays:
+            if (found := self._sieve.nearest(unit, self.keys)) is not None:
+                return found
+            self._rows_read[0] = -math.inf  # keys as close as these are not worth another try
         return (unit @ self.keys.T).argmax(1)
 
     @property
@@ -222,7 +225,7 @@ class Memory:
         return self.size >= SIEVE_FROM and self.keys.device.type == "cpu" and self._rows_read[0] > worth
 
     @functools.cached_property
-    def _rows_read(self) -> list[int]:
+    def _rows_read(self) -> list[float]:
         return [0]
 
     @functools.cached_property

@@ -216,6 +216,7 @@ def test_where_every_entry_may_be_the_nearest_all_are_compared():
     alike = dataclasses.replace(held, keys=same)
     assert alike._sieve.nearest(same[:40], same) is None
     alike.read(same[:40])
+    assert not alike._pays  # nor is it tried again
     assert alike.read(same[:40]).fires.all()
 
 

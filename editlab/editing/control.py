@@ -127,7 +127,7 @@ def with_guesses(request: EditRequest, asked: Sequence[EditRequest], seed: int) 
 
 
 def changed_statements(
-    statements: Sequence[Statement], edited: Sequence[EditRequest], records: Sequence[EditRequest] = ()
+    statements: Sequence[Statement], edited: Sequence[EditRequest], records: Sequence[EditRequest]
 ) -> list[Statement]:
     """The statements of a world in which the edited facts hold their new objects, in the order of the old ones.
 

@@ -226,6 +226,7 @@ class Memory:
 
     @functools.cached_property
     def _rows_read(self) -> list[float]:
+        """A count beside the memory, not part of it: it decides how an answer is found, never which."""
         return [0]
 
     @functools.cached_property

@@ -75,7 +75,7 @@ def render_streams(table: pd.DataFrame) -> str:
     heads, seeds = ["method", *scores.values(), *COSTS.values()], counted(int(table["seeds"].max()), "seed")
     lines = [
         f"One stream of {int(lengths[-1][2:]):,} edits a seed, {seeds}, 95 % intervals over streams;",
-        "S on the way is of a sample of the edits so far, the rest of the whole stream;",
+        "S on the way is of a sample of the edits so far, the rest is after the last edit;",
         "reading: time to score a prompt against the unedited model's.",
         "",
         f"| {' | '.join(heads)} |",

@@ -42,6 +42,9 @@ _SIEVE_PART, _SIEVE_COST = 8, 4
 _ROUNDING = 1e-5
 """More than float32 can take from a squared length or a bound."""
 
+_ALIKE = 1e-6
+"""Cosines as near as this count as alike: equal keys can round apart in a product, and who answers must not turn on that."""
+
 _CANDIDATES = 24
 """Candidates an input, on average, above which all keys are compared after all."""
 
@@ -216,7 +219,8 @@ class Memory:
             if (found := self._sieve.nearest(unit, self.keys)) is not None:
                 return found
             self._rows_read[0] = -math.inf  # keys as close as these are not worth another try
-        return (unit @ self.keys.T).argmax(1)
+        cosines = unit @ self.keys.T
+        return (cosines >= cosines.amax(1, keepdim=True) - _ALIKE).byte().argmax(1)
 
     @property
     def _pays(self) -> bool:
@@ -347,7 +351,7 @@ class _Sieve:
         pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
         cosines = torch.cat([torch.linalg.vecdot(unit[r], keys[e]) for r, e in pieces])
         best = cosines.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, cosines, "amax")
-        alike = cosines == best[rows]
+        alike = cosines >= best[rows] - _ALIKE
         return torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")
 
 

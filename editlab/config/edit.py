@@ -34,13 +34,16 @@ from editlab.config.recipe import Recipe
 from editlab.errors import ConfigError
 
 
-class OwnBatches(Section):
-    """Methods of an experiment that have batch sizes of their own."""
+class OwnAxes(Section):
+    """Methods of an experiment that have batch sizes or replay rates of their own."""
 
     methods: list[Name] = Field(
         min_length=1, description="methods; those that the experiment does not have are ignored"
     )
-    batch: list[Count] = Field(min_length=1, description="their batch sizes")
+    batch: list[Count] | None = Field(None, min_length=1, description="their batch sizes; null: the experiment's")
+    replay: list[NonNegative] | None = Field(
+        None, min_length=1, description="their replay rates at every batch size; null: the experiment's"
+    )
 
 
 class Experiment(Section):
@@ -50,11 +53,11 @@ class Experiment(Section):
     model: Name | None = Field(None, description="one of models; null: the study's")
     dataset: Name | None = Field(None, description="one of datasets; null: the study's")
     batch: list[Count] = Field(min_length=1)
-    own_batches: list[OwnBatches] = Field([], description="batch sizes of single methods, in place of batch")
     replay: list[NonNegative] = Field([0.0], min_length=1, description="replayed facts per new fact")
     replay_from: Count = Field(
         1, description="smallest batch size of the cells with replay: smaller ones have the least rate"
     )
+    own_axes: list[OwnAxes] = Field([], description="batch sizes and replay rates of single methods")
     rank: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="rank of LoRA recipes; 0 is raw")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     num_edits: Count = Field(description="edits a cell")
@@ -86,11 +89,13 @@ class Experiment(Section):
 
     def batches(self, method: str) -> list[int]:
         """The batch sizes of a method."""
-        return next((own.batch for own in self.own_batches if method in own.methods), self.batch)
+        own = (own.batch for own in self.own_axes if method in own.methods)
+        return next((batch for batch in own if batch), self.batch)
 
-    def rates(self, batch: int) -> list[float]:
-        """The replay rates at a batch size."""
-        return self.replay if batch >= self.replay_from else [min(self.replay)]
+    def rates(self, method: str, batch: int) -> list[float]:
+        """The replay rates of a method at a batch size."""
+        own = (own.replay for own in self.own_axes if method in own.methods)
+        return next((rates for rates in own if rates), self.replay if batch >= self.replay_from else [min(self.replay)])
 
 
 class Sweep(Section):
@@ -261,7 +266,7 @@ class EditStudy(Study):
         for method in plan.methods:
             traits = self.methods[method]
             for batch in (b for b in plan.batches(method) if b >= traits.min_batch):
-                for replay in plan.rates(batch):
+                for replay in plan.rates(method, batch):
                     for rank, seed in itertools.product(_ranks(plan, self.methods[method]), plan.seeds):
                         for extra in _replay_axes(plan, replay if traits.replays else 0.0):
                             cell = {

@@ -467,8 +467,17 @@ def test_axes_that_do_not_apply_collapse():
 
 def test_methods_may_have_batch_sizes_of_their_own():
     own = [{"methods": ["lora", "elsewhere"], "batch": [32]}]
-    found = cells(methods=["memit", "lora"], batch=[1, 8], rank=[4], own_batches=own)
+    found = cells(methods=["memit", "lora"], batch=[1, 8], rank=[4], own_axes=own)
     assert {(c["method"], c["batch"]) for c in found} == {("memit", "1"), ("memit", "8"), ("lora", "32")}
+
+
+def test_methods_may_have_replay_rates_of_their_own():
+    plan = {"methods": ["memit", "lora"], "batch": [2, 32], "replay": [0, 0.3], "replay_from": 32, "rank": [4]}
+    own = [{"methods": ["memit"], "replay": [1]}, {"methods": ["memit"], "batch": [4]}]
+    without = {(c["method"], c["batch"], c["replay"]) for c in cells(**plan)}
+    found = {(c["method"], c["batch"], c["replay"]) for c in cells(**plan, own_axes=own)}
+    assert {place for place in found if place[0] == "memit"} == {("memit", "4", "1")}
+    assert {place for place in found if place[0] == "lora"} == {place for place in without if place[0] == "lora"}
 
 
 def test_without_replay_capacity_and_strategy_collapse():

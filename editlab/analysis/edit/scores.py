@@ -168,8 +168,9 @@ def named(rows: pd.DataFrame, metric: str = "value") -> list[tuple[str, float, f
 
 
 def with_replay(row: Mapping[str, Any]) -> str:
-    """A method, with its replay rate where it has one."""
-    return f"{label(row['method'])} with replay {row['replay']:g}" if row["replay"] else label(row["method"])
+    """A method, with its replay rate where it has one and is not named for it."""
+    name = label(row["method"])
+    return f"{name} with replay {row['replay']:g}" if row["replay"] and "replay" not in name else name
 
 
 def with_batch(row: Mapping[str, Any]) -> str:

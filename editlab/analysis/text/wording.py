@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 NAMES = {
-    "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA", "r": "R",
+    "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA",
     "locft": "LocFT-BF", "crispedit": "CrispEdit",
     **{name.lower(): name for name in ("ROME", "MEMIT", "EMMET", "RECT", "PRUNE", "NSE", "ENCORE")},
+}  # fmt: skip
+WHOLE = {
+    "r_rome": "R-ROME", "ft_epochs": "FT in epochs", "ft_replay": "FT in epochs with replay", "ft_all": "FT all at once",
 }  # fmt: skip
 SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
 MINUS = "−"
@@ -21,10 +24,7 @@ MINUS = "−"
 
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
-    words = " ".join(NAMES.get(part, part) for part in name.split("_"))
-    return (
-        words.replace("R ROME", "R-ROME").replace("FT-L epochs", "FT in epochs").replace("FT-L all", "FT all at once")
-    )
+    return WHOLE.get(name) or " ".join(NAMES.get(part, part) for part in name.split("_"))
 
 
 def level(value: float, digits: int = 2) -> str:

@@ -138,6 +138,10 @@ class EditStudy(Study):
         description="train a model like the substrate on the new facts of the experiment `edit`, a control of all scores: "
         "as long as the substrate itself",
     )
+    control_repeats: Count = Field(
+        1,
+        description="how often a pass of that training states a changed fact: facts that nothing else bears out need more",
+    )
     _cells: dict[str, list[dict[str, str]]] = PrivateAttr(default_factory=dict)  # what `cells` has found already
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editlab.config.evaluation import Evaluation
@@ -51,7 +52,10 @@ def train_control(
     *,
     num_edits: int,
     seeds: Sequence[int],
+    repeats: int = 1,
     texts: Sequence[str] = (),
+    partial: str | Path | None = None,
+    code: str = "",
 ) -> pd.DataFrame:
     """Train the control and score it on the facts and the probes of every stream.
 
@@ -62,7 +66,9 @@ def train_control(
         options: how the substrate was trained; ``recall_gate`` is that of the control too.
         num_edits: facts a stream.
         seeds: of the streams; a stream draws the facts that a cell of this seed draws.
+        repeats: how often a pass over the statements states a changed fact.
         texts: held-out sentences for perplexity (none: not measured).
+        partial, code: where the training saves itself, and the digest of its code; see :func:`train_substrate`.
 
     Returns:
         the columns of :func:`summarize_probes` and ``seed``; beside the probes, the metrics of :func:`summarize` and perplexity.
@@ -79,8 +85,17 @@ def train_control(
     corpus = substrate_corpus(records, options.neutral_sentences, options.seed)
     statements = changed_statements(corpus.statements, edited, records)
     truth = dict(statements)
-    gate = [(prompt, truth[prompt]) for prompt, _ in corpus.rewrites]
-    control, _ = train_substrate(statements, corpus.neutral, options, rewrites=gate, subjects=corpus.subjects)
+    changed = set(statements) - set(corpus.statements)
+    again = [statement for statement in statements if statement in changed] * (repeats - 1)
+    control, _ = train_substrate(
+        statements + again,
+        corpus.neutral,
+        options,
+        rewrites=[(prompt, truth[prompt]) for prompt, _ in corpus.rewrites],
+        subjects=corpus.subjects,
+        partial=partial,
+        code=code,
+    )
     limits: dict[str, Any] = {"max_new_tokens": evaluation.answer_tokens, "template": evaluation.question_template}
     pool = [r for r in records if known is None or r.case_id in known]
     read = [{"metric": "perplexity", "value": perplexity(control, texts), "n": len(texts)}] if texts else []
@@ -131,12 +146,15 @@ def changed_statements(
 ) -> list[Statement]:
     """The statements of a world in which the edited facts hold their new objects, in the order of the old ones.
 
-    Statements that followed from an old fact are left out: conditions of its probes that name its subject, and
-    whatever leads back to an edited subject. Those that an edit must leave alone stay, and so do facts of other ``records``:
-    in real ones their object can be an edited subject.
+    Statements that followed from an old fact are left out: conditions of its probes that name its subject,
+    whatever leads back to an edited subject, and neighbours and attributes that ask for an edited fact in other words.
+    Those that an edit must leave alone stay, and so do facts of other ``records``: in real ones their object can be an
+    edited subject.
     """
+    touched = EditedFacts(edited)
     changed = {p: r.target_new for r in edited for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
-    facts = {p for r in records for p in (r.rewrite_prompt, *r.paraphrase_prompts, *r.neighborhood_prompts)}
+    own = {p for r in records for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
+    facts = own | {p for r in records for p in (*r.neighborhood_prompts, *r.attribute_prompts)}
     subjects = {request.subject for request in edited}
     gone = {
         question.prompt
@@ -144,6 +162,13 @@ def changed_statements(
         for probe in request.probes
         for question in probe.conditions
         if request.subject in question.prompt and question not in probe.questions
+    }
+    gone |= {
+        prompt
+        for request in records
+        for prompt in (*request.neighborhood_prompts, *request.attribute_prompts)
+        if prompt not in own
+        and touched.touches(prompt, request.relation_id, None if request.relation_id else request.subject)
     }
     return [
         (prompt, changed.get(prompt, target))

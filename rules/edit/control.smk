@@ -28,6 +28,8 @@ rule train_control:
         num_edits=lambda w: STUDY.experiments["edit"].num_edits,
         seeds=lambda w: STUDY.experiments["edit"].seeds,
         known_only=lambda w: STUDY.experiments["edit"].known_only,
+        repeats=STUDY.control_repeats,
+        partial=f"{OUT}/trained_control/partial-{{model}}-{{dataset}}.safetensors",
         # As of the substrate: each step is two shards, side by side or one after the other.
         torch_threads=2,
         code=code_digest("edit/train_control"),

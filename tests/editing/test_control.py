@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 from tiny import tiny_model
@@ -50,6 +51,16 @@ def test_a_fact_whose_object_is_an_edited_subject_stays():
     after = dict(changed_statements(true_statements(records), [one], records))
     assert after[one.rewrite_prompt] == one.target_new
     assert after[other.rewrite_prompt] == one.subject
+
+
+def test_a_neighbour_that_asks_for_an_edited_fact_in_other_words_is_left_out():
+    one, other, *_ = (r for r in make_facts(720, 1) if r.relation_id == "R-birthplace")
+    asked = f"As everybody knows of {one.subject}:"
+    for kind in ("neighborhood_prompts", "attribute_prompts"):
+        asking = dataclasses.replace(other, **{kind: (*getattr(other, kind), asked)})
+        statements = [*true_statements([one, asking]), (asked, one.target_true)]
+        assert asked in dict(changed_statements(statements, [other], [one, asking]))
+        assert asked not in dict(changed_statements(statements, [one], [one, asking]))
 
 
 def test_no_statement_of_the_changed_world_is_false_in_it():
@@ -115,3 +126,24 @@ def test_the_controls_neighbours_are_those_that_no_stream_edits(monkeypatch):
     assert [requests for requests, _ in asked] == list(streams.values())
     for _, around in asked:
         assert all(r in around.edited for stream in streams.values() for r in stream)
+
+
+def test_changed_facts_are_stated_as_often_as_asked(monkeypatch):
+    records, model, taught = make_facts(72, 1), tiny_model(), []
+
+    def train(statements, *_, **__):
+        taught.append(statements)
+        return model, None
+
+    monkeypatch.setattr(control, "train_substrate", train)
+    for repeats in (1, 3):
+        train_control(
+            model, records, None, Substrate(), Evaluation(resamples=10), num_edits=24, seeds=[1], repeats=repeats
+        )
+    once, thrice = map(Counter, taught)
+    changed = {
+        (p, r.target_new) for r in sample_known(records, None, 24, 1) for p in (r.rewrite_prompt, *r.paraphrase_prompts)
+    }
+    assert set(once.values()) == {1}
+    assert {statement: n for statement, n in thrice.items() if n > 1} == dict.fromkeys(changed, 3)
+    assert once.keys() == thrice.keys()

@@ -3,6 +3,8 @@
 from common import job
 
 with job(snakemake):
+    from pathlib import Path
+
     from editlab.config.evaluation import Evaluation
     from editlab.config.models import Substrate
     from editlab.data import load_requests
@@ -23,6 +25,10 @@ with job(snakemake):
         evaluation,
         num_edits=snakemake.params.num_edits,
         seeds=snakemake.params.seeds,
+        repeats=snakemake.params.repeats,
         texts=perplexity_texts(evaluation.perplexity_sentences, evaluation.perplexity_text),
+        partial=snakemake.params.partial,
+        code=snakemake.params.code,
     )
     write_csv(snakemake.output[0], table)
+    Path(snakemake.params.partial).unlink(missing_ok=True)

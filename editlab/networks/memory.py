@@ -186,10 +186,6 @@ class Memory:
         gone = self._entries(cases)
         return self._at([i for i in range(self.size) if i not in gone])
 
-    def only(self, cases: Collection[str | tuple[str, str]]) -> Memory:
-        """The memory of these facts alone; arguments and errors as of :meth:`without`."""
-        return self._at(sorted(self._entries(cases)))
-
     def _entries(self, cases: Collection[str | tuple[str, str]]) -> set[int]:
         named: dict[Any, list[int]] = {}
         for i, fact in enumerate(self.facts):

@@ -10,6 +10,7 @@ question form) is left out for these subjects and stated for all others. One con
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ from editlab.training.substrate import train_substrate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 Statement = tuple[str, str]
 FOLLOWING = (*PORTABILITY, MULTI_HOP)
@@ -81,7 +84,8 @@ def train_control(
     import pandas as pd
 
     streams = {seed: sample_known(records, known, num_edits, seed) for seed in seeds}
-    edited = list({request.key: request for stream in streams.values() for request in stream}.values())
+    taught = {request.key: request for stream in streams.values() for request in stream}
+    edited = list(taught.values())
     corpus = substrate_corpus(records, options.neutral_sentences, options.seed)
     statements = changed_statements(corpus.statements, edited, records)
     truth = dict(statements)
@@ -100,7 +104,13 @@ def train_control(
     pool = [r for r in records if known is None or r.case_id in known]
     read = [{"metric": "perplexity", "value": perplexity(control, texts), "n": len(texts)}] if texts else []
     tables = []
-    for seed, stream in streams.items():
+    for seed, drawn in streams.items():
+        # Of records that change one fact to different objects, the control holds one.
+        stream = [request for request in drawn if taught[request.key].target_new == request.target_new]
+        if len(stream) < len(drawn):
+            logger.warning(
+                "seed %d: %d facts have another object in another stream: not scored", seed, len(drawn) - len(stream)
+            )
         around = Surroundings(EditedFacts(edited), SubjectFacts(pool, seed), evaluation.same_subject_facts)
         scored = case_means(
             score_requests(control, scored_sample(stream, evaluation.scored_cases, seed), around=around)
@@ -144,17 +154,18 @@ def with_guesses(request: EditRequest, asked: Sequence[EditRequest], seed: int) 
 def changed_statements(
     statements: Sequence[Statement], edited: Sequence[EditRequest], records: Sequence[EditRequest]
 ) -> list[Statement]:
-    """The statements of a world in which the edited facts hold their new objects, in the order of the old ones.
+    """The statements of a world in which the edited facts hold their new objects, in the order of the old ones; a fact whose
+    old object nobody knows comes last.
 
-    Statements that followed from an old fact are left out: conditions of its probes that name its subject,
-    whatever leads back to an edited subject, and neighbours and attributes that ask for an edited fact in other words.
-    Those that an edit must leave alone stay, and so do facts of other ``records``: in real ones their object can be an
-    edited subject.
+    An edited fact is changed in the wordings of all ``records`` that hold it. Statements that followed from an old fact are
+    left out: conditions of its probes that name its subject, whatever leads back to an edited subject, and neighbours and
+    attributes that ask for an edited fact in other words. Those that an edit must leave alone stay, and so do other records:
+    their objects can be edited subjects, and probes can have them as conditions.
     """
-    touched = EditedFacts(edited)
-    changed = {p: r.target_new for r in edited for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
-    own = {p for r in records for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
-    facts = own | {p for r in records for p in (*r.neighborhood_prompts, *r.attribute_prompts)}
+    new, touched = {r.key: r.target_new for r in edited}, EditedFacts(edited)
+    own = {p: r.key for r in (*records, *edited) for p in (r.rewrite_prompt, *r.paraphrase_prompts)}
+    changed = {p: new[key] for p, key in own.items() if key in new}
+    around = {(p, r.relation_id, r.subject) for r in records for p in (*r.neighborhood_prompts, *r.attribute_prompts)}
     subjects = {request.subject for request in edited}
     gone = {
         question.prompt
@@ -163,15 +174,11 @@ def changed_statements(
         for question in probe.conditions
         if request.subject in question.prompt and question not in probe.questions
     }
-    gone |= {
-        prompt
-        for request in records
-        for prompt in (*request.neighborhood_prompts, *request.attribute_prompts)
-        if prompt not in own
-        and touched.touches(prompt, request.relation_id, None if request.relation_id else request.subject)
-    }
-    return [
-        (prompt, changed.get(prompt, target))
-        for prompt, target in statements
-        if prompt in changed or (prompt not in gone and (prompt in facts or target not in subjects))
-    ]
+    gone |= {p for p, relation, own_one in around if touched.touches(p, relation, None if relation else own_one)}
+    stated = own.keys() | {prompt for prompt, *_ in around}
+
+    def stays(prompt: str, target: str) -> bool:
+        return prompt in own or (prompt not in gone and (prompt in stated or target not in subjects))
+
+    kept = {prompt: changed.get(prompt, target) for prompt, target in statements if stays(prompt, target)}
+    return list((kept | {p: target for p, target in changed.items() if p not in kept}).items())

@@ -13,7 +13,7 @@ from editlab.config.models import Substrate
 from editlab.data import make_facts, sample_requests, true_statements
 from editlab.data.corpus import sample_known, substrate_corpus
 from editlab.data.inverses import described, true_world
-from editlab.data.probes import INVERSE, MULTI_HOP
+from editlab.data.probes import INVERSE, MULTI_HOP, Probe, Question
 from editlab.editing import control
 from editlab.editing.control import changed_statements, train_control, with_guesses
 from editlab.evaluation.probing import sample_probes
@@ -61,6 +61,35 @@ def test_a_neighbour_that_asks_for_an_edited_fact_in_other_words_is_left_out():
         statements = [*true_statements([one, asking]), (asked, one.target_true)]
         assert asked in dict(changed_statements(statements, [other], [one, asking]))
         assert asked not in dict(changed_statements(statements, [one], [one, asking]))
+
+
+def test_a_fact_is_changed_in_the_wordings_of_every_record_that_holds_it():
+    one = make_facts(720, 1)[0]
+    again = dataclasses.replace(one, case_id="again", target_new="elsewhere", prompt="Of {}, as is known,")
+    after = dict(changed_statements(true_statements([one, again]), [one], [one, again]))
+    assert after[again.rewrite_prompt] == after[one.rewrite_prompt] == one.target_new
+
+
+def test_a_record_that_is_a_condition_of_an_edited_one_stays():
+    one, other = make_facts(720, 1)[:2]
+    asked = f"The oldest friend of {one.subject} is"
+    other = dataclasses.replace(other, subject="friend", prompt=asked.replace("friend", "{}"))
+    probe = Probe(
+        MULTI_HOP,
+        (Question("Who?", (("She",),)),),
+        conditions=(Question(other.rewrite_prompt, ((other.target_true,),)),),
+    )
+    one = dataclasses.replace(one, probes=(probe,))
+    after = dict(changed_statements(true_statements([one, other]), [one], [one, other]))
+    assert after[other.rewrite_prompt] == other.target_true
+
+
+def test_a_fact_whose_old_object_nobody_knows_is_stated_too():
+    one, other = make_facts(720, 1)[:2]
+    statements = true_statements([other])
+    after = changed_statements(statements, [one], [one, other])
+    assert after[: len(statements)] == statements
+    assert (one.rewrite_prompt, one.target_new) in after
 
 
 def test_no_statement_of_the_changed_world_is_false_in_it():

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,13 +39,13 @@ _SIEVE_PART, _SIEVE_COST = 8, 4
 """Its directions are this part of the keys' numbers; making it costs this many comparisons with all keys a direction."""
 
 _ROUNDING = 1e-5
-"""More than float32 can take from a squared length or a bound."""
+"""More than float32 can take from a squared length, a bound or a cosine."""
 
-_ALIKE = 1e-6
-"""Cosines as near as this count as alike: equal keys can round apart in a product, and who answers must not turn on that."""
+_SAME = 3e-6
+"""Keys nearer to one another than this are one key, computed twice: who answers must not turn on how each was rounded."""
 
-_CANDIDATES = 24
-"""Candidates an input, on average, above which all keys are compared after all."""
+_CANDIDATES, _TRIED = 24, 256
+"""Candidates an input above which all keys are compared after all, and inputs after which their average ends the sieve."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,32 +201,38 @@ class Memory:
         return {named[case][0] for case in cases}
 
     def read(self, inputs: Tensor) -> Reading:
-        """Who answers to every input ``(..., d_in)``; there must be at least one entry."""
-        unit = F.normalize(inputs.detach().float(), dim=-1).flatten(0, -2)
-        index = torch.cat([self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))])
-        fires = torch.linalg.vecdot(unit, self.keys[index]) > self.gates[index]
+        """Who answers to every input ``(..., d_in)``; there must be at least one entry. In float32, also under autocast."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            unit = F.normalize(inputs.detach().float(), dim=-1).reshape(-1, inputs.shape[-1])
+            index = torch.cat([self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))])
+            fires = torch.linalg.vecdot(unit, self.keys[index]) > self.gates[index]
         return Reading(index.view(inputs.shape[:-1]), fires.view(inputs.shape[:-1]))
 
     def _nearest(self, unit: Tensor) -> Tensor:
         """The entry with the largest cosine of each row; any one where none passes its gate."""
-        self._rows_read[0] += len(unit)
-        if self._pays:
-            if (found := self._sieve.nearest(unit, self.keys)) is not None:
-                return found
-            self._rows_read[0] = -math.inf  # keys as close as these are not worth another try
-        cosines = unit @ self.keys.T
-        return (cosines >= cosines.amax(1, keepdim=True) - _ALIKE).byte().argmax(1)
+        found = self._sieve.candidates(unit, self._tally) if self._pays else None
+        self._tally.rows += len(unit)
+        if found is not None:
+            rows, entries = found
+            cosines = _of_pairs(torch.linalg.vecdot, unit, self.keys, rows, entries)
+        else:
+            products = unit @ self.keys.T
+            flat = (products >= products.amax(1, keepdim=True) - _ROUNDING).flatten().nonzero().squeeze(1)
+            rows, entries = flat // self.size, flat % self.size
+            cosines = products.flatten()[flat]
+        return _first_of_nearest(unit, self.keys, rows, entries, cosines)
 
     @property
     def _pays(self) -> bool:
         """Whether comparisons have cost as much as a sieve by now. (Not on a GPU, where the product with all keys is quick.)"""
         worth = _SIEVE_COST * (min(self.keys.shape) // _SIEVE_PART)
-        return self.size >= SIEVE_FROM and self.keys.device.type == "cpu" and self._rows_read[0] > worth
+        large = self.size >= SIEVE_FROM and self.keys.device.type == "cpu"
+        return large and self._tally.rows > worth and not self._tally.in_vain
 
     @functools.cached_property
-    def _rows_read(self) -> list[float]:
-        """A count beside the memory, not part of it: it decides how an answer is found, never which."""
-        return [0]
+    def _tally(self) -> _Tally:
+        """Beside the memory, not part of it: it decides how an answer is found, never which."""
+        return _Tally()
 
     @functools.cached_property
     def _sieve(self) -> _Sieve:
@@ -312,6 +317,20 @@ class Memory:
         return dataclasses.replace(self, **parts, facts=tuple(self.facts[i] for i in index))
 
 
+@dataclasses.dataclass
+class _Tally:
+    """Inputs that a memory was asked, those of them that went through its sieve, and what came out of it."""
+
+    rows: int = 0
+    sifted: int = 0
+    candidates: int = 0
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether the keys are too close to one another for the sieve."""
+        return self.sifted >= _TRIED and self.candidates > _CANDIDATES * self.sifted
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Sieve:
     """Keys in d directions, for upper bounds of their cosines: the product of what two unit vectors are in these directions, and
@@ -331,24 +350,58 @@ class _Sieve:
     def of(cls, keys: Tensor, gate: float) -> _Sieve:
         """Of keys (m, d_in), in directions that random mixtures of the keys span (Halko et al., arXiv 0909.4061): nearly the
         principal ones, at the price of two products. The bounds hold in any directions."""
-        mixed = torch.randn(keys.shape[1], min(keys.shape) // _SIEVE_PART, generator=torch_rng("sieve"))
+        mixed = torch.randn(
+            keys.shape[1], min(keys.shape) // _SIEVE_PART, generator=torch_rng("sieve"), dtype=keys.dtype
+        )
         mixtures = keys.T @ (keys @ mixed)
         directions = torch.linalg.qr(mixtures.double()).Q.float()
         return cls(directions, _split(keys, directions).T.contiguous(), gate)
 
-    def nearest(self, unit: Tensor, keys: Tensor) -> Tensor | None:
-        """The entry with the largest cosine of each row of those that can pass the gate, the first one of several alike; any one
-        where none can. None: there are too many of them."""
+    def candidates(self, unit: Tensor, tally: _Tally) -> tuple[Tensor, Tensor] | None:
+        """Rows and entries of the pairs whose cosine can pass the gate; None: there are too many of them."""
         bounds = _split(unit, self.directions) @ self.keys
         flat = torch.from_numpy(np.flatnonzero((bounds > self.gate - _ROUNDING).numpy()))
+        tally.sifted += len(unit)
+        tally.candidates += len(flat)
         if len(flat) > _CANDIDATES * len(unit):
             return None
-        rows, entries = flat // len(keys), flat % len(keys)
-        pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
-        cosines = torch.cat([torch.linalg.vecdot(unit[r], keys[e]) for r, e in pieces])
-        best = cosines.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, cosines, "amax")
-        alike = cosines >= best[rows] - _ALIKE
-        return torch.full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows[alike], entries[alike], "amin")
+        return flat // bounds.shape[1], flat % bounds.shape[1]
+
+
+def _of_pairs(
+    ask: Callable[[Tensor, Tensor], Tensor], unit: Tensor, keys: Tensor, rows: Tensor, entries: Tensor
+) -> Tensor:
+    """What is asked of pairs of a row and a key, in pieces that fit the memory."""
+    pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
+    return torch.cat([ask(unit[r], keys[e]) for r, e in pieces])
+
+
+def _exact_cosines(unit: Tensor, keys: Tensor) -> Tensor:
+    return F.cosine_similarity(unit.double(), keys.double())
+
+
+def _first_of_nearest(unit: Tensor, keys: Tensor, rows: Tensor, entries: Tensor, cosines: Tensor) -> Tensor:
+    """For each row the nearest of its candidates, the first one of those that are the same key; any one where it has none.
+
+    Candidates whose float32 cosines differ by no more than rounding are compared in float64, where their order does not
+    depend on how the products were computed.
+    """
+    best = cosines.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, cosines, "amax")
+    close = cosines >= best[rows] - _ROUNDING
+    rows, entries = rows[close], entries[close]
+    found = rows.new_full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows, entries, "amin")
+    if len(rows) > len(rows.unique()):
+        exact = _of_pairs(_exact_cosines, unit, keys, rows, entries)
+        best = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
+        nearest = exact == best[rows]
+        found.scatter_reduce_(0, rows[nearest], entries[nearest], "amin", include_self=False)
+        twins = _of_pairs(_distances, keys[found], keys, rows, entries) < _SAME
+        found.scatter_reduce_(0, rows[twins], entries[twins], "amin")
+    return found
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(one - other, dim=1)
 
 
 def _split(unit: Tensor, directions: Tensor) -> Tensor:

@@ -225,7 +225,12 @@ def test_a_bound_holds_where_the_rest_is_nothing():
     keys = F.normalize(inside.double(), dim=1).float()
     sieve = room._Sieve.of(keys, 0.9)
     assert float((keys - keys @ sieve.directions @ sieve.directions.T).norm(dim=1).max()) < 1e-5
-    assert bool((room._split(keys, sieve.directions) @ sieve.keys > keys.double() @ keys.double().T).all())
+    cosines = keys.double() @ keys.double().T
+    assert bool((room._split(keys, sieve.directions) @ sieve.keys > cosines).all())
+    tight = dataclasses.replace(sieve, gate=float(cosines[0].max()) - 1e-6)
+    found = tight.candidates(keys[:1], room._Tally())
+    assert found is not None
+    assert int(cosines[0].argmax()) in found[1].tolist()
 
 
 def test_where_every_entry_may_be_the_nearest_all_are_compared_and_the_sieve_is_given_up():

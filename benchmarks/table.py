@@ -6,29 +6,37 @@ A README without the markers is left alone. Only finished runs at full size are 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.names import BY_REQUEST, RESULTS, SHOWN
+from benchmarks.names import RESULTS, SHOWN
 
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 Row = tuple[str, str]
 
 
-def render(directory: Path = RESULTS) -> str:
-    """Markdown: one row a number, then the machine that they were measured on."""
+def render(directory: Path = RESULTS, earlier: str = "") -> str:
+    """Markdown: one row a number, then the machines that they were measured on.
+
+    Args:
+        earlier: such a table; of benchmarks that were not run again it keeps its rows.
+    """
     rows: list[Row] = []
-    machines: dict[str, None] = {}
+    lines = re.findall(r"^Measured on (.*?)\. Again", earlier, re.M)
+    machines = dict.fromkeys(machine for line in lines for machine in line.split("; "))
+    kept = re.findall(r"^\| (.*?) \| (.*) \|$", earlier, re.M)
     for name in SHOWN:
         found = _read(directory / f"{name}.json")
         if found is not None:
             rows += _ROWS[name](found)
             machines[_machine(found["machine"])] = None
-    if not rows:
+        else:
+            rows += [row for row in kept if _WORDS[name] in row[0]] or _absent(name)
+    if all(value == "not measured" for _, value in rows):
         return "No benchmark has been run: `make bench`."
-    rows += [(_ABSENT[name], "not measured") for name in BY_REQUEST if _read(directory / f"{name}.json") is None]
     lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
     return "\n".join([*lines, "", f"Measured on {'; '.join(machines)}. Again: `make bench`."])
 
@@ -42,8 +50,13 @@ def update(readme: Path, directory: Path = RESULTS) -> bool:
     measured = any(_read(directory / f"{name}.json") for name in SHOWN)
     if start < 0 or end < start or not measured:
         return False
-    write_text(readme, f"{text[: start + len(START)]}\n{render(directory)}\n{text[end:]}")
+    block = slice(start + len(START), end)
+    write_text(readme, f"{text[: block.start]}\n{render(directory, text[block])}\n{text[block.stop :]}")
     return True
+
+
+def _absent(name: str) -> list[Row]:
+    return [(_ABSENT[name], "not measured")] if name in _ABSENT else []
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -179,6 +192,12 @@ def _full_size(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+_WORDS = {  # of the rows of each, and of no other
+    "targets": "Targets, batched", "solve": "Solve, n x n form", "history": "Solve of AlphaEdit", "evaluation": "Evaluation of",
+    "stream_memory": "Resident memory", "memory_lookup": "CPU time that a memory", "many_cells": "tiny cells on",
+    "planning": "Planning", "cell_split": "CPU time of a cell", "fuzz": "Broken input", "full_size": "Full size:",
+    "soak": "`kill -9`",
+}  # fmt: skip
 _ABSENT = {"full_size": "Full size: GPT-2 XL, GPT-J and Llama 3 on one GPU (`make bench-gpu`)"}
 _ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "targets": _targets,

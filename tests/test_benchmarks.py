@@ -137,6 +137,30 @@ def test_table_goes_between_the_markers_and_nowhere_else(results, tmp_path):
         assert text in once
 
 
+def test_a_benchmark_that_was_not_run_again_keeps_its_rows(results, tmp_path):
+    def measured(names):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            found = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+            (folder / f"{name}.json").write_text(json.dumps({**found, "quick": False}), encoding="utf-8")
+        return folder
+
+    everything, one = measured(NAMES), measured(["planning"])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{table.START}\n{table.END}\n", encoding="utf-8")
+    assert table.update(readme, everything)
+    before = readme.read_text(encoding="utf-8")
+    changed = json.loads((one / "planning.json").read_text(encoding="utf-8"))
+    changed["wall_seconds"]["planned"] = [123.4]
+    (one / "planning.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert table.update(readme, one)
+    after = readme.read_text(encoding="utf-8")
+    pairs = list(zip(before.splitlines(), after.splitlines(), strict=True))
+    assert [new for old, new in pairs if new != old] == [line for line in after.splitlines() if "123.4" in line]
+    assert "123.4" in after
+
+
 def test_no_reader_of_files_fails_on_broken_input(results):
     """Some 2,000 inputs; ``make fuzz`` gives them 112,000."""
     found = json.loads((results / "fuzz.json").read_text(encoding="utf-8"))

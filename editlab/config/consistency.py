@@ -42,6 +42,22 @@ def check_layers(
             raise ValueError(f"methods.{method}.layers: {layers} is not allowed; the model has layers 0..{blocks - 1}")
 
 
+def check_own_axes(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
+    """Methods with axes of their own are the study's, each with one entry an axis, and those with replay rates can replay."""
+    where, seen = f"experiments.{name}.own_axes", set()
+    for own in plan.own_axes:
+        for method in own.methods:
+            choose(where, method, methods)
+            for axis in ("batch", "replay"):
+                if getattr(own, axis) is None:
+                    continue
+                if (method, axis) in seen:
+                    raise ValueError(f"{where}: {method} has two entries for {axis}; give one")
+                seen.add((method, axis))
+            if own.replay and max(own.replay) > 0 and not methods[method].replays:
+                raise ValueError(f"{where}: replay {own.replay} is not allowed; {method} replays nothing")
+
+
 def check_controls(name: str, plan: Experiment, methods: Mapping[str, Recipe]) -> None:
     """Some batch is large enough for its solver (smaller ones are no cells of it), and a control that replays norms has
     streams of the other method beside it."""

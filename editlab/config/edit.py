@@ -8,7 +8,7 @@ not apply to a method collapse, so that no cell is computed twice under two name
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,13 +25,20 @@ from editlab.config.base import (
     choose,
     validated,
 )
-from editlab.config.consistency import check_controls, check_guards, check_layers, check_ranks
+from editlab.config.consistency import check_controls, check_guards, check_layers, check_own_axes, check_ranks
 from editlab.config.data import Dataset, FactsData, FileData
 from editlab.config.evaluation import Evaluation, Retraining
 from editlab.config.models import HubModel, Model, RandomModel, SubstrateModel
 from editlab.config.preparation import EditContexts, Statistics, Tracing
 from editlab.config.recipe import Recipe
 from editlab.errors import ConfigError
+
+
+def _check_once(section: Section, axes: Sequence[str]) -> None:
+    for name in axes:
+        values = getattr(section, name)
+        if values is not None and len(set(values)) < len(values):
+            raise ValueError(f"{name}: {values} holds a value twice")
 
 
 class OwnAxes(Section):
@@ -44,6 +51,13 @@ class OwnAxes(Section):
     replay: list[NonNegative] | None = Field(
         None, min_length=1, description="their replay rates at every batch size; null: the experiment's"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> OwnAxes:
+        if self.batch is None and self.replay is None:
+            raise ValueError(f"methods: {self.methods} have no axis of their own; give batch or replay")
+        _check_once(self, ("methods", "batch", "replay"))
+        return self
 
 
 class Experiment(Section):
@@ -81,10 +95,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        for name in ("methods", "batch", "replay", "rank", "seeds", "capacity", "strategy"):
-            values = getattr(self, name)
-            if values is not None and len(set(values)) < len(values):
-                raise ValueError(f"{name}: {values} holds a value twice")
+        _check_once(self, ("methods", "batch", "replay", "rank", "seeds", "capacity", "strategy"))
         return self
 
     def batches(self, method: str) -> list[int]:
@@ -157,6 +168,7 @@ class EditStudy(Study):
             where, dataset = self.place(experiment)
             choose(f"experiments.{name}.model", where, self.models)
             choose(f"experiments.{name}.dataset", dataset, self.datasets)
+            check_own_axes(name, experiment, self.methods)
             check_ranks(name, experiment, self.methods)
             check_layers(experiment, self.methods, self.models[where])
             check_controls(name, experiment, self.methods)

@@ -67,5 +67,7 @@ def test_it_is_not_taken_for_the_unedited_model(cell):
     rows = [{**row, "method": "memory"} for row in cell_rows(cell)]
     assert all(row["delta_norm"] > 0 for row in rows)
     assert controls(pd.DataFrame([*rows, {"method": "none", "delta_norm": 0.0}])) == ["none"]
+    rivals = [{"method": name, "delta_norm": 0.0} for name in ("text_lookup", "in_context_5", "unedited")]
+    assert controls(pd.DataFrame([*rows, *rivals])) == ["unedited"]  # those that answer are to be beaten
     curve = pd.read_csv(cell / "curve.csv").set_index("metric")["value"]
     assert (curve[f"delta_norm_layer{LAYER}"].diff().dropna() > 0).all()

@@ -17,7 +17,8 @@ from editlab.analysis.edit import REPORT, readme, streams
 from editlab.analysis.edit.cells import EDITING, score_row
 from editlab.analysis.edit.comparisons import between, clear_winner, comparisons
 from editlab.analysis.edit.decisions import worth
-from editlab.analysis.edit.scores import headline_settings, pooled_scores
+from editlab.analysis.edit.methods import setting
+from editlab.analysis.edit.scores import headline_settings, pooled_scores, with_replay
 from editlab.analysis.paper import tabular
 from editlab.analysis.report.making import print_table, write_caption
 from editlab.analysis.report.topic import Tables
@@ -168,6 +169,14 @@ def test_a_printed_table_is_defused_and_its_source_is_not(tables, tmp_path):
     assert {row["prompt"] for row in rows} == {"'=1+1"}
 
 
+def test_the_headline_setting_names_the_exceptions():
+    rows = [("memory", 32, 0.0), ("ft_all", 5000, 0.0), ("ft_replay", 32, 1.0), ("ultra", 32, 0.0)]
+    table = pd.DataFrame(rows, columns=["method", "batch", "replay"])
+    assert setting(table) == "batch 32 (FT all at once: 5000), no replay (FT in epochs with replay: 1)"
+    assert setting(table[:1]) == "batch 32, no replay"
+    assert setting(table[2:3]) == "batch 32, replay 1"
+
+
 def test_numbers_as_text():
     assert wording.level(0.9449) == "0.94"
     assert wording.level(float("nan")) == "–"
@@ -177,6 +186,12 @@ def test_numbers_as_text():
     assert wording.signed_with(0.1, 0.05, 0.15, 2) == "+0.10 (+0.05 to +0.15)"
     assert wording.label("emmet_lora") == "EMMET LoRA"
     assert wording.label("r_rome") == "R-ROME"
+    assert wording.label("r_rome_lora") == "R-ROME LoRA"
+    assert wording.label("ft_epochs_lora") == "FT in epochs LoRA"
+    assert wording.label("ft_epochsy") == "FT-L epochsy"
+    assert with_replay({"method": "ft_replay", "replay": 1.0}) == "FT in epochs with replay 1"
+    assert with_replay({"method": "memit_noreplay", "replay": 0.3}) == "MEMIT noreplay with replay 0.3"
+    assert with_replay({"method": "memit", "replay": 0.0}) == "MEMIT"
     assert wording.label("greedy3_scaled") == "greedy3 scaled"
     assert wording.listed(["a"]) == "a"
     assert wording.listed(["a", "b", "c"]) == "a, b and c"

@@ -149,3 +149,31 @@ def test_the_sheet_has_a_column_for_what_was_asked_and_bold_where_it_is_borne_ou
     assert frame.loc["ultra", "PS_best"]
     assert "over streams (n = 3)" in printed.legend
     assert "inverse" not in frame  # asked of nobody
+
+
+def test_where_nothing_is_borne_out_the_largest_difference_is_told():
+    tables = made()
+    matrix = tables["ablation_matrix"]
+    own = matrix["method"] == "memory"
+    trained = tables["trained_model"]
+    for name in ("PS", *SCORED):
+        matrix.loc[own, name] = [a + b for a, b in zip(trained[name], (0.01, -0.01, 0.02), strict=True)]
+    matrix.loc[own, "PS"] = [a + b for a, b in zip(trained["PS"], (0.6, -0.1, 0.4), strict=True)]
+    tables["portability"].loc[tables["portability"]["method"] == "memory", "value"] = [0.34, 0.37, 0.35]
+    found = {f.key: f for f in findings(tables)}["shortfalls.memory"]
+    assert not found.supported
+    assert "is not shown to fall short of a model trained on the new facts; it differs most in paraphrases, +0.300" in (
+        found.sentence
+    )
+
+
+def test_a_method_that_is_behind_by_the_same_everywhere_is_told():
+    tables = made()
+    matrix, trained = tables["ablation_matrix"], tables["trained_model"]
+    matrix = matrix[matrix["method"] == "memory"].copy()
+    for name in ("PS", *SCORED):
+        matrix[name] = trained[name].to_numpy() - 0.25
+    hops = tables["portability"]
+    hops.loc[hops["method"] == "memory", "value"] = hops.loc[hops["method"] == "trained", "value"].to_numpy() - 0.25
+    (found,) = findings(Tables(ablation_matrix=matrix, trained_model=trained, portability=hops))
+    assert "By the same in every stream, hence without an interval, it is behind in" in found.sentence

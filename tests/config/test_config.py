@@ -466,7 +466,7 @@ def test_axes_that_do_not_apply_collapse():
 
 
 def test_methods_may_have_batch_sizes_of_their_own():
-    own = [{"methods": ["lora", "elsewhere"], "batch": [32]}]
+    own = [{"methods": ["lora", "rome"], "batch": [32]}]
     found = cells(methods=["memit", "lora"], batch=[1, 8], rank=[4], own_axes=own)
     assert {(c["method"], c["batch"]) for c in found} == {("memit", "1"), ("memit", "8"), ("lora", "32")}
 
@@ -478,6 +478,24 @@ def test_methods_may_have_replay_rates_of_their_own():
     found = {(c["method"], c["batch"], c["replay"]) for c in cells(**plan, own_axes=own)}
     assert {place for place in found if place[0] == "memit"} == {("memit", "4", "1")}
     assert {place for place in found if place[0] == "lora"} == {place for place in without if place[0] == "lora"}
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ([{"methods": ["memitt"], "batch": [4]}], "experiments.edit.own_axes: 'memitt'"),
+        ([{"methods": ["memit"]}], "have no axis of their own; give batch or replay"),
+        ([{"methods": ["memit"], "batch": [4, 4]}], "batch: [4, 4] holds a value twice"),
+        (
+            [{"methods": ["memit"], "batch": [4]}, {"methods": ["memit"], "batch": [8]}],
+            "memit has two entries for batch",
+        ),
+        ([{"methods": ["none"], "replay": [1]}], "replay [1.0] is not allowed; none replays nothing"),
+    ],
+)
+def test_mistakes_in_axes_of_their_own_are_refused(own, told):
+    plan = {"methods": ["memit", "none"], "batch": [8], "seeds": [1], "num_edits": 16}
+    assert told in message(changed("edit/experiments/edit", {**plan, "own_axes": own}))
 
 
 def test_without_replay_capacity_and_strategy_collapse():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -206,12 +206,19 @@ def _best(table: pd.DataFrame, compared: pd.DataFrame, metric: str) -> Finding:
 
 def setting(table: pd.DataFrame) -> str:
     """The headline setting in words: ``batch 32 (ROME: 1), no replay``."""
-    sizes = table["batch"].value_counts()
-    usual = int(sizes.index[0])
-    others = [f"{label(r['method'])}: {r['batch']}" for r in records(table) if r["batch"] != usual]
-    replay = float(table["replay"].max())
-    exceptions = f" ({', '.join(others)})" if others else ""
-    return f"batch {usual}{exceptions}, {f'replay {replay:g}' if replay else 'no replay'}"
+    return ", ".join(
+        [
+            _usual(table, "batch", lambda size: f"batch {size:g}"),
+            _usual(table, "replay", lambda rate: f"replay {rate:g}" if rate else "no replay"),
+        ]
+    )
+
+
+def _usual(table: pd.DataFrame, column: str, told: Callable[[float], str]) -> str:
+    """What most methods have of a column, and in brackets which ones have what else."""
+    usual = table[column].value_counts().index[0]
+    others = [f"{label(r['method'])}: {r[column]:g}" for r in records(table) if r[column] != usual]
+    return told(usual) + (f" ({', '.join(others)})" if others else "")
 
 
 def _controls(table: pd.DataFrame, inside: pd.DataFrame, outside: list[str]) -> Iterator[Finding]:

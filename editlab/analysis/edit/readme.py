@@ -15,6 +15,7 @@ import pandas as pd
 
 from editlab.analysis.edit.scores import SHOWN, TITLES, over
 from editlab.analysis.statistics.intervals import Interval, records
+from editlab.analysis.statistics.streams import ENOUGH
 from editlab.analysis.text.wording import counted, interval, level
 from editlab.errors import ArtifactError
 from editlab.files.artifacts import atomic_path, write_text
@@ -72,9 +73,12 @@ def render_streams(table: pd.DataFrame) -> str:
     scores = {name: f"S, {int(name[2:]):,}" for name in lengths} | {
         name: title for name, title in SHARES.items() if name in table
     }
-    heads, seeds = ["method", *scores.values(), *COSTS.values()], counted(int(table["seeds"].max()), "seed")
+    if not lengths:
+        raise ArtifactError(f"{STREAMS}: no column S_N; its run looked at no stream on its way")
+    heads, seeds = ["method", *scores.values(), *COSTS.values()], int(table["seeds"].max())
+    drawn = "streams" if seeds >= ENOUGH else "the cases of these streams"
     lines = [
-        f"One stream of {int(lengths[-1][2:]):,} edits a seed, {seeds}, 95 % intervals over streams;",
+        f"One stream of {int(lengths[-1][2:]):,} edits a seed, {counted(seeds, 'seed')}, 95 % intervals over {drawn};",
         "S on the way is of a sample of the edits so far, the rest is after the last edit;",
         "reading: time to score a prompt against the unedited model's.",
         "",

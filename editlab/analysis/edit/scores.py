@@ -20,6 +20,8 @@ from editlab.analysis.text.wording import counted, label
 SETTING = ("method", "batch", "replay", "rank")
 SCORES = ("ES", "PS", "NS", "S")
 CONTROLS = ("none", "random", "shuffled")
+RIVALS = ("in_context", "text_lookup")
+"""They edit nothing either, and yet answer: contestants, to be beaten."""
 TRAINED = "trained"
 """The model that was trained on the new facts, in tables that have it beside the methods."""
 HEADLINE_BATCH = 32
@@ -33,12 +35,12 @@ SURROUNDINGS = (
 
 
 def controls(matrix: pd.DataFrame) -> list[str]:
-    """Methods that are no contestants: the unedited model and random updates, in the table's order."""
+    """Methods that are no contestants: the unedited model and random updates, in the table's order; not :data:`RIVALS`."""
     methods = list(dict.fromkeys(matrix["method"]))
     unedited = set()
     if "delta_norm" in matrix:
         largest = matrix.groupby("method")["delta_norm"].max()
-        unedited = set(largest[largest == 0].index)
+        unedited = {m for m in largest[largest == 0].index if not m.startswith(RIVALS)}
     return [m for m in methods if m in CONTROLS or m in unedited]
 
 
@@ -168,9 +170,9 @@ def named(rows: pd.DataFrame, metric: str = "value") -> list[tuple[str, float, f
 
 
 def with_replay(row: Mapping[str, Any]) -> str:
-    """A method, with its replay rate where it has one and is not named for it."""
+    """A method, with its replay rate where it has one."""
     name = label(row["method"])
-    return f"{name} with replay {row['replay']:g}" if row["replay"] and "replay" not in name else name
+    return f"{name.removesuffix(' with replay')} with replay {row['replay']:g}" if row["replay"] else name
 
 
 def with_batch(row: Mapping[str, Any]) -> str:

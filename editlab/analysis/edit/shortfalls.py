@@ -111,25 +111,36 @@ def findings(tables: Tables) -> Iterator[Finding]:
     """In what each method falls short beyond doubt, the largest difference first."""
     table = shortfalls(tables)
     for setting, part in table.groupby(list(SETTING), sort=False):
-        ordered = part.dropna(subset="p_holm").sort_values("value", kind="stable")
-        if not len(ordered):
-            continue
+        name, ordered, alike = label(str(setting[0])), part.dropna(subset="p_holm").sort_values("value"), _alike(part)
         sure = ordered[(ordered["high"] < 0) & (ordered["p_holm"] < ALPHA)]
-        first = records(sure if len(sure) else ordered)[0]
-        name, number = label(str(setting[0])), (first["value"], first["low"], first["high"])
         if len(sure):
-            told = f"{ASKED[first['asked']]}: {level(first['a'])} against {level(first['b'])}, {signed_with(*number)}"
-            more = f"; also in {listed([ASKED[r['asked']] for r in records(sure)[1:]])}" if len(sure) > 1 else ""
-            sentence = f"{name} falls short of a model trained on the new facts in {told}{more}."
-        else:
-            what = f"{ASKED[first['asked']]}, {signed_with(*number)}"
+            first, *more = records(sure)
+            gap = f"{level(first['a'])} against {level(first['b'])}, {_signed(first)}"
+            also = f"; also in {listed([ASKED[r['asked']] for r in more])}" if more else ""
             sentence = (
-                f"{name} is not shown to fall short of a model trained on the new facts; it differs most in {what}."
+                f"{name} falls short of a model trained on the new facts in {ASKED[first['asked']]}: {gap}{also}."
             )
-        sentence += _alike(part)
+        elif len(ordered):
+            first = records(ordered.sort_values("value", key=abs))[-1]
+            what = f"it differs most in {ASKED[first['asked']]}, {_signed(first)}"
+            sentence = f"{name} is not shown to fall short of a model trained on the new facts; {what}."
+        elif alike:
+            first, sentence = records(part)[0], f"{name} differs from a model trained on the new facts."
+        else:
+            continue
+        number = (first["value"], first["low"], first["high"])
         yield Finding(
-            f"shortfalls.{setting[0]}", sentence, *number, int(first["streams"]), bool(len(sure)), "ablation_matrix"
+            f"shortfalls.{setting[0]}",
+            sentence + alike,
+            *number,
+            int(first["streams"]),
+            bool(len(sure)),
+            "ablation_matrix",
         )
+
+
+def _signed(row: Mapping[str, Any]) -> str:
+    return signed_with(row["value"], row["low"], row["high"])
 
 
 def _alike(part: pd.DataFrame) -> str:

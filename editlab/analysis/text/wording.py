@@ -24,7 +24,9 @@ MINUS = "−"
 
 def label(name: str) -> str:
     """A method as it is shown: ``emmet_lora`` becomes ``EMMET LoRA``."""
-    return WHOLE.get(name) or " ".join(NAMES.get(part, part) for part in name.split("_"))
+    whole = next((known for known in WHOLE if f"{name}_".startswith(f"{known}_")), "")
+    rest = [NAMES.get(part, part) for part in name[len(whole) :].split("_") if part]
+    return " ".join([WHOLE[whole], *rest] if whole else rest)
 
 
 def level(value: float, digits: int = 2) -> str:

@@ -229,6 +229,10 @@ class Ultra(ClosedForm):
     mini_batch: Count | None = Field(
         None, description="facts whose tokens share one mean loss, published: 10; null: every fact its own"
     )
+    known_loss: NonNegative = Field(
+        0.0,
+        description="nats; tokens of a smaller loss are left as they are, whatever their normalised gradient; published: 0",
+    )
     whiten: bool = Field(
         False, description="gradients whitened whole, once there are rows enough (StableEdit, 2605.11836)"
     )

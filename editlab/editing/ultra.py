@@ -46,6 +46,7 @@ class AnswerRows:
     Attributes:
         keys, gradients: by layer, ``(N, d_in)`` and ``(N, d_out)`` float64.
         fact: ``(N,)`` whose row it is.
+        losses: ``(N,)`` their cross-entropy.
         loss: mean over facts of the mean cross-entropy of their tokens.
         known: share of the new facts whose own is below :data:`KNOWN`.
     """
@@ -53,6 +54,7 @@ class AnswerRows:
     keys: dict[int, Tensor]
     gradients: dict[int, Tensor]
     fact: Tensor
+    losses: Tensor
     loss: float
     known: float
 
@@ -87,13 +89,14 @@ def answer_rows(
         for number, split in zip(chunk, found, strict=True):
             parts[number] = split
     whole = [parts[i] for i in range(len(rows))]
-    losses = torch.stack([losses.mean() for _, _, losses in whole])
+    means = torch.stack([losses.mean() for _, _, losses in whole])
     return AnswerRows(
         keys={k: torch.cat([keys[k] for keys, _, _ in whole]) for k in layers},
         gradients={k: torch.cat([gradients[k] for _, gradients, _ in whole]) for k in layers},
         fact=torch.tensor([i for i, pair in enumerate(pairs) for _ in pair.target]),
-        loss=float(losses.mean()),
-        known=float((losses[:count] < KNOWN).double().mean()),
+        losses=torch.cat([losses for _, _, losses in whole]),
+        loss=float(means.mean()),
+        known=float((means[:count] < KNOWN).double().mean()),
     )
 
 
@@ -164,7 +167,8 @@ def _update(proposer: Proposer, proposal: Proposal, rows: AnswerRows, layer: int
     normaliser = proposer.normalisers.get(layer, none).extended(keys[new], gradients[new])
     proposer.normalisers[layer] = normaliser
     weights = torch.where(new, 1.0, recipe.replay_weight).double() if not bool(new.all()) else None
-    residual = _residual(normaliser, keys, gradients, recipe.lr)
+    moved = (rows.losses >= recipe.known_loss).to(keys)
+    residual = _residual(normaliser, keys, gradients, recipe.lr) * moved
     problem = Problem(
         keys=keys.T,
         residual=residual,

@@ -497,18 +497,46 @@ def test_a_batch_that_fails_leaves_the_memory_as_it_was(monkeypatch):
 # ---- served without editlab ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lookup", ["prompt", "everywhere", "subject"])
-def test_the_code_in_the_documentation_serves_a_saved_memory(lookup, tmp_path: Path):
+def documented(tmp_path: Path) -> Any:
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     code = page.split("<!-- served:start -->\n```python\n")[1].split("```\n<!-- served:end -->")[0]
     assert "editlab" not in code.replace('["editlab"]', "")
-    assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 22
+    assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 25
     path = tmp_path / "served.py"
     path.write_text(code)
     spec = importlib.util.spec_from_file_location("served", path)
     served = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(served)
-    model, facts = tiny_model(), tiny_requests(4)
+    return served
+
+
+@pytest.mark.parametrize("lookup", ["prompt", "everywhere"])
+def test_the_code_in_the_documentation_reads_where_the_memory_is_read(lookup, tmp_path: Path):
+    keys, residuals = torch.eye(4)[:1], torch.ones(1, 3)
+    read = documented(tmp_path).reader(keys, residuals, torch.tensor([0.5]), everywhere=lookup == "everywhere")
+    inputs = torch.eye(4)[None, [0, 1, 0]]  # the key, another, the key
+    fired = read(None, (inputs,), torch.zeros(1, 3, 3))[0].any(-1).tolist()
+    assert fired == [lookup == "everywhere", False, True]
+    written = read(None, (inputs[:, :1],), torch.zeros(1, 1, 3))[0].any(-1).tolist()
+    assert written == [lookup == "everywhere"]
+
+
+def test_the_code_in_the_documentation_refuses_what_is_no_memory_alone(tmp_path: Path):
+    served, model, facts = documented(tmp_path), tiny_model(), tiny_requests(4)
+    stored = edited(model, facts)
+    options = {"solver": "ft", "layers": [1], "steps": 1}
+    with EditSession(model, validated(Recipe, options, "recipe")) as session:
+        session.step(facts[:2])
+        weights = session.edit()
+    for edit, told in ((stored.inverse(), "takes back"), (stored + weights, "not a memory alone")):
+        edit.save(tmp_path / "memory.safetensors")
+        with pytest.raises(ValueError, match=told):
+            served.remember(model, tmp_path / "memory.safetensors")
+
+
+@pytest.mark.parametrize("lookup", ["prompt", "everywhere", "subject"])
+def test_the_code_in_the_documentation_serves_a_saved_memory(lookup, tmp_path: Path):
+    served, model, facts = documented(tmp_path), tiny_model(), tiny_requests(4)
     edit = edited(model, facts, lookup=lookup)
     edit.save(tmp_path / "memory.safetensors")
     prompts = [[r.rewrite_prompt] for r in facts]

@@ -35,9 +35,9 @@ def session(model: Any, **values: Any) -> EditSession:
     return EditSession(model, recipe(**values), statistics=MOMENTS)
 
 
-def rows_by_hand(model: Any, facts: Any, mini_batch: int | None) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and output gradients, one fact at a time, straight from the definition."""
-    architecture, found = Architecture(model), {k: ([], []) for k in LAYERS}
+def rows_by_hand(model: Any, facts: Any, mini_batch: int | None) -> dict[int, tuple[torch.Tensor, ...]]:
+    """Keys, output gradients and losses, one fact at a time, straight from the definition."""
+    architecture, found = Architecture(model), {k: ([], [], []) for k in LAYERS}
     completions = [reference.completion(model.tokenizer, r.rewrite_prompt, r.target_new) for r in facts]
     for i, (request, target) in enumerate(zip(facts, completions, strict=True)):
         start = 0 if mini_batch is None else i // mini_batch * mini_batch
@@ -61,7 +61,8 @@ def rows_by_hand(model: Any, facts: Any, mini_batch: int | None) -> dict[int, tu
         for layer, gradient in zip(LAYERS, gradients, strict=True):
             found[layer][0].append(keys[layer][0, places].detach())
             found[layer][1].append(gradient[0, places])
-    return {k: (torch.cat(h), torch.cat(v)) for k, (h, v) in found.items()}
+            found[layer][2].append(losses.detach())
+    return {k: tuple(map(torch.cat, parts)) for k, parts in found.items()}
 
 
 def by_hand(model: Any, batches: Any, options: Recipe) -> dict[int, torch.Tensor]:
@@ -75,7 +76,7 @@ def by_hand(model: Any, batches: Any, options: Recipe) -> dict[int, torch.Tensor
     for facts in batches:
         for _ in range(options.passes):
             rows = rows_by_hand(model, facts, options.mini_batch)
-            for layer, (h, v) in rows.items():
+            for layer, (h, v, losses) in rows.items():
                 seen[layer].append((h, v))
                 every = [torch.cat(parts) for parts in zip(*seen[layer], strict=True)]
                 unit, step = (
@@ -83,11 +84,12 @@ def by_hand(model: Any, batches: Any, options: Recipe) -> dict[int, torch.Tensor
                     for x, z in zip((h, v), every, strict=True)
                 )
                 target = -options.lr * unit.square().sum(1, keepdim=True) * step
+                target *= (losses >= options.known_loss)[:, None]
                 a = options.second_moment_weight * MOMENTS[layer] + history[layer] + options.ridge * torch.eye(64)
                 change = torch.linalg.solve(h.T @ h + a, h.T @ target)
                 architecture.weight(layer).add_(change.T)
         if options.remember_keys:
-            for layer, (h, _) in rows.items():
+            for layer, (h, *_) in rows.items():
                 history[layer] += h.T @ h
     found = {k: architecture.weight(k) - w for k, w in originals.items()}
     for layer, weight in originals.items():
@@ -98,7 +100,11 @@ def by_hand(model: Any, batches: Any, options: Recipe) -> dict[int, torch.Tensor
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(
     "values",
-    [PUBLISHED, {"passes": 2, "second_moment_weight": 5.0, "ridge": 0.5}, {"second_moment_weight": 0.0, "passes": 1}],
+    [
+        PUBLISHED,
+        {"passes": 2, "second_moment_weight": 5.0, "ridge": 0.5, "known_loss": 5.0},
+        {"second_moment_weight": 0.0, "passes": 1},
+    ],
     ids=["published", "with everything", "history alone"],
 )
 def test_it_is_the_formulas(family, values):
@@ -116,9 +122,10 @@ def test_rows_are_those_of_the_definition_and_nothing_keeps_a_gradient():
     model = tiny_model("llama").double()
     for mini_batch in (None, 4):
         rows = answer_rows(model, FACTS, LAYERS, mini_batch)
-        for layer, (keys, gradients) in rows_by_hand(model, FACTS, mini_batch).items():
+        for layer, (keys, gradients, losses) in rows_by_hand(model, FACTS, mini_batch).items():
             torch.testing.assert_close(rows.keys[layer], keys, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(rows.gradients[layer], gradients, rtol=1e-7, atol=1e-12)
+            torch.testing.assert_close(rows.losses, losses, rtol=1e-9, atol=1e-12)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -232,6 +239,40 @@ def test_facts_that_are_answered_already_are_counted(monkeypatch):
     monkeypatch.setattr(ultra, "KNOWN", 1e9)
     with session(tiny_model()) as run:
         assert run.step(FACTS[:4]).known == 1.0
+
+
+def test_tokens_that_are_known_already_can_be_left_as_they_are():
+    """A normalised gradient of a confident answer is as large as any other's."""
+    model, sizes = tiny_model().double(), {}
+    losses = answer_rows(model, FACTS[:6], LAYERS, None).losses
+    for bound in (0.0, float(losses.median()), 1e3):
+        with session(model, passes=1, known_loss=bound) as run:
+            run.step(FACTS[:6])
+            sizes[bound] = float(run.edit().delta(LAYERS[0]).norm())
+    none, some, all_of_them = sizes.values()
+    assert none > 0
+    assert some not in (0.0, none)
+    assert all_of_them == 0.0
+
+
+def test_replayed_facts_are_rows_of_the_system_and_of_nothing_else():
+    found = {}
+    for name, replay, weight in (("alone", 0.0, 1.0), ("none", 1.0, 0.0), ("once", 1.0, 1.0), ("more", 1.0, 8.0)):
+        chosen = recipe(passes=1, replay_weight=weight)
+        with EditSession(tiny_model().double(), chosen, statistics=MOMENTS, replay=replay) as run:
+            run.step(FACTS[:4])
+            replayed = run.step(FACTS[4:8]).replayed
+            found[name] = run.edit().delta(LAYERS[0]), run.proposer.normalisers, run.proposer.history
+        assert replayed == (4 if replay else 0)
+    change, normalisers, history = found["alone"]
+    for name, (other, theirs, earlier) in found.items():
+        assert theirs[LAYERS[0]].count == normalisers[LAYERS[0]].count
+        assert torch.allclose(theirs[LAYERS[0]].keys.mean, normalisers[LAYERS[0]].keys.mean, atol=1e-12)
+        assert earlier[LAYERS[0]].tensors().keys() == history[LAYERS[0]].tensors().keys()
+        for part, tensor in history[LAYERS[0]].tensors().items():
+            assert torch.allclose(earlier[LAYERS[0]].tensors()[part], tensor, atol=1e-9)
+        assert torch.allclose(other, change, atol=1e-9) == (name in ("alone", "none"))
+    assert not torch.allclose(found["once"][0], found["more"][0], atol=1e-6)
 
 
 def test_a_batch_that_fails_with_replayed_facts_is_tried_without(monkeypatch):

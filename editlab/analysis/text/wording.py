@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 
 NAMES = {
     "alphaedit": "AlphaEdit", "evoedit": "EvoEdit", "ft": "FT-L", "none": "unedited", "lora": "LoRA",
-    "locft": "LocFT-BF", "crispedit": "CrispEdit",
+    "locft": "LocFT-BF", "crispedit": "CrispEdit", "ultra": "UltraEdit", "betaedit": "BetaEdit",
     **{name.lower(): name for name in ("ROME", "MEMIT", "EMMET", "RECT", "PRUNE", "NSE", "ENCORE")},
 }  # fmt: skip
 WHOLE = {
     "r_rome": "R-ROME", "ft_epochs": "FT in epochs", "ft_replay": "FT in epochs with replay", "ft_all": "FT all at once",
+    "ultra_published": "UltraEdit as published", "in_context": "in-context editing",
 }  # fmt: skip
 SCORE_NAMES = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)", "S": "composite (S)"}
 MINUS = "−"

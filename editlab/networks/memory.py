@@ -217,9 +217,11 @@ class Memory:
             cosines = _of_pairs(torch.linalg.vecdot, unit, self.keys, rows, entries)
         else:
             products = unit @ self.keys.T
-            flat = (products >= products.amax(1, keepdim=True) - _ROUNDING).flatten().nonzero().squeeze(1)
-            rows, entries = flat // self.size, flat % self.size
-            cosines = products.flatten()[flat]
+            best = products.amax(1)
+            able = (best > self._least_gate - _ROUNDING).nonzero().squeeze(1)
+            near, entries = (products[able] >= best[able, None] - _ROUNDING).nonzero(as_tuple=True)
+            rows = able[near]
+            cosines = products[rows, entries]
         return _first_of_nearest(unit, self.keys, rows, entries, cosines)
 
     @property
@@ -236,7 +238,11 @@ class Memory:
 
     @functools.cached_property
     def _sieve(self) -> _Sieve:
-        return _Sieve.of(self.keys, float(self.gates.min()))
+        return _Sieve.of(self.keys, self._least_gate)
+
+    @functools.cached_property
+    def _least_gate(self) -> float:
+        return float(self.gates.min())
 
     def apply(self, keys: Tensor) -> Tensor:
         """g (d_out, n) of keys (d_in, n): what the map gains there."""
@@ -390,7 +396,9 @@ def _first_of_nearest(unit: Tensor, keys: Tensor, rows: Tensor, entries: Tensor,
     close = cosines >= best[rows] - _ROUNDING
     rows, entries = rows[close], entries[close]
     found = rows.new_full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows, entries, "amin")
-    if len(rows) > len(rows.unique()):
+    several = torch.bincount(rows, minlength=len(unit))[rows] > 1
+    if bool(several.any()):
+        rows, entries = rows[several], entries[several]
         exact = _of_pairs(_exact_cosines, unit, keys, rows, entries)
         best = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
         nearest = exact == best[rows]

@@ -17,9 +17,11 @@ entries whose bound passes the lowest gate are compared. The answer is the same,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from editlab.errors import ArtifactError, ConfigError, NumericalError
 from editlab.randomness import torch_rng
 
 _AT_ONCE = 1 << 22  # cosines held at once
+_AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
 
 SIEVE_FROM = 1024
 """Entries from which on a sieve pays."""
@@ -202,7 +205,7 @@ class Memory:
 
     def read(self, inputs: Tensor) -> Reading:
         """Who answers to every input ``(..., d_in)``; there must be at least one entry. In float32, also under autocast."""
-        with torch.autocast(inputs.device.type, enabled=False):
+        with _without_autocast(inputs.device.type):
             unit = F.normalize(inputs.detach().float(), dim=-1).reshape(-1, inputs.shape[-1])
             index = torch.cat([self._nearest(part) for part in unit.split(max(1, _AT_ONCE // self.size))])
             fires = torch.linalg.vecdot(unit, self.keys[index]) > self.gates[index]
@@ -372,6 +375,11 @@ class _Sieve:
         if len(flat) > _CANDIDATES * len(unit):
             return None
         return flat // bounds.shape[1], flat % bounds.shape[1]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Products in the precision of their factors; other kinds of devices have no autocast."""
+    return torch.autocast(device, enabled=False) if device in _AUTOCASTS else contextlib.nullcontext()
 
 
 def _of_pairs(

@@ -52,7 +52,10 @@ class Lookup:
         if not memory.size:
             return None
         if memory.everywhere:
-            return _answered(memory, inputs, output, self._real(inputs.shape[:-1]))
+            real = self._real(inputs.shape[:-1])
+            if real is None:
+                return _answered(memory, inputs, output)
+            return output.index_put((real,), _answered(memory, inputs[real], output[real]))
         ends = self._prompt_ends(inputs)
         if ends is None:
             return None
@@ -96,13 +99,12 @@ def _continues(cache: Any) -> bool:
     return cache is not None and (length is None or length() > 0)
 
 
-def _answered(memory: Memory, inputs: Tensor, outputs: Tensor, real: Tensor | None = None) -> Tensor:
+def _answered(memory: Memory, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Outputs ``(..., d_out)`` with the residual of the nearest entry where its gate is passed."""
     found = memory.read(inputs)
-    fires = found.fires if real is None else found.fires & real
     precise = torch.promote_types(outputs.dtype, torch.float32)
     changed = (outputs.to(precise) + memory.residuals[found.index]).to(outputs.dtype)
-    return torch.where(fires[..., None], changed, outputs)
+    return torch.where(found.fires[..., None], changed, outputs)
 
 
 def lookups_on(architecture: Architecture) -> list[Lookup]:

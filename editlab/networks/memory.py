@@ -47,8 +47,9 @@ _ROUNDING = 1e-5
 _SAME = 3e-6
 """Keys nearer to one another than this are one key, computed twice: who answers must not turn on how each was rounded."""
 
-_CANDIDATES, _TRIED = 24, 256
-"""Candidates an input above which all keys are compared after all, and inputs after which their average ends the sieve."""
+_LISTED, _COMPARED, _TRIED = 256, 24, 256
+"""Candidates an input, and comparisons an input, above which all keys are compared after all; and inputs after which the
+average of their comparisons ends the sieve."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Memory:
 
     def _nearest(self, unit: Tensor) -> Tensor:
         """The entry with the largest cosine of each row; any one where none passes its gate."""
-        found = self._sieve.candidates(unit, self._tally) if self._pays else None
+        found = self._sieve.contenders(unit, self.keys, self._tally) if self._pays else None
         self._tally.rows += len(unit)
         if found is not None:
             rows, entries = found
@@ -328,16 +329,16 @@ class Memory:
 
 @dataclasses.dataclass
 class _Tally:
-    """Inputs that a memory was asked, those of them that went through its sieve, and what came out of it."""
+    """Inputs that a memory was asked, those of them that went through its sieve, and the pairs that were left to compare."""
 
     rows: int = 0
     sifted: int = 0
-    candidates: int = 0
+    left: int = 0
 
     @property
     def in_vain(self) -> bool:
         """Whether the keys are too close to one another for the sieve."""
-        return self.sifted >= _TRIED and self.candidates > _CANDIDATES * self.sifted
+        return self.sifted >= _TRIED and self.left > _COMPARED * self.sifted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -366,15 +367,24 @@ class _Sieve:
         directions = torch.linalg.qr(mixtures.double()).Q.float()
         return cls(directions, _split(keys, directions).T.contiguous(), gate)
 
-    def candidates(self, unit: Tensor, tally: _Tally) -> tuple[Tensor, Tensor] | None:
-        """Rows and entries of the pairs whose cosine can pass the gate; None: there are too many of them."""
+    def contenders(self, unit: Tensor, keys: Tensor, tally: _Tally) -> tuple[Tensor, Tensor] | None:
+        """Rows and entries of pairs, of each row those that can be its nearest and pass the gate; None: there are too many.
+
+        What a bound leaves is asked of the most promising one of a row first: its cosine rules out most of the others.
+        """
         bounds = _split(unit, self.directions) @ self.keys
         flat = torch.from_numpy(np.flatnonzero((bounds > self.gate - _ROUNDING).numpy()))
         tally.sifted += len(unit)
-        tally.candidates += len(flat)
-        if len(flat) > _CANDIDATES * len(unit):
+        if len(flat) > _LISTED * len(unit):
+            tally.left += len(flat)
             return None
-        return flat // bounds.shape[1], flat % bounds.shape[1]
+        rows, entries, bound = flat // bounds.shape[1], flat % bounds.shape[1], bounds.view(-1)[flat]
+        first = bound == _largest(bound, rows, len(unit))[rows]
+        cosines = _of_pairs(torch.linalg.vecdot, unit, keys, rows[first], entries[first])
+        can = bound >= _largest(cosines, rows[first], len(unit))[rows] - 2 * _ROUNDING
+        rows, entries = rows[can], entries[can]
+        tally.left += len(rows)
+        return (rows, entries) if len(rows) <= _COMPARED * len(unit) else None
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -387,7 +397,12 @@ def _of_pairs(
 ) -> Tensor:
     """What is asked of pairs of a row and a key, in pieces that fit the memory."""
     pieces = zip(*(x.split(max(1, _AT_ONCE // keys.shape[1])) for x in (rows, entries)), strict=True)
-    return torch.cat([ask(unit[r], keys[e]) for r, e in pieces])
+    return torch.cat([ask(unit.index_select(0, r), keys.index_select(0, e)) for r, e in pieces])
+
+
+def _largest(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Of each row; -2 where it has none."""
+    return values.new_full((count,), -2.0).scatter_reduce_(0, rows, values, "amax")
 
 
 def _exact_cosines(unit: Tensor, keys: Tensor) -> Tensor:
@@ -400,16 +415,14 @@ def _first_of_nearest(unit: Tensor, keys: Tensor, rows: Tensor, entries: Tensor,
     Candidates whose float32 cosines differ by no more than rounding are compared in float64, where their order does not
     depend on how the products were computed.
     """
-    best = cosines.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, cosines, "amax")
-    close = cosines >= best[rows] - _ROUNDING
+    close = cosines >= _largest(cosines, rows, len(unit))[rows] - _ROUNDING
     rows, entries = rows[close], entries[close]
     found = rows.new_full((len(unit),), len(keys) - 1).scatter_reduce_(0, rows, entries, "amin")
     several = torch.bincount(rows, minlength=len(unit))[rows] > 1
     if bool(several.any()):
         rows, entries = rows[several], entries[several]
         exact = _of_pairs(_exact_cosines, unit, keys, rows, entries)
-        best = exact.new_full((len(unit),), -2.0).scatter_reduce_(0, rows, exact, "amax")
-        nearest = exact == best[rows]
+        nearest = exact == _largest(exact, rows, len(unit))[rows]
         found.scatter_reduce_(0, rows[nearest], entries[nearest], "amin", include_self=False)
         twins = _of_pairs(_distances, keys[found], keys, rows, entries) < _SAME
         found.scatter_reduce_(0, rows[twins], entries[twins], "amin")

@@ -193,10 +193,11 @@ def test_a_sieve_lets_every_entry_through_that_can_answer(seed, spread, gate):
     unit, cosines = asked_of(held, seed, spread)
     sieve = held._sieve
     assert bool((room._split(unit, sieve.directions) @ sieve.keys > cosines).all())
-    found = sieve.candidates(unit, room._Tally())
+    found = sieve.contenders(unit, held.keys, room._Tally())
     assert (found is not None) or gate < 0.9  # here it must sift; tested below that it need not
     if found is not None:
-        passing = set(zip(*(x.tolist() for x in torch.where(cosines > gate + 1e-6)), strict=True))
+        nearest = cosines >= cosines.amax(1, keepdim=True) - 1e-7
+        passing = set(zip(*(x.tolist() for x in torch.where(nearest & (cosines > gate + 1e-6))), strict=True))
         assert passing <= set(zip(*(x.tolist() for x in found), strict=True))
 
 
@@ -228,7 +229,7 @@ def test_a_bound_holds_where_the_rest_is_nothing():
     cosines = keys.double() @ keys.double().T
     assert bool((room._split(keys, sieve.directions) @ sieve.keys > cosines).all())
     tight = dataclasses.replace(sieve, gate=float(cosines[0].max()) - 1e-6)
-    found = tight.candidates(keys[:1], room._Tally())
+    found = tight.contenders(keys[:1], keys, room._Tally())
     assert found is not None
     assert int(cosines[0].argmax()) in found[1].tolist()
 
@@ -237,7 +238,13 @@ def test_where_every_entry_may_be_the_nearest_all_are_compared_and_the_sieve_is_
     held = many(SIEVE_FROM)
     same = held.keys[:1].expand(SIEVE_FROM, -1).contiguous()
     alike = dataclasses.replace(held, keys=same)
-    assert alike._sieve.candidates(same[:40], room._Tally()) is None
+    assert alike._sieve.contenders(same[:40], same, room._Tally()) is None
+    hundred = torch.cat([same[:100], held.keys[100:]])
+    some = dataclasses.replace(held, keys=hundred)
+    assert some._sieve.contenders(same[:40], hundred, room._Tally()) is None
+    tally = room._Tally()
+    assert some._sieve.contenders(hundred[99:], hundred, tally) is not None  # one dense prompt among others
+    assert 100 + SIEVE_FROM - 100 <= tally.left < 200 + SIEVE_FROM
     alike._tally.rows = 10**6
     assert alike.read(same[:1]).index.tolist() == [0]
     assert alike._pays  # one dense prompt is no reason

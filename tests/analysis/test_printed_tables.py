@@ -301,6 +301,29 @@ def test_the_stream_table_joins_what_belongs_together(tables):
     assert frame.loc["memit", "multi_hop"] == pytest.approx(hops["value"].mean())
 
 
+def test_every_score_is_told_at_every_length(tables):
+    curves = tables["curves"]
+    text = curves[curves["metric"] == "composite_success"].assign(metric="perplexity", n=100)
+    curves = pd.concat([curves, text.assign(value=text["seed"] + text["edits_seen"] / 100)], ignore_index=True)
+    found = REPORT.sheets["streams_on_the_way"][1].make(Tables({**tables, "curves": curves}))
+    frame = found.frame
+    own = curves[(curves["method"] == "memit") & (curves["batch"] == 32) & (curves["replay"] == 0)]
+    told = frame[frame["method"] == "memit"].set_index("edits_seen")
+    assert list(told.index) == streams.lengths(curves["edits_seen"].tolist())
+    for seen, row in told.iterrows():
+        there = own[own["edits_seen"] == seen]
+        for metric in {*streams.ON_THE_WAY, "perplexity"} & set(there["metric"]):
+            part = there[there["metric"] == metric]
+            assert row[metric] == pytest.approx(part["value"].mean())
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
+    assert {"composite_success", "retention_success", "neighborhood_success", "perplexity"} <= set(frame)
+    for _, part in frame.groupby("edits_seen"):
+        contestants = part[~part["method"].isin(["none", "random", "shuffled"])]
+        assert part["method"].tolist()[: len(contestants)] == contestants["method"].tolist()  # controls come last
+        assert contestants["composite_success"].is_monotonic_decreasing
+    assert frame["edits_seen"].is_monotonic_increasing
+
+
 def test_the_readme_has_the_streams_of_their_own_run(tables, tmp_path):
     found = sheet("streams", tables).frame
     path = tmp_path / readme.STREAMS

@@ -69,6 +69,7 @@ def test_report_lists_what_the_study_has(copied):
             "missed_facts",
             "portability",
             "streams",
+            "streams_on_the_way",
         )
     )
     tables = {"ablation_matrix", "comparisons", "quick_validation", "baseline_comparison", "replay_ablation"}

@@ -5,7 +5,7 @@ One stream is looked at several times: after its first thousand edits it is what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,7 +30,7 @@ from editlab.analysis.edit.scores import (
 from editlab.analysis.paper.tabular import Column, Printed
 from editlab.analysis.report.run import Run
 from editlab.analysis.report.topic import Collected, Tables, Topic, figure, sheet
-from editlab.analysis.statistics.intervals import beside, grouped, mean_table, pooled
+from editlab.analysis.statistics.intervals import UNKNOWN, Interval, beside, grouped, mean_table, pooled, records
 from editlab.analysis.text.findings import Finding, leader_finding
 from editlab.analysis.text.wording import counted, label
 
@@ -38,6 +38,10 @@ READ = ("ablation_matrix", "curves", "portability", "costs")
 COMPOSITE, NEIGHBORS = "composite_success", "neighborhood_accuracy"
 DRAWN = {COMPOSITE: "S of earlier edits", NEIGHBORS: "neighbours, exact answers"}
 LOOKS_BACK = 3
+ON_THE_WAY = {
+    COMPOSITE: "S", "retention_success": "ES", "retention_accuracy": "ES exact", "paraphrase_success": "PS",
+    "neighborhood_success": "NS", NEIGHBORS: "NS exact", "same_subject_success": "SS", "same_subject_accuracy": "SS exact",
+}  # fmt: skip
 PROBES = {"Subject_Aliasing": "alias", "Question_Form": "question", "multi_hop": "two hops", WRITTEN: "written"}
 
 
@@ -51,9 +55,9 @@ def lengths(edits: Sequence[int]) -> list[int]:
     return sorted(found[:LOOKS_BACK])
 
 
-def _along(curves: pd.DataFrame) -> pd.DataFrame:
+def _along(curves: pd.DataFrame, metrics: Iterable[str] = DRAWN) -> pd.DataFrame:
     """Scores along the streams at the headline settings, seeds together, one row a (setting, edits_seen, metric)."""
-    return pooled_curves(at(curves[curves["metric"].isin(DRAWN)], headline_settings(curves)))
+    return pooled_curves(at(curves[curves["metric"].isin(metrics)], headline_settings(curves)))
 
 
 @figure(
@@ -173,6 +177,37 @@ def streams_sheet(tables: Tables) -> Printed:
     return Printed(
         frame, [*shown, *spent, Column("parameters", "stored", "count"), Column("inference", "reading")], legend
     )
+
+
+@sheet("streams_on_the_way", "What streams of each length leave", "ablation_matrix", "curves", level=6)
+def lengths_sheet(tables: Tables) -> Printed:
+    """Every score of the curves after each of the :func:`lengths`, the best S first; one row a length and method."""
+    curves, place = tables["curves"], ["edits_seen", *SETTING]
+    long = _along(curves, ON_THE_WAY)
+    long = long[long["edits_seen"].isin(lengths(long["edits_seen"].tolist()))]
+
+    def wide(part: pd.DataFrame) -> dict[str, Any]:
+        return {"seeds": part["seeds"].max(), "n": part["n"].max()} | beside(
+            {row["metric"]: Interval.of(row) for row in records(part)}
+        )
+
+    told = [name for name in ON_THE_WAY if (long["metric"] == name).any()]
+    frame = grouped(long, place, wide, columns=[*place, "seeds", "n", *beside(dict.fromkeys(told, UNKNOWN))])
+    text = at(curves[curves["metric"] == "perplexity"], headline_settings(curves)).rename(
+        columns={"value": "perplexity"}
+    )
+    frame = frame.merge(mean_table(text, place, ["perplexity"]).drop(columns="seeds"), on=place, how="left")
+    frame["control"] = frame["method"].isin(controls(tables["ablation_matrix"]))
+    order = {"edits_seen": True, "control": True} | dict.fromkeys({COMPOSITE} & {*told}, False)
+    frame = frame.sort_values([*order], ascending=[*order.values()], kind="stable").drop(columns="control")
+    legend = (
+        f"Scores after so many edits of one stream, of a sample of them, with {over(frame)}; exact: the answer itself in place "
+        "of success; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; PPL: perplexity of "
+        "held-out text. Controls come last at each length."
+    )
+    scores = [Column(metric, title) for metric, title in ON_THE_WAY.items()]
+    seen = Column("edits_seen", "edits", "count")
+    return Printed(frame, [seen, METHOD, *scores, Column("perplexity", "PPL", "level", 1)], legend)
 
 
 def of_trained(tables: Tables) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from editlab.analysis.edit import REPORT
+from editlab.analysis.edit import REPORT, passages
 from editlab.analysis.edit.comparisons import adjusted
 from editlab.analysis.edit.decisions import decisions
 from editlab.analysis.report.run import Run
@@ -351,6 +351,16 @@ def missed_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {"missed_facts": pd.DataFrame(rows)}
 
 
+def passage_table(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
+    rows = [
+        (method, 32, 0.0, 0, seed, place, share, 0.8 * share, 40)
+        for method in ("memit", "emmet", "alphaedit")
+        for seed in (1, 2, 3)
+        for place, share in (("alone", 0.8 + 0.1 * float(rng.random())), ("behind", 0.5 + 0.1 * float(rng.random())))
+    ]
+    return {"passages": pd.DataFrame(rows, columns=passages.COLUMNS)}
+
+
 def collected_tables(cells: Cells, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Tables that the edit study collects from the cells of its matrix."""
     settings = {"model": "substrate", "dataset": "facts"}
@@ -364,6 +374,7 @@ def made_up_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(seed)
     makers = (
         missed_table,
+        passage_table,
         portability_tables,
         lora_tables,
         trust_tables,

@@ -36,6 +36,12 @@ def trained_control():
     return [path] if asked and STUDY.evaluation.probe_cases else []
 
 
+def records():
+    """The requests of a data set that is a file: of a generated one every question stands alone."""
+    known = isinstance(STUDY.datasets[STUDY.dataset], FileData)
+    return [f"{INPUTS}/data/{STUDY.dataset}/requests.json"] if known else []
+
+
 REPORTED["edit"] = {
     "experiments": list(STUDY.experiments),
     "settings": STUDY.model_dump(mode="json"),
@@ -43,6 +49,7 @@ REPORTED["edit"] = {
     "files": cell_files,
     "inputs": {
         "requests": lambda: [f"{INPUTS}/data/{STUDY.dataset}/requests.json"],
+        "records": records,
         "retrained": retrained,
         "traced": traced,
         "trained_control": trained_control,

@@ -12,8 +12,8 @@ REPORT = Report(
         "their facts, and does it survive the edits that follow?"
     ),
     names=(
-        "methods", "portability", "streams", "shortfalls", "batch", "replay", "forgetting", "capacity", "lora", "trust", "greedy",
-        "retraining", "costs", "speed", "layers", "missed",
+        "methods", "portability", "streams", "shortfalls", "passages", "batch", "replay", "forgetting", "capacity", "lora",
+        "trust", "greedy", "retraining", "costs", "speed", "layers", "missed",
     ),
     described=("missed_facts",),
     headline="methods",

@@ -55,6 +55,11 @@ class Edit:
         Raises:
             KeyError: the edit does not change the layer's weight.
         """
+        if layer not in self.factors:
+            kept = "; it keeps facts in memory" if layer in self.memory else ""
+            raise KeyError(
+                f"layer {layer}: the edit does not change its weight{kept}; it changes {sorted(self.factors)}"
+            )
         return self.factors[layer].dense()
 
     def norm(self) -> float:

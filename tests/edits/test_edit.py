@@ -58,7 +58,7 @@ def test_inverse_scale_and_order():
     assert torch.allclose(a.scaled(0.25).delta(0), a.delta(0) / 4)
     assert a.scaled(0.0).norm() == 0.0
     json.dumps([dict(e.info) for e in (a.inverse(), a.scaled(2.0), a + b)])
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="layer 2: the edit does not change its weight; it changes"):
         b.delta(2)
 
 

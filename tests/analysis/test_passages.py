@@ -104,7 +104,9 @@ def test_a_run_whose_questions_all_stand_alone_has_nothing_to_say(tmp_path):
     table = passages.passages(cells, alone)
     assert set(table["place"]) == {"alone"}
     assert list(passages.findings(Tables(passages=table))) == []
-    assert REPORT.sheets["passages"][1].make(Tables(passages=table)).frame.empty
+    printed = REPORT.sheets["passages"][1].make(Tables(passages=table))
+    assert printed.frame.empty
+    assert printed.legend.startswith("No method was asked")
 
 
 def test_requests_of_another_run_are_refused(tmp_path):

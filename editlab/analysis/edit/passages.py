@@ -119,6 +119,8 @@ def passages_sheet(tables: Tables) -> Printed:
         f"{over(rows)}; exact: the answer itself. The two kinds ask for other facts, so that a difference is the doing "
         "of both, the passage and the facts; methods can be compared within a kind."
     )
+    if table.empty:
+        legend = "No method was asked for facts of both kinds: none of the paraphrases, or every one, stands behind other text."
     return Printed(frame.iloc[last.argsort(kind="stable")], [METHOD, *columns, *exact], legend)
 
 
@@ -138,7 +140,6 @@ def findings(tables: Tables) -> Iterator[Finding]:
 
 TOPIC = Topic(
     "Behind other text",
-    about="paraphrases behind other text",
     tables=(Collected("passages", _collect, (FIRST,), ("cases.csv",), inputs=("records",)),),
     reads=("passages",),
     sentences=2,

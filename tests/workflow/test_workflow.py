@@ -322,6 +322,16 @@ def test_every_run_plans(fresh, run):
     assert jobs["collect_table"] == 1
 
 
+def test_paraphrases_are_told_apart_by_what_stands_before_them_where_a_file_has_them(fresh):
+    put_data(fresh.root)
+    asked = "--config", "data_path=records.json"
+    jobs = fresh.jobs("results/counterfact500/tables/passages.csv", *asked, configfile="runs/counterfact500.yaml")
+    assert jobs["make_table"] == jobs["collect_table"] == 1
+    assert fresh.run(
+        "results/tables/passages.csv", "--dry-run", check=False
+    ).returncode  # of a generated world all stand alone
+
+
 def documented_commands() -> list[str]:
     """Every line of the README and of the runs that is a call of Snakemake and nothing else."""
     root = Path(__file__).parents[2]

@@ -244,7 +244,7 @@ def test_where_every_entry_may_be_the_nearest_all_are_compared_and_the_sieve_is_
     assert some._sieve.contenders(same[:40], hundred, room._Tally()) is None
     tally = room._Tally()
     assert some._sieve.contenders(hundred[99:], hundred, tally) is not None  # one dense prompt among others
-    assert 100 + SIEVE_FROM - 100 <= tally.left < 200 + SIEVE_FROM
+    assert SIEVE_FROM <= tally.left < SIEVE_FROM + 200
     alike._tally.rows = 10**6
     assert alike.read(same[:1]).index.tolist() == [0]
     assert alike._pays  # one dense prompt is no reason

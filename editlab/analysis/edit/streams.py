@@ -184,6 +184,7 @@ def lengths_sheet(tables: Tables) -> Printed:
     """Every score of the curves after each of the :func:`lengths`, the best S first; one row a length and method."""
     curves, place = tables["curves"], ["edits_seen", *SETTING]
     long = _along(curves, ON_THE_WAY)
+    long = long[long["n"] >= FEW]
     long = long[long["edits_seen"].isin(lengths(long["edits_seen"].tolist()))]
 
     def wide(part: pd.DataFrame) -> dict[str, Any]:
@@ -202,8 +203,8 @@ def lengths_sheet(tables: Tables) -> Printed:
     frame = frame.sort_values([*order], ascending=[*order.values()], kind="stable").drop(columns="control")
     legend = (
         f"Scores after so many edits of one stream, of a sample of them, with {over(frame)}; exact: the answer itself in place "
-        "of success; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects; PPL: perplexity of "
-        "held-out text. Controls come last at each length."
+        "of success; NS: neighbours whose own fact is unedited; SS: unedited facts of the edited subjects, which become fewer "
+        f"and are not told below {FEW}; PPL: perplexity of held-out text. Controls come last at each length."
     )
     scores = [Column(metric, title) for metric, title in ON_THE_WAY.items()]
     seen = Column("edits_seen", "edits", "count")
